@@ -1,0 +1,1 @@
+"""The Auth Service: protobuf over gRPC over mutual TLS."""
