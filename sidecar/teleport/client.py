@@ -1,0 +1,216 @@
+"""The calls of an Auth Service that the sidecar makes, in the words of the model.
+
+Every method raises what its map in status.py says: LinkLost, LinkRefused or LinkGarbled, and where noted the errors of
+the one call. Unary calls end by themselves within 10 s, lists within 60 s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+import trio
+
+from sidecar.errors import LinkGarbled, LinkLost, SidecarError
+from sidecar.model import AccessRequest, Delete, Ping, PluginData, Put, Review
+from sidecar.teleport import codec
+from sidecar.teleport.bridge import Channel, Observe, ServerStream
+from sidecar.teleport.credentials import Credentials, read_credentials
+from sidecar.teleport.status import CallFailed, is_missing_method, link_error, review_error, update_error, watch_error
+
+__all__ = ["AuthClient", "Credentials", "Observe", "open_client", "read_credentials"]
+
+_PING_SECONDS = 5.0
+# Teleport itself tries a contended write for about two seconds.
+_CALL_SECONDS = 10.0
+_LIST_SECONDS = 60.0
+# The plugin data of all requests comes in one message: 1 MB each at most.
+_WIDE_MIB = 256
+
+
+@asynccontextmanager
+async def open_client(
+    addr: str,
+    credentials: Credentials,
+    *,
+    server_name: str | None = "teleport.cluster.local",
+    plugin_name: str = "mattermost",
+    observe: Observe = lambda _method, _outcome, _seconds: None,
+) -> AsyncIterator[AuthClient]:
+    """Open a client for the Auth Service at `addr` ("host:port"). Does no I/O: the first call connects.
+
+    `server_name` is expected in the certificate; None means the host of `addr`. `observe` is told each call's method,
+    outcome ("ok", "cancelled" or a status code in lower case) and seconds; of a stream the wait for the first message.
+    """
+
+    def open_channel(max_message_mib: int) -> Channel:
+        return Channel(addr, credentials, server_name=server_name, observe=observe, max_message_mib=max_message_mib)
+
+    with open_channel(64) as channel:
+        yield AuthClient(channel, lambda: open_channel(_WIDE_MIB), plugin_name)
+
+
+class AuthClient:
+    """One connection to an Auth Service, for any number of tasks."""
+
+    def __init__(self, channel: Channel, open_wide: Callable[[], Channel], plugin_name: str) -> None:
+        self._channel = channel
+        self._open_wide = open_wide
+        self._plugin = plugin_name
+        self._legacy_list = False
+
+    async def ping(self) -> Ping:
+        """Ask what server this is. Proves the way, not our rights: it needs none."""
+        answer = await self._call("Ping", codec.encode_ping(), link_error, seconds=_PING_SECONDS)
+        return codec.decode_ping(answer)
+
+    async def get_request(self, request_id: str) -> AccessRequest | None:
+        """Read one request from the backend itself (lists may come from a cache that lags); None: there is none."""
+        async with self._requests(codec.encode_filter(request_id), _CALL_SECONDS) as requests:
+            async for request in requests:
+                if request.id == request_id:
+                    return request
+        return None
+
+    @asynccontextmanager
+    async def list_requests(self) -> AsyncIterator[AsyncIterator[AccessRequest]]:
+        """All requests that our role may read; without the verb `list` silently fewer. Entering waits for the first."""
+        async with self._requests(codec.encode_filter(), _LIST_SECONDS) as requests:
+            yield requests
+
+    async def read_plugin_data(self, request_id: str) -> dict[str, str]:
+        """Our plugin's entry for one request; {} where there is none."""
+        request = codec.encode_plugin_filter(self._plugin, request_id)
+        answer = await self._call("GetPluginData", request, link_error)
+        records = codec.decode_plugin_data(answer, self._plugin)
+        return next((record.data for record in records if record.request_id == request_id), {})
+
+    async def list_plugin_data(self) -> list[PluginData]:
+        """Our plugin's entries for all requests, also for those that are gone. On a connection of its own."""
+        with self._open_wide() as channel:
+            wide = AuthClient(channel, self._open_wide, self._plugin)
+            request = codec.encode_plugin_filter(self._plugin)
+            answer = await wide._call("GetPluginData", request, link_error, seconds=_LIST_SECONDS)
+        return codec.decode_plugin_data(answer, self._plugin)
+
+    async def update_plugin_data(self, request_id: str, put: Mapping[str, str], expect: Mapping[str, str]) -> None:
+        """Save atomically: where every key of `expect` has that value, merge `put`. "" means absent in both.
+
+        Raises:
+            Conflict: something else stands there; nothing was written.
+            RequestGone: the request, and its plugin data, are gone.
+            PluginDataTooLarge: nothing was written.
+
+        """
+        request = codec.encode_plugin_update(self._plugin, request_id, put, expect)
+        await self._call("UpdatePluginData", request, update_error)
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[AsyncIterator[Put | Delete]]:
+        """Watch all access requests. Entering waits for INIT without a limit of its own; what is read comes after it.
+
+        The iteration never ends by itself: it raises, also where the server ends the stream in good order.
+        """
+        async with self._channel.stream("WatchEvents", codec.encode_watch()) as stream:
+            if not isinstance(codec.decode_event(await _next_event(stream)), codec.Init):
+                raise LinkGarbled("teleport", "no_init", "the watch did not begin with INIT")
+            async with aclosing(_events(stream)) as events:
+                yield events
+
+    async def submit_review(
+        self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
+    ) -> AccessRequest:
+        """Submit a review, "APPROVED" or "DENIED", and return the request as it is then.
+
+        `on_behalf_by` is our own user where that is not the author (18.11 and newer).
+
+        Raises:
+            ReviewRejected: "duplicate", "resolved", "mfa_required", "not_allowed" or "other".
+            RequestGone: there is no such request.
+
+        """
+        review = Review(author, proposed_state, reason, created=time.time())
+        answer = await self._call(
+            "SubmitAccessReview", codec.encode_review(request_id, review, on_behalf_by), review_error
+        )
+        return codec.decode_request(answer)
+
+    async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None:
+        """Set the state, "APPROVED" or "DENIED", past all thresholds. Raises what submit_review does."""
+        request = codec.encode_state(request_id, state, reason, delegator)
+        await self._call("SetAccessRequestState", request, review_error)
+
+    async def _call(
+        self,
+        method: str,
+        request: bytes,
+        to_error: Callable[[CallFailed], SidecarError],
+        *,
+        seconds: float = _CALL_SECONDS,
+    ) -> bytes:
+        try:
+            return await self._channel.unary(method, request, seconds=seconds)
+        except CallFailed as exc:
+            raise to_error(exc) from exc
+
+    @asynccontextmanager
+    async def _requests(self, request: bytes, seconds: float) -> AsyncIterator[AsyncIterator[AccessRequest]]:
+        async with AsyncExitStack() as stack:
+            try:
+                requests = await self._open_either_list(stack, request, seconds)
+            except CallFailed as exc:
+                raise link_error(exc) from exc
+            yield await stack.enter_async_context(aclosing(requests))
+
+    async def _open_either_list(self, stack: AsyncExitStack, request: bytes, seconds: float) -> _Requests:
+        """V2 came with Teleport 10, the other one went with 14. Remembered, and found out anew after an upgrade."""
+        try:
+            return await self._open_list(stack, request, seconds)
+        except CallFailed as exc:
+            if not is_missing_method(exc):
+                raise
+            self._legacy_list = not self._legacy_list
+            return await self._open_list(stack, request, seconds)
+
+    async def _open_list(self, stack: AsyncExitStack, request: bytes, seconds: float) -> _Requests:
+        if self._legacy_list:
+            return _listed(await self._channel.unary("GetAccessRequests", request, seconds=seconds))
+        stream = await stack.enter_async_context(self._channel.stream("GetAccessRequestsV2", request, seconds=seconds))
+        return _streamed(await stream.receive(), stream)
+
+
+_Requests = AsyncGenerator[AccessRequest, None]
+
+
+async def _listed(answer: bytes) -> _Requests:
+    for request in codec.decode_requests(answer):
+        await trio.lowlevel.checkpoint()
+        yield request
+
+
+async def _streamed(message: bytes | None, stream: ServerStream) -> _Requests:
+    while message is not None:
+        yield codec.decode_request(message)
+        try:
+            message = await stream.receive()
+        except CallFailed as exc:
+            raise link_error(exc) from exc
+
+
+async def _events(stream: ServerStream) -> AsyncGenerator[Put | Delete, None]:
+    while True:
+        event = codec.decode_event(await _next_event(stream))
+        if isinstance(event, Put | Delete):
+            yield event
+
+
+async def _next_event(stream: ServerStream) -> bytes:
+    try:
+        message = await stream.receive()
+    except CallFailed as exc:
+        raise watch_error(exc) from exc
+    if message is None:
+        # What a slow reader and a reset cache look like from 16 on (lib/auth/grpcserver.go drops the error).
+        raise LinkLost("teleport", "closed", "WatchEvents ended with OK")
+    return message

@@ -1,0 +1,213 @@
+"""Protobuf <-> model. Total over everything a server may send: a value of the model, or LinkGarbled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sidecar.errors import LinkGarbled
+from sidecar.model import AccessRequest, Delete, Ping, PluginData, Put, Resource, Review, Threshold
+from sidecar.teleport.pb import teleport_pb2 as pb
+
+KIND = "access_request"
+# Just before the year 10000, where Python's dates end. gogoproto sends an unset time as year 1.
+_LAST_SECOND = 253_402_300_000
+# NONE is not among them: Teleport never stores it.
+_STATES: dict[int, str] = {pb.PENDING: "PENDING", pb.APPROVED: "APPROVED", pb.DENIED: "DENIED", pb.PROMOTED: "PROMOTED"}
+# The others must never be sent: PENDING with a reason makes every list of a Teleport 7 fail from then on.
+_VERDICTS = {"APPROVED": pb.APPROVED, "DENIED": pb.DENIED}
+
+M = TypeVar("M", bound=Message)
+
+
+class Init(msgspec.Struct, frozen=True):
+    """The watch says: from here on every change is told."""
+
+
+def decode_event(data: bytes) -> Put | Delete | Init | None:
+    """Decode one message of WatchEvents; None is one that does not concern access requests.
+
+    Raises:
+        LinkGarbled: not an Event, or a request without a name.
+
+    """
+    event = _parse(pb.Event, data)
+    if event.Type == pb.INIT:
+        return Init()
+    if event.Type == pb.PUT and event.HasField("AccessRequest"):
+        return Put(_request(event.AccessRequest))
+    if event.Type == pb.DELETE and event.ResourceHeader.Kind == KIND.encode():
+        return Delete(_name(event.ResourceHeader.Metadata))
+    return None
+
+
+def decode_request(data: bytes) -> AccessRequest:
+    """Decode a types.AccessRequestV3.
+
+    Raises:
+        LinkGarbled: not such a message, or one without a name.
+
+    """
+    return _request(_parse(pb.AccessRequestV3, data))
+
+
+def decode_requests(data: bytes) -> list[AccessRequest]:
+    """Decode the answer of the legacy GetAccessRequests; raises as decode_request does."""
+    return [_request(request) for request in _parse(pb.AccessRequests, data).AccessRequests]
+
+
+def decode_ping(data: bytes) -> Ping:
+    """Decode a proto.PingResponse; raises LinkGarbled."""
+    answer = _parse(pb.PingResponse, data)
+    return Ping(
+        cluster=_text(answer.ClusterName),
+        server_version=_text(answer.ServerVersion),
+        proxy_public_addr=_text(answer.ProxyPublicAddr),
+        advanced_workflows=answer.ServerFeatures.AdvancedAccessWorkflows,
+        any_entitlement=any(entry.value.enabled for entry in answer.ServerFeatures.Entitlements),
+    )
+
+
+def decode_plugin_data(data: bytes, plugin: str) -> list[PluginData]:
+    """Decode a proto.PluginDataSeq: the entries of `plugin`, and nobody else's; raises LinkGarbled."""
+    wanted = plugin.encode()
+    return [
+        PluginData(_name(record.Metadata), {_text(pair.key): _text(pair.value) for pair in entry.value.Data})
+        for record in _parse(pb.PluginDataSeq, data).PluginData
+        for entry in record.Spec.Entries
+        if entry.key == wanted
+    ]
+
+
+def encode_ping() -> bytes:
+    """A proto.PingRequest."""
+    return pb.PingRequest().SerializeToString()
+
+
+def encode_watch() -> bytes:
+    """A proto.Watch of all access requests. Without a filter: one by state would hide what resolves a request."""
+    return pb.Watch(Kinds=[pb.WatchKind(Kind=KIND.encode())]).SerializeToString()
+
+
+def encode_filter(request_id: str = "") -> bytes:
+    """A types.AccessRequestFilter: one request, or all."""
+    return pb.AccessRequestFilter(ID=_bytes(request_id)).SerializeToString()
+
+
+def encode_plugin_filter(plugin: str, request_id: str = "") -> bytes:
+    """A types.PluginDataFilter: the entries of `plugin` for one request, or for all."""
+    return pb.PluginDataFilter(
+        Kind=KIND.encode(), Resource=_bytes(request_id), Plugin=_bytes(plugin)
+    ).SerializeToString()
+
+
+def encode_plugin_update(plugin: str, request_id: str, put: Mapping[str, str], expect: Mapping[str, str]) -> bytes:
+    """A types.PluginDataUpdateParams; "" means absent, in `put` and in `expect`."""
+    return pb.PluginDataUpdateParams(
+        Kind=KIND.encode(),
+        Resource=_bytes(request_id),
+        Plugin=_bytes(plugin),
+        Set=_entries(put),
+        Expect=_entries(expect),
+    ).SerializeToString()
+
+
+def encode_review(request_id: str, review: Review, on_behalf_by: str = "") -> bytes:
+    """A types.AccessReviewSubmission; `on_behalf_by` names the submitting user where it is not the author (18.11)."""
+    wire = pb.AccessReview(
+        Author=_bytes(review.author),
+        ProposedState=_VERDICTS[review.proposed_state],
+        Reason=_bytes(review.reason),
+        SubmittedBy=_bytes(on_behalf_by),
+        submitted_on_behalf_of_author=bool(on_behalf_by),
+    )
+    if review.created is not None:
+        # Teleport 7 never sets it.
+        wire.Created.FromMicroseconds(int(review.created * 1e6))
+    return pb.AccessReviewSubmission(RequestID=_bytes(request_id), Review=wire).SerializeToString()
+
+
+def encode_state(request_id: str, state: str, reason: str, delegator: str) -> bytes:
+    """A proto.RequestStateSetter."""
+    return pb.RequestStateSetter(
+        ID=_bytes(request_id), State=_VERDICTS[state], Reason=_bytes(reason), Delegator=_bytes(delegator)
+    ).SerializeToString()
+
+
+def _request(wire: pb.AccessRequestV3) -> AccessRequest:
+    spec = wire.Spec
+    return AccessRequest(
+        id=_name(wire.Metadata),
+        user=_text(spec.User),
+        state=_state(spec.State),
+        roles=_texts(spec.Roles),
+        reason=_text(spec.RequestReason),
+        resolve_reason=_text(spec.ResolveReason),
+        created=_seconds(spec.Created),
+        expires=_seconds(spec.ResourceExpiry) or _seconds(wire.Metadata.Expires),
+        access_until=_seconds(spec.Expires),
+        assume_start=_seconds(spec.AssumeStartTime),
+        session_ttl=_seconds(spec.SessionTTL),
+        thresholds=tuple(Threshold(t.Approve, t.Deny, _text(t.Name), _text(t.Filter)) for t in spec.Thresholds),
+        role_thresholds=tuple(
+            (_text(entry.key), tuple(tuple(indexes.Indexes) for indexes in entry.value.Sets))
+            for entry in spec.RoleThresholdMapping
+        ),
+        reviews=tuple(
+            Review(_text(r.Author), _state(r.ProposedState), _text(r.Reason), _seconds(r.Created)) for r in spec.Reviews
+        ),
+        suggested_reviewers=_texts(spec.SuggestedReviewers),
+        resources=_resources(spec),
+        promoted_name=_text(spec.accessList.Name),
+        promoted_title=_text(spec.accessList.Title),
+        dry_run=spec.DryRun,
+        long_term=spec.RequestKind == pb.LONG_TERM,
+    )
+
+
+def _resources(spec: pb.AccessRequestSpecV3) -> tuple[Resource, ...]:
+    # The newer list is authoritative where it is present (access_requests.proto, 2026).
+    ids = [access.id for access in spec.RequestedResourceAccessIDs] or spec.RequestedResourceIDs
+    return tuple(Resource(_text(i.ClusterName), _text(i.Kind), _text(i.Name), _text(i.SubResourceName)) for i in ids)
+
+
+def _name(metadata: pb.Metadata) -> str:
+    if not metadata.Name:
+        raise LinkGarbled("teleport", "undecodable", "an access request without a name")
+    return _text(metadata.Name)
+
+
+def _state(number: int) -> str:
+    return _STATES.get(number, f"STATE {number}")
+
+
+def _seconds(time: Timestamp) -> float | None:
+    return time.seconds + time.nanos / 1e9 if 0 < time.seconds < _LAST_SECOND else None
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _texts(raw: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(_text(item) for item in raw)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _entries(pairs: Mapping[str, str]) -> list[pb.StringEntry]:
+    return [pb.StringEntry(key=_bytes(key), value=_bytes(value)) for key, value in pairs.items()]
+
+
+def _parse(message_type: type[M], data: bytes) -> M:
+    try:
+        return message_type.FromString(data)
+    except DecodeError as exc:
+        sentence = f"a {message_type.__name__} of {len(data)} bytes cannot be decoded"
+        raise LinkGarbled("teleport", "undecodable", sentence) from exc

@@ -1,0 +1,41 @@
+"""What the sidecar shows to the Auth Service: the three files of `tctl auth sign --format=tls`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from sidecar.errors import LinkRefused
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """PEM as it stands in the files: certificate chain, private key, and the authorities to trust."""
+
+    certificate: bytes
+    key: bytes
+    authorities: bytes
+
+    def __repr__(self) -> str:
+        return "Credentials(***)"
+
+
+def read_credentials(crt: Path, key: Path, cas: Path) -> Credentials:
+    """Read the three files; whether they fit together is for the handshake to tell.
+
+    Raises:
+        LinkRefused: "credentials": a file is missing, unreadable or not PEM.
+
+    """
+    return Credentials(_read(crt, b"CERTIFICATE"), _read(key, b"PRIVATE KEY"), _read(cas, b"CERTIFICATE"))
+
+
+def _read(path: Path, label: bytes) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        sentence = f"cannot read {path}: {exc.strerror or type(exc).__name__}"
+        raise LinkRefused("teleport", "credentials", sentence) from exc
+    if b"-----BEGIN " not in content or label not in content:
+        raise LinkRefused("teleport", "credentials", f"{path} holds no PEM block {label.decode()}")
+    return content
