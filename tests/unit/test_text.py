@@ -1,0 +1,294 @@
+"""What people read: whole cards, then each field and state as a table."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from sidecar.model import AccessRequest, Draft, Resource, Review, Threshold
+from sidecar.text import TextOptions, content_hash, render_card, render_end_reply, render_review_reply
+
+ID = "0193523a-2c9e-7d5c-9a3b-1f2e3d4c5b6a"
+CREATED = 1795338000.0  # 2026-11-22 09:00 UTC
+HOUR = 3600
+OPTIONS = TextOptions(
+    cluster="example.com", web_url="https://teleport.example.com", ways=("reaction", "reply", "direct")
+)
+REQUEST = AccessRequest(
+    id=ID,
+    user="bob@example.com",
+    state="PENDING",
+    roles=("dbadmin", "sre"),
+    reason="Restore `orders`\nfrom the backup",
+    created=CREATED,
+    expires=CREATED + HOUR,
+    access_until=CREATED + 8 * HOUR,
+    thresholds=(Threshold(2, 1),),
+    reviews=(Review("alice@example.com", "APPROVED", "fine"),),
+    resources=(
+        Resource("example.com", "node", "web-1"),
+        Resource("leaf", "db", "orders"),
+        Resource("example.com", "node", "web-2"),
+    ),
+)
+
+
+def fields(draft: Draft) -> dict[str, str]:
+    assert draft.attachment is not None
+    return {field["title"]: field["value"] for field in cast("list[dict[str, str]]", draft.attachment["fields"])}
+
+
+def card(options: TextOptions = OPTIONS, state: str | None = None, **changes: Any) -> dict[str, str]:
+    request = msgspec.structs.replace(REQUEST, **changes)
+    return fields(render_card(request, options=options, state=state))
+
+
+def test_a_whole_card() -> None:
+    draft = render_card(REQUEST, options=OPTIONS)
+    assert draft.message == f"Access request {ID}"
+    assert draft.attachment is not None
+    assert set(draft.attachment) == {"fallback", "color", "fields"}
+    assert draft.attachment["color"] == "#ffbc1f"
+    assert draft.attachment["fallback"] == f"PENDING: bob@example.com asks for dbadmin, sre ({ID})"
+    assert list(fields(draft).items()) == [
+        ("Requester", "`bob@example.com`"),
+        ("Roles", "`dbadmin`, `sre`"),
+        ("Resources", "3 resources:\n`node`: `web-1`, `web-2`\n`db` in `leaf`: `orders`"),
+        ("Reason", "```\nRestore `orders`\nfrom the backup\n```"),
+        ("Created", "2026-11-22 09:00 UTC"),
+        ("Expires", "2026-11-22 10:00 UTC, 1 h"),
+        ("Access until", "2026-11-22 17:00 UTC, 8 h"),
+        ("State", "⏳ PENDING"),
+        ("Reviews", "1 of 2 approvals: `alice@example.com`"),
+        ("Cluster", "`example.com`"),
+        ("Request ID", f"`{ID}`"),
+        (
+            "Decide",
+            (
+                f"[Review in Teleport](https://teleport.example.com/web/requests/{ID})\n"
+                "Here: react with :white_check_mark: to approve or :x: to deny; "
+                "or reply `approve` or `deny because …` in the thread; "
+                "or send me `approve 3d4c5b6a` or `deny 3d4c5b6a …` as a direct message.\n\n"
+                f"```\ntsh request review --approve {ID}\ntsh request review --deny {ID}\n```"
+            ),
+        ),
+    ]
+
+
+def test_a_resolved_card_has_its_resolution_and_nothing_to_decide() -> None:
+    shown = card(
+        state="DENIED",
+        resolve_reason="no ticket @all",
+        reviews=(*REQUEST.reviews, Review("ivan@example.com", "DENIED", "no ticket @all")),
+    )
+    assert list(shown)[7:] == ["State", "Reviews", "Resolution", "Cluster", "Request ID"]
+    assert shown["Resolution"] == "```\nno ticket @all\n```"
+    assert shown["Reviews"] == "1 of 2 approvals: `alice@example.com`; 1 denial: `ivan@example.com`"
+
+
+def test_the_least_request_has_the_least_card() -> None:
+    draft = render_card(AccessRequest(id=ID, user="bob", state="APPROVED"), options=TextOptions())
+    assert list(fields(draft)) == ["Requester", "State", "Request ID"]
+    assert draft.attachment is not None
+    assert draft.attachment["fallback"] == f"APPROVED: bob asks for 0 resources ({ID})"
+
+
+@pytest.mark.parametrize(
+    ("state", "colour", "shown", "decidable"),
+    [
+        ("PENDING", "#ffbc1f", "⏳ PENDING", True),
+        ("APPROVED", "#3db887", "✅ APPROVED", False),
+        ("DENIED", "#d24b4e", "❌ DENIED", False),
+        ("PROMOTED", "#1c58d9", "PROMOTED to the access list `Production @here`", False),
+        ("EXPIRED", "#8d8d8d", "⌛ EXPIRED", False),
+        ("REMOVED", "#8d8d8d", "REMOVED", False),
+        ("STATE 7", "#8d8d8d", "STATE 7", False),
+        ("@all", "#8d8d8d", "STATE ?", False),
+    ],
+)
+def test_each_state(state: str, colour: str, shown: str, decidable: bool) -> None:  # noqa: FBT001
+    request = msgspec.structs.replace(REQUEST, state=state, promoted_title="Production @here", promoted_name="x")
+    draft = render_card(request, options=OPTIONS)
+    assert draft.attachment is not None
+    assert draft.attachment["color"] == colour
+    assert fields(draft)["State"] == shown
+    assert ("Decide" in fields(draft)) == decidable
+    assert str(draft.attachment["fallback"]).startswith(shown.lstrip("⏳✅❌⌛ ").split(" to ")[0] + ": ")
+    assert draft.message == f"Access request {ID}"
+
+
+def test_promoted_without_a_title_names_the_list() -> None:
+    assert card(state="PROMOTED", promoted_name="prod")["State"] == "PROMOTED to the access list `prod`"
+    assert card(state="PROMOTED")["State"] == "PROMOTED"
+
+
+ALICE, IVAN = Review("alice", "APPROVED"), Review("ivan", "DENIED")
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "reviews", "state", "shown"),
+    [
+        ((Threshold(2, 1),), (), "PENDING", "0 of 2 approvals"),
+        ((Threshold(2, 1),), (), "EXPIRED", None),
+        ((Threshold(1, 1),), (), "PENDING", None),
+        ((Threshold(1, 1),), (ALICE,), "APPROVED", "1 of 1 approval: `alice`"),
+        ((Threshold(2, 1),), (IVAN,), "PENDING", "0 of 2 approvals; 1 denial: `ivan`"),
+        ((Threshold(2, 1),), (IVAN,), "DENIED", "1 denial: `ivan`"),
+        ((Threshold(2, 1, filter="contains(reviewer.roles, 'x')"),), (ALICE,), "PENDING", "1 approval: `alice`"),
+        ((Threshold(2, 1), Threshold(1, 1)), (ALICE, IVAN), "PENDING", "1 approval: `alice`; 1 denial: `ivan`"),
+        ((Threshold(0, 1),), (ALICE,), "PENDING", "1 approval: `alice`"),
+        ((), (ALICE, Review("eve", "APPROVED")), "PENDING", "2 approvals: `alice`, `eve`"),
+        ((), (Review("a", "PROMOTED"), Review("b", "STATE 9")), "PROMOTED", "1 promotion: `a`; 1 other review: `b`"),
+        ((), (Review("@all", "APPROVED"), Review("", "APPROVED")), "PENDING", "2 approvals: `@all`, `(empty)`"),
+    ],
+)
+def test_reviews(thresholds: object, reviews: object, state: str, shown: str | None) -> None:
+    """It says "1 of 2" only where exactly one threshold without a filter decides."""
+    assert card(thresholds=thresholds, reviews=reviews, state=state).get("Reviews") == shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "zone", "shown"),
+    [
+        ({}, None, "2026-11-22 17:00 UTC, 8 h"),
+        ({}, "Europe/Paris", "2026-11-22 17:00 UTC (18:00 CET), 8 h"),
+        ({}, "Asia/Tokyo", "2026-11-22 17:00 UTC (2026-11-23 02:00 JST), 8 h"),
+        ({"created": None}, None, "2026-11-22 17:00 UTC"),
+        ({"created": CREATED + 9 * HOUR}, None, "2026-11-22 17:00 UTC"),
+        ({"access_until": CREATED + 5399.6}, None, "2026-11-22 10:29 UTC, 1 h 30 min"),
+        ({"access_until": CREATED + 49 * HOUR}, None, "2026-11-24 10:00 UTC, 2 d 1 h"),
+        ({"access_until": CREATED + 20}, None, "2026-11-22 09:00 UTC"),
+        ({"assume_start": CREATED + HOUR}, None, "2026-11-22 17:00 UTC, 8 h, not before 2026-11-22 10:00 UTC"),
+        ({"access_until": None}, None, None),
+        ({"access_until": 1e18}, None, None),
+        ({"access_until": float("nan")}, None, None),
+        ({"access_until": float("inf"), "created": float("-inf")}, None, None),
+        ({"created": 1e300}, None, "2026-11-22 17:00 UTC"),
+        ({"access_until": 253402300799.0, "created": None}, "Asia/Tokyo", None),
+    ],
+)
+def test_times_are_absolute(changes: dict[str, Any], zone: str | None, shown: str | None) -> None:
+    options = msgspec.structs.replace(OPTIONS, time_zone=zone)
+    assert card(options, **changes).get("Access until") == shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "shown"),
+    [
+        ({}, {"ways": (), "web_url": ""}, "```\ntsh request review --approve {id}\ntsh request review --deny {id}\n"),
+        ({}, {"ways": (), "reviews_supported": False}, "```\ntsh request"),
+        ({}, {"ways": (), "web_url": "https://x)[y](javascript:z"}, "```\ntsh request"),
+        ({}, {"ways": (), "web_url": "javascript:alert"}, "```\ntsh request"),
+        ({}, {"ways": (), "web_url": "https://[::1]/"}, "[Review in Teleport](https://[::1]/web/requests/{id}"),
+        ({}, {"ways": ("reply",), "web_url": ""}, "Here: reply `approve` or `deny because …` in the thread.\n\n```"),
+        ({}, {"ways": ("reply",), "web_url": "", "require_reason": "approve"}, "Here: reply `approve because …` or"),
+        ({}, {"ways": ("reaction",), "web_url": "", "require_reason": "deny"}, "Here: react with :white_check_mark:"),
+        ({}, {"ways": ("reaction",), "web_url": "", "require_reason": "both"}, "```\ntsh request"),
+        ({"long_term": True}, {}, "A long-term request. [Review in Teleport](https://teleport.example.com/web/requests/{id})"),
+        ({"long_term": True}, {"web_url": ""}, "A long-term request. Review it on the web page of Teleport."),
+    ],
+)  # fmt: skip
+def test_how_to_decide(changes: dict[str, Any], options: dict[str, Any], shown: str) -> None:
+    decide = card(msgspec.structs.replace(OPTIONS, **options), **changes)["Decide"]
+    assert decide.startswith(shown.format(id=ID))
+    assert ("tsh" in decide) != bool(changes)
+
+
+@pytest.mark.parametrize("request_id", ["$(reboot)", "a; b", "x\ny", "`", "", "a" * 65])
+def test_an_odd_id_never_gets_into_a_command_or_a_link(request_id: str) -> None:
+    assert "Decide" not in card(id=request_id)
+    requester = render_card(
+        msgspec.structs.replace(REQUEST, id=request_id, state="APPROVED"), options=OPTIONS, kind="requester"
+    )
+    assert requester.attachment is not None
+    assert "tsh" not in str(requester.attachment["pretext"])
+
+
+def test_an_odd_id_cannot_mention_anybody_in_the_message() -> None:
+    draft = render_card(msgspec.structs.replace(REQUEST, id="@all #x"), options=OPTIONS)
+    assert draft.message == "Access request ?all??x"
+
+
+@pytest.mark.parametrize(
+    ("state", "pretext"),
+    [
+        ("PENDING", "Your access request waits for review."),
+        ("APPROVED", f"Your access request was approved. Use it with `tsh login --request-id={ID}`."),
+        ("DENIED", "Your access request was denied."),
+        ("STATE 7", "Your access request changed."),
+    ],
+)
+def test_the_requester_is_told_and_never_asked(state: str, pretext: str) -> None:
+    draft = render_card(msgspec.structs.replace(REQUEST, state=state), options=OPTIONS, kind="requester")
+    assert draft.attachment is not None
+    assert draft.attachment["pretext"] == pretext
+    assert "Decide" not in fields(draft)
+
+
+def test_long_lists_say_how_much_is_left_out() -> None:
+    shown = card(
+        roles=tuple(f"role-{n}" for n in range(300)),
+        resources=tuple(Resource("example.com", "node", f"n{n}") for n in range(1000)),
+        reviews=tuple(Review(f"r{n}", "APPROVED") for n in range(200)),
+    )
+    assert shown["Roles"].endswith("`role-39`, … 260 more")
+    assert shown["Resources"].startswith("1000 resources, the first 10 of them:\n`node`: `n0`, ")
+    assert shown["Resources"].endswith("`n9`")
+    assert shown["Reviews"].startswith("200 of 2 approvals: `r0`")
+    assert shown["Reviews"].endswith("`r19`, … 180 more")
+
+
+def test_the_fallback_stays_short() -> None:
+    draft = render_card(msgspec.structs.replace(REQUEST, roles=("r",) * 12), options=OPTIONS)
+    assert draft.attachment is not None
+    assert str(draft.attachment["fallback"]).endswith(f"r, r and 2 more ({ID})")
+
+
+def test_a_resource_may_have_a_part() -> None:
+    pod = Resource("example.com", "pod", "kube-1", "default/web")
+    assert card(resources=(pod,))["Resources"] == "1 resource:\n`pod`: `kube-1/default/web`"
+
+
+@pytest.mark.parametrize(
+    ("review", "message"),
+    [
+        (Review("alice@example.com", "APPROVED"), "`alice@example.com` reviewed: APPROVED"),
+        (Review("a`@all", "DENIED", "no\n# x"), "`a'@all` reviewed: DENIED\n\n```\nno\n# x\n```"),
+        (Review("", "STATE 9"), "Somebody reviewed: STATE 9"),
+        (Review("x", "@here"), "`x` reviewed: STATE ?"),
+    ],
+)
+def test_a_review_reply(review: Review, message: str) -> None:
+    request = msgspec.structs.replace(REQUEST, reviews=(*REQUEST.reviews, review))
+    assert render_review_reply(request, 1) == Draft(message)
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "message"),
+    [
+        ("APPROVED", {}, "Request is now APPROVED"),
+        ("DENIED", {"resolve_reason": "no ```"}, "Request is now DENIED\n\n````\nno ```\n````"),
+        ("PROMOTED", {"promoted_title": "Prod"}, "Request is now PROMOTED to the access list `Prod`"),
+        ("EXPIRED", {}, "Request is now EXPIRED"),
+        ("@all", {}, "Request is now STATE ?"),
+    ],
+)
+def test_an_end_reply(state: str, changes: dict[str, Any], message: str) -> None:
+    assert render_end_reply(msgspec.structs.replace(REQUEST, **changes), state) == Draft(message)
+
+
+def test_the_hash_follows_what_is_seen() -> None:
+    """A pinned value: another one after an upgrade would patch every open card once."""
+    draft = render_card(REQUEST, options=OPTIONS)
+    assert len(content_hash(draft)) == 16
+    assert content_hash(Draft("a", {"b": "é", "c": 1})) == "ff792b2bb79f1eaf"
+    assert content_hash(draft) == content_hash(render_card(msgspec.structs.replace(REQUEST), options=OPTIONS))
+    others = [
+        render_card(REQUEST, options=OPTIONS, state="EXPIRED"),
+        render_card(REQUEST, options=OPTIONS, kind="requester"),
+        render_card(msgspec.structs.replace(REQUEST, reviews=()), options=OPTIONS),
+        Draft(draft.message),
+    ]
+    assert len({content_hash(other) for other in [draft, *others]}) == 5
