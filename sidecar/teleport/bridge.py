@@ -1,7 +1,7 @@
 """grpcio <-> trio: the only room with threads and callbacks.
 
 Calls carry bytes both ways. A unary call needs no thread: its done-callback wakes the waiting task. A server stream
-has one daemon thread that blocks in grpcio's iterator; it may run `_WINDOW` messages ahead of the reader, then it waits,
+has one daemon thread that blocks in grpcio's iterator. It may run `_WINDOW` messages ahead of the reader, then waits,
 and HTTP/2 flow control holds the server back.
 """
 
@@ -20,6 +20,7 @@ from typing import Protocol, Self
 import trio
 
 from sidecar import __version__
+from sidecar.errors import LinkLost
 from sidecar.teleport.credentials import Credentials
 from sidecar.teleport.status import CallFailed
 
@@ -72,6 +73,7 @@ class Channel:
 
         Raises:
             CallFailed: the call ended otherwise than OK.
+            LinkLost: "closed": the channel was closed before.
 
         """
         with _observed(self._observe, method):
@@ -79,7 +81,7 @@ class Channel:
             try:
                 future = call.future(request, timeout=seconds)
             except ValueError as exc:
-                raise _closed(method) from exc
+                raise _closed_channel() from exc
             await _done(future)
             if future.code() is not grpc.StatusCode.OK:
                 raise _failure(method, future)
@@ -87,12 +89,17 @@ class Channel:
 
     @asynccontextmanager
     async def stream(self, method: str, request: bytes, *, seconds: float | None = None) -> AsyncIterator[ServerStream]:
-        """Open a server stream; leaving the block cancels the call. `seconds` limits its whole life."""
+        """Open a server stream; leaving the block cancels the call. `seconds` limits its whole life.
+
+        Raises:
+            LinkLost: "closed": the channel was closed before.
+
+        """
         open_call: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(_SERVICE + method)
         try:
             call = open_call(request, timeout=seconds)
         except ValueError as exc:
-            raise _closed(method) from exc
+            raise _closed_channel() from exc
         stream = ServerStream(method, call, self._observe)
         try:
             threading.Thread(target=stream.pump, name=f"grpc {method}", daemon=True).start()
@@ -224,8 +231,8 @@ def _failure(method: str, call: _Ended) -> CallFailed:
     return CallFailed(method, call.code().name, call.details() or "")
 
 
-def _closed(method: str) -> CallFailed:
-    return CallFailed(method, "CANCELLED", "called on a closed channel")
+def _closed_channel() -> LinkLost:
+    return LinkLost("teleport", "closed", "the channel was closed, nothing was sent")
 
 
 def _options(server_name: str | None, max_message_mib: int) -> list[tuple[str, str | int]]:

@@ -21,8 +21,8 @@ from sidecar.errors import (
 
 # Long enough for every text of Teleport's; a server must not fill our log.
 _MAX_WORDS = 500
-# Nothing can have reached a server: grpcio's words, and those of the bridge for a closed channel.
-_NEVER_SENT = ("failed to connect to all addresses", "errors resolving", "closed channel")
+# grpcio's words for a call that cannot have reached a server.
+_NEVER_SENT = ("failed to connect to all addresses", "errors resolving")
 # What grpcio 1.85 says of a failed handshake (it hides the alert), and what it means.
 _TLS = (
     (

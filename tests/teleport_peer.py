@@ -1,0 +1,138 @@
+"""A gRPC server over mutual TLS whose every answer a test writes down: wire bytes, any status, at any moment."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache, partial
+from typing import Any, NoReturn
+
+import trio
+import trustme
+
+from sidecar.teleport.client import AuthClient, Credentials, open_client
+
+import grpc  # isort: skip - after the bridge, which quietens it; a test that needs its names takes them from here
+
+Context = grpc.ServicerContext
+StatusCode = grpc.StatusCode
+
+NAME = "teleport.cluster.local"
+# How long a test waits for another thread before it fails.
+PATIENCE = 10.0
+
+_STREAMS = ("WatchEvents", "GetAccessRequestsV2")
+_UNARY = (
+    *("Ping", "GetAccessRequests", "GetPluginData", "UpdatePluginData"),
+    *("SubmitAccessReview", "SetAccessRequestState"),
+)
+Unary = Callable[[bytes, Context], bytes]
+Stream = Callable[[bytes, Context], Iterator[bytes]]
+
+
+@cache
+def authority() -> trustme.CA:
+    """The one authority of a test run, for both sides."""
+    return trustme.CA()
+
+
+def credentials(ca: trustme.CA | None = None, trust: trustme.CA | None = None, **issue: Any) -> Credentials:
+    """Client credentials, good ones unless told otherwise."""
+    leaf = (ca or authority()).issue_cert("access-plugin", **issue)
+    return Credentials(
+        leaf.cert_chain_pems[0].bytes(),
+        leaf.private_key_pem.bytes(),
+        (trust or authority()).cert_pem.bytes(),
+    )
+
+
+class Peer:
+    """`unary` and `streams` map a method to what it does; `ended` tells each call that is over, however it went."""
+
+    def __init__(self) -> None:
+        self.addr = ""
+        self.unary: dict[str, Unary] = {}
+        self.streams: dict[str, Stream] = {}
+        self.calls: list[tuple[str, bytes]] = []
+        self.metadata: list[dict[str, str | bytes]] = []
+        self.ended: queue.Queue[str] = queue.Queue()
+
+    def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+        """Answer all methods that the client knows; one that the test left out does not exist, as grpc-go says it."""
+        table = {name: grpc.unary_unary_rpc_method_handler(partial(self._unary, name)) for name in _UNARY}
+        table |= {name: grpc.unary_stream_rpc_method_handler(partial(self._stream, name)) for name in _STREAMS}
+        return grpc.method_handlers_generic_handler("proto.AuthService", table)
+
+    def _note(self, method: str, request: bytes, context: Context) -> None:
+        context.add_callback(lambda: self.ended.put(method))
+        self.calls.append((method, request))
+        self.metadata.append(dict(context.invocation_metadata()))
+
+    def _unary(self, method: str, request: bytes, context: Context) -> bytes:
+        self._note(method, request, context)
+        return self.unary.get(method, partial(_missing, method))(request, context)
+
+    def _stream(self, method: str, request: bytes, context: Context) -> Iterator[bytes]:
+        self._note(method, request, context)
+        yield from self.streams.get(method, partial(_missing, method))(request, context)
+
+    async def wait_ended(self) -> str:
+        """The next call that is over on the server's side."""
+        return await trio.to_thread.run_sync(partial(self.ended.get, timeout=PATIENCE))
+
+
+@contextmanager
+def serve(name: str = NAME, ca: trustme.CA | None = None, **issue: Any) -> Iterator[Peer]:
+    """Serve on a free port of the loopback. The certificate bears `name` only, as a stock one has no localhost."""
+    peer = Peer()
+    leaf = (ca or authority()).issue_cert(name, **issue)
+    with ThreadPoolExecutor(16, thread_name_prefix="peer") as pool:
+        server = grpc.server(pool, handlers=[peer.handlers()])
+        pair = (leaf.private_key_pem.bytes(), leaf.cert_chain_pems[0].bytes())
+        root = authority().cert_pem.bytes()
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], root, require_client_auth=True))
+        peer.addr = f"127.0.0.1:{port}"
+        server.start()
+        try:
+            yield peer
+        finally:
+            server.stop(None).wait(PATIENCE)
+
+
+@asynccontextmanager
+async def connect(peer: Peer, **options: Any) -> AsyncIterator[AuthClient]:
+    """Open a client with good credentials."""
+    async with open_client(peer.addr, credentials(), **options) as client:
+        yield client
+
+
+def fail(context: Context, code: str, details: str) -> NoReturn:
+    """End the call with a status."""
+    context.abort(StatusCode[code], details)
+
+
+def _missing(method: str, _request: bytes, context: Context) -> NoReturn:
+    fail(context, "UNIMPLEMENTED", f"unknown method {method} for service proto.AuthService")
+
+
+def hang(context: Context) -> None:
+    """Wait until the call is over."""
+    over = threading.Event()
+    if context.add_callback(over.set):
+        over.wait(PATIENCE)
+
+
+def client_threads() -> set[threading.Thread]:
+    """All threads but those of the server, of trio's pool and of the test run itself."""
+    foreign = ("peer", "Trio thread", "MainThread")
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(foreign)}
+
+
+async def wait_no_more_than(before: set[threading.Thread]) -> None:
+    """Fail unless every thread that is not in `before` ends."""
+    for thread in client_threads() - before:
+        await trio.to_thread.run_sync(thread.join, PATIENCE)
+        assert not thread.is_alive(), f"{thread.name} is left"

@@ -1,0 +1,50 @@
+"""The three files of `tctl auth sign`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.errors import LinkRefused
+from sidecar.teleport.credentials import Credentials, read_credentials
+
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path, Path]:
+    crt, key, cas = (tmp_path / name for name in ("auth.crt", "auth.key", "auth.cas"))
+    crt.write_bytes(_CERTIFICATE)
+    key.write_bytes(_CERTIFICATE.replace(b"CERTIFICATE", b"RSA PRIVATE KEY"))
+    cas.write_bytes(_CERTIFICATE * 2)
+    return crt, key, cas
+
+
+def test_read(files: tuple[Path, Path, Path]) -> None:
+    crt, key, cas = files
+    assert read_credentials(*files) == Credentials(crt.read_bytes(), key.read_bytes(), cas.read_bytes())
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_missing_file_is_named(files: tuple[Path, Path, Path], which: int) -> None:
+    files[which].unlink()
+    with pytest.raises(LinkRefused, match=f"cannot read {files[which]}: No such file") as caught:
+        read_credentials(*files)
+    assert caught.value.reason == "credentials"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"ssh-rsa AAAA", _CERTIFICATE.replace(b"CERT", b"PRIV")])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_file_without_its_block_is_named_without_its_content(
+    files: tuple[Path, Path, Path], which: int, content: bytes
+) -> None:
+    files[which].write_bytes(content)
+    with pytest.raises(LinkRefused, match=f"{files[which]} holds no PEM block") as caught:
+        read_credentials(*files)
+    assert "AAAA" not in str(caught.value)
+
+
+def test_no_secret_in_repr(files: tuple[Path, Path, Path]) -> None:
+    credentials = read_credentials(*files)
+    assert repr(credentials) == f"{credentials}" == "Credentials(***)"
