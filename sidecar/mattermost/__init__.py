@@ -1,0 +1,1 @@
+"""Mattermost: REST calls, recipients and websocket events (upstream 5.37 to 11)."""

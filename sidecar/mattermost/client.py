@@ -1,0 +1,225 @@
+"""The one way to Mattermost's REST API: httpx's transport on trio, bounded, paced, and with every failure named.
+
+The transport is used bare: above it httpx keeps cookies (Mattermost would take a cookie for a browser and refuse our
+posts), follows redirects and logs URLs with e-mail addresses in them.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, NoReturn, TypeVar
+
+import httpx
+import msgspec
+import trio
+
+from sidecar.errors import ConfigError, LinkGarbled, LinkLost, LinkRefused
+from sidecar.mattermost import answers, dial
+from sidecar.mattermost.api import MattermostClient
+from sidecar.mattermost.auth import USER_AGENT, bearer
+from sidecar.mattermost.codec import decode_error_id
+from sidecar.mattermost.pace import Pace, Pause
+
+__all__ = ["MattermostClient", "open_client"]
+
+T = TypeVar("T")
+Observe = Callable[[str, str, float], None]
+
+# Below the 60 s after which Mattermost and most proxies drop an idle connection.
+_IDLE_SECONDS: Final = 45.0
+_CONNECT_SECONDS: Final = 5.0
+# A page of 200 posts of the largest kind; more is no answer of Mattermost.
+_MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+# One 401 is no proof: upstream answers it also when its database fails. Nothing was carried out, so ask again.
+_RECHECK_SECONDS: Final = (0.2, 1.0)
+
+
+class _Answer(msgspec.Struct):
+    status: int
+    body: bytes
+    location: str
+    retry_after: float
+
+
+class _Call(msgspec.Struct):
+    method: str
+    path: str
+    content: bytes | None
+    write: bool
+
+
+class _Limits(msgspec.Struct):
+    connections: int
+    posts_per_second: float
+    request_seconds: float
+
+
+def _ignore(_method: str, _outcome: str, _seconds: float) -> None:
+    """Observe nothing."""
+
+
+class _Rest:
+    """Sends calls and judges answers; see `open_client` for the parameters."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        address: dial.Address,
+        token: Callable[[], str],
+        observe: Observe,
+        limits: _Limits,
+        user_agent: str,
+    ) -> None:
+        self._transport = transport
+        self._address = address
+        self._api = f"{address.origin}{address.path}/api/v4"
+        self._token = token
+        self._observe = observe
+        self._request_seconds = limits.request_seconds
+        self._limiter = trio.CapacityLimiter(limits.connections)
+        self._posts = Pace(limits.posts_per_second)
+        self._pause = Pause()
+        self._user_agent = user_agent
+        self.clock_offset = 0.0
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        decode: Callable[[bytes], T],
+        *,
+        body: object = None,
+        write: bool = False,
+        paced: bool = False,
+    ) -> T:
+        """Make one call; waits for pauses, pace and a free connection under the caller's deadline.
+
+        `path` is below /api/v4 and quoted. Raises PostRejected, or LinkLost, LinkRefused, LinkGarbled.
+        """
+        call = _Call(method, path, None if body is None else msgspec.json.encode(body), write)
+        rechecks = iter(_RECHECK_SECONDS)
+        while True:
+            await self._pause.wait()
+            if paced:
+                await self._posts.take()
+            async with self._limiter:
+                if self._pause.on:
+                    continue
+                answer, value = await self._attempt(call, decode)
+            if value is not None:
+                return value[0]
+            if answer.status == 429:
+                self._pause.extend(answer.retry_after)
+            elif answer.status == 401 and (seconds := next(rechecks, None)) is not None:
+                await trio.sleep(seconds)
+            else:
+                error_id = decode_error_id(answer.body)
+                raise answers.refusal(answer.status, error_id, answer.location, write=write)
+
+    async def _attempt(self, call: _Call, decode: Callable[[bytes], T]) -> tuple[_Answer, tuple[T] | None]:
+        begun = trio.current_time()
+        outcome = "lost"
+        try:
+            answer = await self._exchange(call)
+            outcome = answers.outcome(answer.status)
+            return answer, (decode(answer.body),) if answers.is_ok(answer.status) else None
+        except LinkGarbled:
+            outcome = "garbled"
+            raise
+        except LinkRefused:
+            outcome = "refused"
+            raise
+        finally:
+            self._observe(call.method, outcome, trio.current_time() - begun)
+
+    async def _exchange(self, call: _Call) -> _Answer:
+        sent = False
+
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            nonlocal sent
+            if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+                sent = True
+
+        request = httpx.Request(
+            call.method,
+            self._api + call.path,
+            headers={
+                "Authorization": bearer(self._token),
+                "User-Agent": self._user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+                **({} if call.content is None else {"Content-Type": "application/json"}),
+            },
+            content=call.content,
+            extensions={"timeout": {"connect": _CONNECT_SECONDS}, "trace": trace},
+        )
+        with trio.move_on_after(self._request_seconds):
+            try:
+                return await self._read(request)
+            except httpx.DecodingError as exc:
+                raise LinkGarbled("mattermost", "body", "the body of an answer cannot be decompressed") from exc
+            except httpx.TransportError as exc:
+                self._raise_lost(exc, sent=sent, write=call.write)
+        detail = f"no answer within {self._request_seconds:g} s"
+        raise LinkLost("mattermost", "timeout", detail, ambiguous=sent and call.write)
+
+    async def _read(self, request: httpx.Request) -> _Answer:
+        response = await self._transport.handle_async_request(request)
+        try:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _MAX_BODY_BYTES:
+                    raise LinkGarbled("mattermost", "body", f"an answer is longer than {_MAX_BODY_BYTES} bytes")
+        finally:
+            await response.aclose()
+        now = time.time()
+        if (theirs := answers.server_time(response.headers.get("Date", ""))) is not None:
+            # The header's seconds are cut off: half of one is the best guess.
+            self.clock_offset = theirs + 0.5 - now
+        pause = answers.retry_after(response.headers.get_list("Retry-After"), now)
+        return _Answer(response.status_code, bytes(body), response.headers.get("Location", ""), pause)
+
+    def _raise_lost(self, exc: httpx.TransportError, *, sent: bool, write: bool) -> NoReturn:
+        if isinstance(exc, httpx.ProxyError):
+            raise LinkLost("mattermost", "proxy", f"the proxy answered {str(exc)[:3]} to CONNECT") from exc
+        if not sent:
+            raise dial.unreachable(exc, self._address) from exc
+        detail = f"the connection broke before the answer ({type(exc).__name__})"
+        raise LinkLost("mattermost", "reset", detail, ambiguous=write) from exc
+
+
+@asynccontextmanager
+async def open_client(
+    url: str,
+    token: Callable[[], str],
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    max_connections: int = 8,
+    max_posts_per_second: float = 20.0,
+    request_seconds: float = 10.0,
+    observe: Observe | None = None,
+    user_agent: str = USER_AGENT,
+) -> AsyncIterator[MattermostClient]:
+    """Open a client; nothing is sent yet.
+
+    `token` is called for each request, so a rotated one counts at once. `request_seconds` bounds one exchange from
+    connecting to the last byte. `observe(method, outcome, seconds)` is called for each exchange with an HTTP verb and
+    one of ok, refused, rejected, rate_limited, server_error, lost, garbled. `max_posts_per_second` paces the creation
+    and patching of posts. Raises ConfigError for a URL or an environment proxy that cannot be used.
+    """
+    address = dial.parse_url(url)
+    proxy = dial.proxy_for(address)
+    context = ssl_context or dial.client_context()
+    try:
+        via = None if proxy is None else httpx.Proxy(proxy, ssl_context=context)
+    except (ValueError, httpx.InvalidURL):
+        raise ConfigError(["the proxy that the environment names is no URL"]) from None
+    # No limit on the pool: httpcore 1.0.9 loses slots of a limited one to cancelled requests. Our limiter bounds it.
+    pool = httpx.Limits(max_connections=None, max_keepalive_connections=max_connections, keepalive_expiry=_IDLE_SECONDS)
+    limits = _Limits(max_connections, max_posts_per_second, request_seconds)
+    async with httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=pool, proxy=via) as transport:
+        yield MattermostClient(_Rest(transport, address, token, observe or _ignore, limits, user_agent))

@@ -1,0 +1,190 @@
+"""Where Mattermost is and how to get a byte stream to it: URL, proxy from the environment, TLS.
+
+REST and the websocket share these decisions, so both go the same way. Proxies: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
+NO_PROXY as the standard library reads them (lower case wins); the websocket goes through CONNECT also for ws.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import msgspec
+import trio
+
+from sidecar.errors import ConfigError, LinkError, LinkLost, LinkRefused
+
+_PORTS: Final = {"http": 80, "https": 443}
+# A proxy's answer to CONNECT is a few lines.
+_PROXY_ANSWER_BYTES: Final = 16384
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A Mattermost URL taken apart; `path` is the subpath without a slash at its end, "" at the root."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    @property
+    def authority(self) -> str:
+        """What the Host header says: without the port where it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """Scheme and authority, for people."""
+        return f"{self.scheme}://{self.authority}"
+
+
+def parse_url(url: str) -> Address:
+    """Take `mattermost.url` apart.
+
+    Raises ConfigError: no http(s) URL with a host, or one with a password, a query or a fragment in it.
+    """
+    problem = "mattermost.url must look like https://chat.example.com, with a path where Mattermost has one"
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError:
+        raise ConfigError([problem]) from None
+    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError([problem])
+    return Address(parts.scheme, parts.hostname, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
+
+
+def proxy_for(address: Address) -> str | None:
+    """Return the URL of the proxy that the environment names for this address.
+
+    Raises ConfigError for a proxy that is neither http nor https.
+    """
+    proxies = getproxies()
+    name = address.scheme if address.scheme in proxies else "all"
+    proxy = proxies.get(name, "")
+    if not proxy or proxy_bypass(f"{address.host}:{address.port}", proxies):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError([f"{name.upper()}_PROXY: only http:// and https:// proxies can be used"])
+    return proxy
+
+
+def client_context() -> ssl.SSLContext:
+    """Return a context that trusts what the system trusts (SSL_CERT_FILE and SSL_CERT_DIR are honoured)."""
+    return ssl.create_default_context()
+
+
+async def open_stream(address: Address, context: ssl.SSLContext) -> trio.abc.Stream:
+    """Connect, through the environment's proxy where it names one, with TLS for https.
+
+    Raises LinkLost, or LinkRefused where the server's certificate is not accepted. The caller sets the deadline.
+    """
+    proxy = proxy_for(address)
+    try:
+        if proxy is None:
+            stream: trio.abc.Stream = await trio.open_tcp_stream(address.host, address.port)
+        else:
+            stream = await _tunnel(urlsplit(proxy), address, context)
+        return await _with_tls(stream, address.host, context) if address.scheme == "https" else stream
+    except (OSError, trio.BrokenResourceError) as exc:
+        raise unreachable(exc, address) from exc
+
+
+async def _with_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext) -> trio.abc.Stream:
+    secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    try:
+        await secure.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return secure
+
+
+async def _tunnel(proxy: SplitResult, address: Address, context: ssl.SSLContext) -> trio.abc.Stream:
+    host = proxy.hostname or ""
+    stream: trio.abc.Stream = await trio.open_tcp_stream(host, proxy.port or _PORTS[proxy.scheme])
+    if proxy.scheme == "https":
+        stream = await _with_tls(stream, host, context)
+    try:
+        await stream.send_all(_connect_request(proxy, address))
+        await _read_connect_answer(stream)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def _read_connect_answer(stream: trio.abc.Stream) -> None:
+    # Mattermost speaks only when spoken to, so nothing of its own can follow the proxy's answer.
+    answer = bytearray()
+    while b"\r\n\r\n" not in answer:
+        chunk = await stream.receive_some()
+        answer += chunk
+        if not chunk or len(answer) > _PROXY_ANSWER_BYTES:
+            raise LinkLost("mattermost", "proxy", "the proxy closed the connection")
+    words = [*bytes(answer).split(None, 2), b"", b""]
+    if not answer.startswith(b"HTTP/1.") or words[1] != b"200":
+        said = words[1][:3].decode("ascii", "replace")
+        raise LinkLost("mattermost", "proxy", f"the proxy answered {said} to CONNECT")
+
+
+def _connect_request(proxy: SplitResult, address: Address) -> bytes:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    target = f"{host}:{address.port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if proxy.username is not None:
+        pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def unreachable(exc: BaseException, address: Address) -> LinkError:
+    """Name why no connection came about, from whatever stands behind `exc`; nothing was sent."""
+    for cause in _causes(exc):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return LinkRefused("mattermost", "tls", _distrust(cause, address))
+        if isinstance(cause, ssl.SSLError):
+            hint = "; does it speak TLS on this port?" if cause.reason == "WRONG_VERSION_NUMBER" else ""
+            return LinkLost("mattermost", "tls", f"TLS with {address.origin} failed: {cause.reason or 'closed'}{hint}")
+        if isinstance(cause, socket.gaierror):
+            return LinkLost("mattermost", "dns", f"the host name of {address.origin} cannot be resolved")
+    way = " through the proxy that the environment names" if proxy_for(address) else ""
+    return LinkLost("mattermost", "unreachable", f"nothing can be reached at {address.origin}{way}")
+
+
+def _distrust(exc: ssl.SSLCertVerificationError, address: Address) -> str:
+    # OpenSSL: 10 expired, 62 host name, 64 IP address; all else is a chain that ends in nothing we trust.
+    fixes = {
+        10: "the server's certificate has to be renewed",
+        62: "mattermost.url has to use a name that the certificate bears",
+        64: "mattermost.url has to use a name that the certificate bears",
+    }
+    fix = fixes.get(exc.verify_code, "name its certificate authority in mattermost.ca_file")
+    return f"the certificate of {address.origin} is not accepted ({exc.verify_message}): {fix}"
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """Walk the whole tree of causes, contexts and group members, nearest first."""
+    waiting = [exc]
+    seen: set[int] = set()
+    while waiting:
+        found = waiting.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += [found.__cause__, found.__context__]
+        if isinstance(found, BaseExceptionGroup):
+            waiting += found.exceptions

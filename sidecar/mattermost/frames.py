@@ -1,0 +1,100 @@
+"""Websocket frames -> hints: opened no further than needed, for most of them are none of our business.
+
+Errors as in codec: a value or LinkGarbled.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from sidecar.mattermost.codec import decode_error_id
+from sidecar.mattermost.decoder import Decoder, Id
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+class PostedHint(msgspec.Struct, frozen=True):
+    """Somebody posted: look at this post. `root_id` is "" outside a thread."""
+
+    post_id: str
+    root_id: str
+    channel_id: str
+    user_id: str
+
+
+class ReactionHint(msgspec.Struct, frozen=True):
+    """The reactions on this post may have changed: read them."""
+
+    post_id: str
+    channel_id: str
+    user_id: str
+
+
+Hint = PostedHint | ReactionHint
+
+
+class Frame(msgspec.Struct):
+    """A websocket frame, opened no further than needed: an event (`event`, `seq`) or a reply (`seq_reply`)."""
+
+    event: str | None = None
+    seq: int | None = None
+    seq_reply: int | None = None
+    status: str | None = None
+    data: msgspec.Raw = _NULL
+    broadcast: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
+
+
+class _Broadcast(msgspec.Struct):
+    channel_id: str | None = None
+
+
+class _EventData(msgspec.Struct):
+    # JSON inside JSON: both are strings on the wire.
+    post: str | None = None
+    reaction: str | None = None
+
+
+class _PostIds(msgspec.Struct):
+    id: Id
+    root_id: str | None = None
+    channel_id: str | None = None
+    user_id: str | None = None
+
+
+class _ReactionIds(msgspec.Struct):
+    post_id: Id
+    user_id: str | None = None
+
+
+_frame = Decoder[Frame](Frame, "a websocket frame")
+_event_data = Decoder[_EventData | None](_EventData | None, "a websocket event")
+_broadcast = Decoder[_Broadcast | None](_Broadcast | None, "a websocket event")
+_post_ids = Decoder[_PostIds](_PostIds, "the post of an event")
+_reaction_ids = Decoder[_ReactionIds](_ReactionIds, "the reaction of an event")
+
+
+def decode_frame(message: str | bytes) -> Frame:
+    """Open a websocket frame; what is not needed stays undecoded."""
+    return _frame(message)
+
+
+def decode_hint(frame: Frame) -> Hint | None:
+    """Decode what an event says to look at; None for an event that is none of our business."""
+    if frame.event == "posted":
+        data = _event_data(frame.data)
+        post = _post_ids((data and data.post) or "")
+        return PostedHint(post.id, post.root_id or "", post.channel_id or "", post.user_id or "")
+    if frame.event in {"reaction_added", "reaction_removed"}:
+        data = _event_data(frame.data)
+        reaction = _reaction_ids((data and data.reaction) or "")
+        broadcast = _broadcast(frame.broadcast)
+        return ReactionHint(reaction.post_id, (broadcast and broadcast.channel_id) or "", reaction.user_id or "")
+    return None
+
+
+def decode_reply_error(frame: Frame) -> str:
+    """Decode the error id of a reply. Never the message: it can hold the token in clear (5.37, 11)."""
+    return decode_error_id(bytes(frame.error))

@@ -1,0 +1,164 @@
+"""One look-up of a recipient name by REST, for each way to write one, and what stands in the way.
+
+Names come in lower case with single spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sidecar.errors import PostRejected, RecipientError
+from sidecar.mattermost.api import MattermostClient
+from sidecar.mattermost.codec import Channel
+from sidecar.model import Destination, User
+
+_ID: Final = re.compile(r"[a-z0-9]{26}")
+_USERNAME: Final = re.compile(r"[a-z0-9._-]{1,64}")
+_URL_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
+_EMAIL: Final = re.compile(r"[^\s@/]+@[^\s@/]+")
+_DIRECT: Final = "D"
+
+
+class Lookup:
+    """Asks Mattermost; remembers only who the bot is."""
+
+    def __init__(self, client: MattermostClient) -> None:
+        self._client = client
+        self._bot: User | None = None
+
+    async def find(self, key: str) -> Destination:
+        """Return where posts for this name go. Raises RecipientError, PostRejected, LinkError."""
+        if key.startswith("@"):
+            return await self._username(key)
+        if key.startswith("~"):
+            return await self._channel_of_any_team(key)
+        if "/" in key:
+            return await self._team_channel(key)
+        if "@" in key:
+            return await self._email(key)
+        if _ID.fullmatch(key):
+            return await self._channel_id(key)
+        raise RecipientError("invalid", f"{key}: write team/channel, ~channel, @username, an e-mail or a channel id")
+
+    async def _username(self, key: str) -> Destination:
+        username = key.removeprefix("@")
+        if not _USERNAME.fullmatch(username) or username.strip(".") == "":
+            raise RecipientError("invalid", f"{key}: no Mattermost username looks like this")
+        user = await self._client.user_by_username(username)
+        if user is None:
+            raise RecipientError("not_found", f"{key}: there is no such user")
+        return await self._direct(key, user)
+
+    async def _email(self, key: str) -> Destination:
+        if not _EMAIL.fullmatch(key):
+            raise RecipientError("invalid", f"{key}: this is no e-mail address")
+        try:
+            user = await self._client.user_by_email(key)
+        except PostRejected as exc:
+            if exc.status != 403:
+                raise
+            detail = f"{key}: Mattermost hides e-mail addresses (PrivacySettings.ShowEmailAddress); name @username"
+            raise RecipientError("forbidden", detail) from exc
+        if user is None:
+            raise RecipientError("not_found", f"{key}: no user has this address")
+        return await self._direct(key, user)
+
+    async def _direct(self, key: str, user: User) -> Destination:
+        if user.delete_at:
+            raise RecipientError("deactivated", f"{key}: the user is deactivated")
+        bot = await self._me()
+        if user.id == bot.id:
+            raise RecipientError("invalid", f"{key}: this is the bot itself")
+        try:
+            channel_id = await self._client.direct_channel(user.id, bot.id)
+        except PostRejected as exc:
+            if exc.status != 403:
+                raise
+            detail = f"{key}: Mattermost allows no direct message; put the bot on a team of theirs"
+            raise RecipientError("forbidden", f"{detail} (TeamSettings.RestrictDirectMessage)") from exc
+        return Destination(channel_id, "direct", user.id)
+
+    async def _team_channel(self, key: str) -> Destination:
+        team, _, name = key.partition("/")
+        if not (_URL_NAME.fullmatch(team) and _URL_NAME.fullmatch(name)):
+            hint = await self._suggestion(name, team)
+            raise RecipientError("invalid", f"{key}: URL names are needed, as they stand in the channel's link{hint}")
+        try:
+            channel = await self._client.channel_by_name(team, name)
+            if channel is None and await self._client.team_by_name(team) is None:
+                raise RecipientError("not_found", f"{key}: there is no team {team}")
+        except PostRejected as exc:
+            if exc.status != 403:
+                raise
+            raise RecipientError("not_member", f"{key}: the bot is not on the team {team}: add it") from exc
+        if channel is None:
+            hint = await self._suggestion(name, team)
+            raise RecipientError("not_found", f"{key}: no such channel, or a private one without the bot{hint}")
+        return await self._posting_to(key, channel)
+
+    async def _channel_of_any_team(self, key: str) -> Destination:
+        name = key.removeprefix("~")
+        channels = [one for one in await self._client.my_channels() if one.name == name and one.type in {"O", "P"}]
+        if not channels:
+            hint = await self._suggestion(name, "")
+            raise RecipientError("not_found", f"{key}: the bot is in no such channel{hint}")
+        if len(channels) > 1:
+            teams = {team.id: team.name for team in await self._client.my_teams()}
+            names = ", ".join(sorted(f"{teams.get(one.team_id, '?')}/{name}" for one in channels))
+            raise RecipientError("ambiguous", f"{key}: say which one: {names}")
+        return await self._posting_to(key, channels[0])
+
+    async def _channel_id(self, key: str) -> Destination:
+        try:
+            channel = await self._client.channel(key)
+        except PostRejected as exc:
+            if exc.status != 403:
+                raise
+            raise RecipientError("not_member", f"{key}: the bot is not in this channel: invite it") from exc
+        if channel is None:
+            raise RecipientError("not_found", f"{key}: there is no channel with this id")
+        if channel.type == _DIRECT:
+            return await self._direct_by_id(key, channel)
+        return await self._posting_to(key, channel)
+
+    async def _direct_by_id(self, key: str, channel: Channel) -> Destination:
+        bot = await self._me()
+        others = [id_ for id_ in channel.name.split("__") if id_ != bot.id]
+        user = await self._client.user(others[0]) if len(others) == 1 else None
+        if user is None:
+            raise RecipientError("invalid", f"{key}: this direct channel is not between the bot and a user")
+        return await self._direct(key, user)
+
+    async def _posting_to(self, key: str, channel: Channel) -> Destination:
+        """Check that the bot can post there, read and edit what it posted, and hears of it: that takes membership."""
+        if channel.delete_at:
+            raise RecipientError("archived", f"{key}: the channel is archived")
+        if not await self._client.member(channel.id):
+            raise RecipientError("not_member", f"{key}: the bot is not in the channel: invite it")
+        return Destination(channel.id, "channel")
+
+    async def _suggestion(self, given: str, team: str) -> str:
+        """Name the channel whose display name was given instead of its URL name; "" where there is none."""
+        wanted = _slug(given)
+        teams = {one.id: one for one in await self._client.my_teams()}
+        names = [
+            f"{teams[one.team_id].name}/{one.name}"
+            for one in await self._client.my_channels()
+            if one.team_id in teams
+            and wanted in {_slug(one.display_name), one.name}
+            and (not team or _slug(team) in {_slug(teams[one.team_id].display_name), teams[one.team_id].name})
+        ]
+        if not names and not _URL_NAME.fullmatch(given) and wanted:
+            names = [f"{_slug(team)}/{wanted}" if team else f"~{wanted}"]
+        return f"; did you mean {' or '.join(sorted(names))}?" if names else ""
+
+    async def _me(self) -> User:
+        if self._bot is None:
+            self._bot = await self._client.me()
+        return self._bot
+
+
+def _slug(display_name: str) -> str:
+    """Guess the URL name that Mattermost makes of a display name."""
+    return re.sub(r"[^a-z0-9]+", "-", display_name.lower()).strip("-")
