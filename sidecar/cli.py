@@ -1,0 +1,227 @@
+"""The command line: from arguments to settings to one command.
+
+Rule: the only room that prints, reads the environment or sets the exit code. Each command imports what it needs, so
+that `health` and `version` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidecar import __version__
+from sidecar.errors import ConfigError, SidecarError
+
+if TYPE_CHECKING:  # here for speed: `version` needs none of it
+    import http.client
+
+    from sidecar.config import Config
+
+OK, BUG, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
+
+DEFAULT_CONFIG = Path("/etc/teleport-mattermost.toml")
+HEALTH_SECONDS = 3.0
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 bug, 2 configuration or usage, 3 a check failed."""
+    options = _parser().parse_args(_without_aliases(sys.argv[1:] if arguments is None else arguments))
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as exc:
+        if problems := _problems(exc):
+            count = len(problems)
+            print(f"configuration: {count} problem{'s' * (count != 1)}", *problems, sep="\n  ", file=sys.stderr)
+            return USAGE
+        logger.exception("process.failed")
+        return BUG
+
+
+def _problems(exc: BaseException) -> list[str]:
+    """Return what to mend where nothing but configuration went wrong, also inside the groups of nurseries."""
+    if isinstance(exc, BaseExceptionGroup):
+        parts = [_problems(one) for one in exc.exceptions]
+        return [problem for part in parts for problem in part] if all(parts) else []
+    return list(exc.problems) if isinstance(exc, ConfigError) else []
+
+
+def _without_aliases(arguments: Sequence[str]) -> list[str]:
+    """`start` is what the official plugin's unit file calls."""
+    return ["run", *arguments[1:]] if list(arguments[:1]) == ["start"] else list(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sidecar", description="Teleport access requests in Mattermost.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", _run, "announce access requests until stopped")
+    _add_config(run)
+    run.add_argument("-d", "--debug", action="store_true", help="log everything")
+    run.add_argument("--fail-fast", action="store_true", help="exit 3 when a peer refuses us before the first ready")
+
+    health = _command(commands, "health", _health, "ask a running sidecar whether it is well, for a container's check")
+    _add_config(health)
+    health.add_argument("--url", help="where /healthz is, else by the configuration")
+
+    _command(commands, "configure", _configure, "print a commented example of the configuration")
+    demo = _command(commands, "demo", _demo, "show the whole story with an embedded Teleport and Mattermost")
+    demo.add_argument("--keep", action="store_true", help="go on running until stopped")
+    _command(commands, "version", _version, "print the version")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="SECTION.KEY=VALUE",
+        help="beat file and environment",
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError("write it as section.key=value")
+    return name.strip(), value
+
+
+def _load(options: argparse.Namespace) -> Config:
+    from sidecar.config import load
+
+    path: Path | None = options.config
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    try:
+        return load(path, os.environ, dict(options.set))
+    except ConfigError as exc:
+        if path is None:
+            raise ConfigError([f"no --config FILE was given, and there is no {DEFAULT_CONFIG}", *exc.problems]) from exc
+        raise
+
+
+def _run(options: argparse.Namespace) -> int:
+    # grpcio reads it once, at import; by itself it prints lines that are no events.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if options.debug else "NONE")
+    from sidecar import log
+    from sidecar.config import redacted
+
+    config = _load(options)
+    log.setup("DEBUG" if options.debug else config.log.severity, config.log.format, expected=(SidecarError,))
+    logger.info("config.read", extra={"version": __version__, "config": redacted(config)})
+    for notice in config.notices:
+        logger.warning("config.noticed", extra={log.DETAIL: notice})
+
+    import trio
+
+    app = importlib.import_module("sidecar.app")
+    return int(trio.run(functools.partial(app.run, config, fail_fast=options.fail_fast or _env_fail_fast())))
+
+
+def _env_fail_fast() -> bool:
+    """The official plugin's variable, in the words that Go reads as true."""
+    return os.environ.get("TELEPORT_PLUGIN_FAIL_FAST", "").lower() in {"1", "t", "true"}
+
+
+def _health(options: argparse.Namespace) -> int:
+    import http.client
+
+    url = options.url or _own_url(_load(options))
+    connection, path = _connection(url)
+    try:
+        connection.request("GET", path)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as exc:
+        print(f"unhealthy: {url}: {exc}")
+        return BUG
+    finally:
+        connection.close()
+    print("healthy" if status == 200 else f"unhealthy: {url} answered {status}")
+    return OK if status == 200 else BUG
+
+
+def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """Return a connection that is not open yet, and the path to ask for."""
+    import http.client
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if not host or parts.scheme not in {"http", "https"}:
+        raise ConfigError([f"--url: {url} is no http:// or https:// address"])
+    connect = _own_https if parts.scheme == "https" else http.client.HTTPConnection
+    return connect(host, port, timeout=HEALTH_SECONDS), parts.path.rstrip("/") or "/healthz"
+
+
+def _own_https(host: str, port: int | None, *, timeout: float) -> http.client.HTTPSConnection:
+    """Connect without verifying: it is our own listener, and its certificate bears the name that others use."""
+    import http.client
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+
+
+def _own_url(config: Config) -> str:
+    host, port = config.endpoints.address
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens, not us
+    scheme = "https" if config.endpoints.tls_crt else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/healthz"
+
+
+def _configure(options: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes the options
+    from importlib import resources
+
+    print(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8"), end="")
+    return OK
+
+
+def _demo(options: argparse.Namespace) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        demo = importlib.import_module("sidecar.simulator.demo")
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] != "cryptography":
+            raise
+        print("The demo needs one more package: pip install 'teleport-mattermost-sidecar[demo]'", file=sys.stderr)
+        return USAGE
+    return int(demo.main(options.keep))
+
+
+def _version(options: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes the options
+    from importlib import metadata
+
+    print(f"sidecar {__version__} (Python {platform.python_version()}, grpcio {metadata.version('grpcio')})")
+    return OK

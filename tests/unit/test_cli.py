@@ -1,0 +1,229 @@
+"""Commands, flags and exit codes are an interface: unit files, containers and scripts depend on them."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from sidecar import __version__, cli
+from sidecar.config import Config
+from sidecar.errors import ConfigError
+
+DATA = Path(__file__).parent / "testdata"
+GOOD = str(DATA / "official-v18.toml")
+Calls = list[dict[str, object]]
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, clean_log: logging.Logger) -> Callable[[int | Exception], Calls]:
+    """Put a program in the place of `sidecar.app` that returns or raises what it is told, and keeps its arguments."""
+    monkeypatch.delenv("TELEPORT_PLUGIN_FAIL_FAST", raising=False)
+    monkeypatch.setattr(cli, "DEFAULT_CONFIG", Path("nowhere"))
+
+    def install(outcome: int | Exception) -> Calls:
+        calls: Calls = []
+
+        async def run(config: Config, *, fail_fast: bool) -> int:
+            await trio.lowlevel.checkpoint()
+            calls.append({"config": config, "fail_fast": fail_fast, "level": logging.getLogger().level})
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        module = types.ModuleType("sidecar.app")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "sidecar.app", module)
+        return calls
+
+    return install
+
+
+@pytest.mark.parametrize("code", [0, 3, 130, 143])
+def test_run_exits_with_what_the_program_returns(app: Callable[[int | Exception], Calls], code: int) -> None:
+    calls = app(code)
+    assert cli.main(["run", "--config", GOOD, "--set", "teleport.plugin_name=other"]) == code
+    config = calls[0]["config"]
+    assert isinstance(config, Config)
+    assert config.teleport.plugin_name == "other"
+    assert calls[0]["fail_fast"] is False
+
+
+def test_start_is_run_as_the_official_unit_file_calls_it(app: Callable[[int | Exception], Calls]) -> None:
+    calls = app(0)
+    assert cli.main(["start", "-d", "-c", str(DATA / "official-v9.toml")]) == 0
+    assert calls[0]["level"] == logging.DEBUG
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("1", True), ("false", False), ("", False)])
+def test_fail_fast_by_the_official_variable(
+    app: Callable[[int | Exception], Calls], monkeypatch: pytest.MonkeyPatch, value: str, *, expected: bool
+) -> None:
+    calls = app(0)
+    monkeypatch.setenv("TELEPORT_PLUGIN_FAIL_FAST", value)
+    cli.main(["run", "-c", GOOD])
+    assert calls[0]["fail_fast"] is expected
+
+
+def test_fail_fast_by_flag(app: Callable[[int | Exception], Calls]) -> None:
+    calls = app(3)
+    assert cli.main(["run", "-c", GOOD, "--fail-fast"]) == 3
+    assert calls[0]["fail_fast"] is True
+
+
+def test_settings_from_the_environment(
+    app: Callable[[int | Exception], Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may have no file at all."""
+    calls = app(0)
+    monkeypatch.setenv("SIDECAR_MATTERMOST__URL", "https://chat.example.com")
+    monkeypatch.setenv("SIDECAR_MATTERMOST__TOKEN_FILE", "/run/secrets/token")
+    monkeypatch.setenv("SIDECAR_MATTERMOST__RECIPIENTS", "ops/requests,dba/requests")
+    assert cli.main(["run"]) == 0
+    config = calls[0]["config"]
+    assert isinstance(config, Config)
+    assert config.role_to_recipients == {"*": ("ops/requests", "dba/requests")}
+
+
+def test_notices_are_one_line_each(app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]) -> None:
+    app(0)
+    cli.main(["run", "-c", str(DATA / "official-v0.toml")])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "config.noticed" in line]
+    assert len(lines) == 7
+
+
+def test_every_problem_of_the_configuration_is_printed(
+    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "-c", str(DATA / "invalid-every-kind.toml")]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "configuration: 12 problems"
+    assert len(rest) == 12
+
+
+def test_without_any_configuration_the_first_problem_is_that(
+    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run"]) == 2
+    assert "no --config FILE was given" in capsys.readouterr().err.splitlines()[1]
+
+
+def test_a_configuration_error_of_the_running_program(
+    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An address in use is found inside of nurseries; it is a sentence and 2 all the same."""
+    app(ExceptionGroup("nursery", [ExceptionGroup("nursery", [ConfigError(["endpoints.listen: in use"])])]))
+    assert cli.main(["run", "-c", GOOD]) == 2
+    assert capsys.readouterr().err.endswith("configuration: 1 problem\n  endpoints.listen: in use\n")
+
+
+def test_a_bug_is_1_with_its_traceback(
+    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
+) -> None:
+    app(ExceptionGroup("nursery", [ConfigError(["x"]), ZeroDivisionError("told")]))
+    assert cli.main(["run", "-c", GOOD]) == 1
+    err = capsys.readouterr().err
+    assert "process.failed" in err
+    assert "ZeroDivisionError: told" in err
+
+
+def test_interrupted_before_the_program_listens(
+    app: Callable[[int | Exception], Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_version", interrupt)
+    assert cli.main(["version"]) == 130
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["run", "--set", "no-equals-sign"], ["run", "--unknown"], ["health", "--url"]]
+)
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_configure_prints_a_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from sidecar.config import load
+
+    assert cli.main(["configure"]) == 0
+    path = tmp_path / "config.toml"
+    path.write_text(capsys.readouterr().out)
+    assert load(path).mattermost.url == "https://mattermost.example.com"
+
+
+def test_version_tells_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"sidecar {__version__} (Python 3.")
+    assert "grpcio 1." in out
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_demo_is_the_simulators(monkeypatch: pytest.MonkeyPatch, *, keep: bool) -> None:
+    asked: list[bool] = []
+
+    def main(keep: bool) -> int:  # noqa: FBT001 - as the demo has it
+        asked.append(keep)
+        return 1
+
+    module = types.ModuleType("sidecar.simulator.demo")
+    module.main = main  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sidecar.simulator.demo", module)
+    assert cli.main(["demo", "--keep"] if keep else ["demo"]) == 1
+    assert asked == [keep]
+
+
+def test_demo_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> types.ModuleType:
+        raise ModuleNotFoundError(name, name="cryptography.x509")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert cli.main(["demo"]) == 2
+    assert "pip install 'teleport-mattermost-sidecar[demo]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("listen", "tls", "url"),
+    [
+        ("127.0.0.1:9464", False, "http://127.0.0.1:9464/healthz"),
+        ("0.0.0.0:80", False, "http://127.0.0.1:80/healthz"),
+        (":80", False, "http://127.0.0.1:80/healthz"),
+        ("[::]:80", True, "https://[::1]:80/healthz"),
+    ],
+)
+def test_health_asks_where_the_sidecar_listens(listen: str, url: str, *, tls: bool) -> None:
+    from sidecar.config import load
+
+    flags = {"endpoints.listen": listen} | ({"endpoints.tls_crt": "a", "endpoints.tls_key": "b"} if tls else {})
+    assert cli._own_url(load(DATA / "official-v18.toml", {}, flags)) == url
+
+
+@pytest.mark.parametrize("url", ["ftp://localhost", "localhost:9464", "http://localhost:port", "http://"])
+def test_health_refuses_what_is_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["health", "--url", url]) == 2
+    assert "is no http:// or https:// address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["configure"], ["health", "-c", GOOD]])
+def test_small_commands_load_nothing_heavy(arguments: list[str]) -> None:
+    """A container's health check runs every few seconds for ever."""
+    code = (
+        "import sys; from sidecar import cli; cli.main(sys.argv[1:]);"
+        "print('loaded:', {'trio', 'grpc', 'httpx', 'google', 'prometheus_client'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.endswith("loaded: set()\n")
