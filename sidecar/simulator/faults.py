@@ -29,11 +29,12 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """One order for one call: wait, then refuse, before or after it was carried out."""
+    """One order for one call: wait, then refuse, before or after it was carried out; or answer other bytes."""
 
     executed: bool = False
     seconds: float = 0.0
     refusal: Refusal | None = None
+    answer: bytes | list[bytes] | None = None
 
 
 class Waiting:
@@ -92,6 +93,10 @@ class Faults:
     def delay(self, method: str, seconds: float, *, times: int = 1, executed: bool = False) -> None:
         """Let the next calls wait, before they are carried out or (`executed`) before they are answered."""
         self._order(method, Fault(executed=executed, seconds=seconds), times)
+
+    def garble(self, method: str, answer: bytes | list[bytes], *, times: int = 1) -> None:
+        """Carry the next calls out and answer these bytes (a list for GetAccessRequestsV2: its messages)."""
+        self._order(method, Fault(answer=answer), times)
 
     def hang(self, *methods: str) -> None:
         """Answer these methods no more; without names nothing at all, events of open watches included."""
