@@ -50,6 +50,11 @@ async def _if_found(answer: Awaitable[T], *, missing: tuple[int, ...] = (404,)) 
         return None
 
 
+def _part(text: str) -> str:
+    """Quote a text so that it stays one segment of the path."""
+    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")
+
+
 def _props(draft: Draft, tm: dict[str, object]) -> dict[str, object]:
     return {"attachments": [] if draft.attachment is None else [draft.attachment], "tm": tm}
 
@@ -98,25 +103,25 @@ class MattermostClient:
         A patch replaces all props, `from_bot` with them, so it is sent along.
         """
         body = {"props": {**_props(draft, tm), "from_bot": "true"}}
-        path = f"/posts/{quote(post_id, safe='')}/patch"
+        path = f"/posts/{_part(post_id)}/patch"
         await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True)
 
     async def delete_post(self, post_id: str) -> None:
         """Delete a post; one that is gone already is a 403."""
-        await self._rest.call("DELETE", f"/posts/{quote(post_id, safe='')}", codec.decode_done, write=True)
+        await self._rest.call("DELETE", f"/posts/{_part(post_id)}", codec.decode_done, write=True)
 
     async def get_post(self, post_id: str) -> Post | None:
         """Return a post; None where it is deleted or never was."""
-        return await _if_found(self._rest.call("GET", f"/posts/{quote(post_id, safe='')}", codec.decode_post))
+        return await _if_found(self._rest.call("GET", f"/posts/{_part(post_id)}", codec.decode_post))
 
     async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]:
         """Return one page of a channel, newest first; `page` counts from 0."""
-        path = f"/channels/{quote(channel_id, safe='')}/posts?page={page}&per_page={per_page}"
+        path = f"/channels/{_part(channel_id)}/posts?page={page}&per_page={per_page}"
         return await self._rest.call("GET", path, codec.decode_posts)
 
     async def thread(self, post_id: str) -> list[Post]:
         """Return a root and all its replies, oldest first; [] where the root is gone."""
-        path = f"/posts/{quote(post_id, safe='')}/thread"
+        path = f"/posts/{_part(post_id)}/thread"
         posts = await _if_found(self._rest.call("GET", path, codec.decode_posts))
         return sorted(posts or (), key=lambda post: (post.create_at, post.id))
 
@@ -143,7 +148,7 @@ class MattermostClient:
 
     async def post_reactions(self, post_id: str) -> list[Reaction]:
         """Return the reactions that stand on one post."""
-        return await self._rest.call("GET", f"/posts/{quote(post_id, safe='')}/reactions", codec.decode_reactions)
+        return await self._rest.call("GET", f"/posts/{_part(post_id)}/reactions", codec.decode_reactions)
 
     async def add_reaction(self, user_id: str, post_id: str, emoji: str) -> None:
         """React as the bot, whose id `user_id` must be; a repeated one changes nothing."""
@@ -152,33 +157,33 @@ class MattermostClient:
 
     async def user(self, user_id: str) -> User | None:
         """Return a user by id, deactivated ones too; None for an unknown one."""
-        return await _if_found(self._rest.call("GET", f"/users/{quote(user_id, safe='')}", codec.decode_user))
+        return await _if_found(self._rest.call("GET", f"/users/{_part(user_id)}", codec.decode_user))
 
     async def user_by_username(self, username: str) -> User | None:
         """Return a user by name; names are lower case and may change hands."""
-        path = f"/users/username/{quote(username.lower(), safe='')}"
+        path = f"/users/username/{_part(username.lower())}"
         return await _if_found(self._rest.call("GET", path, codec.decode_user))
 
     async def user_by_email(self, email: str) -> User | None:
         """Return a user by address; 403 for every address where PrivacySettings.ShowEmailAddress is off."""
-        return await _if_found(self._rest.call("GET", f"/users/email/{quote(email, safe='')}", codec.decode_user))
+        return await _if_found(self._rest.call("GET", f"/users/email/{_part(email)}", codec.decode_user))
 
     async def team_by_name(self, name: str) -> Team | None:
         """Return a team; 403 where it exists and the bot is not on it."""
-        return await _if_found(self._rest.call("GET", f"/teams/name/{quote(name, safe='')}", codec.decode_team))
+        return await _if_found(self._rest.call("GET", f"/teams/name/{_part(name)}", codec.decode_team))
 
     async def channel_by_name(self, team: str, name: str) -> Channel | None:
         """Return a channel by URL names, archived ones too; None also for a private one that the bot is not in."""
-        path = f"/teams/name/{quote(team, safe='')}/channels/name/{quote(name, safe='')}?include_deleted=true"
+        path = f"/teams/name/{_part(team)}/channels/name/{_part(name)}?include_deleted=true"
         return await _if_found(self._rest.call("GET", path, codec.decode_channel))
 
     async def channel(self, channel_id: str) -> Channel | None:
         """Return a channel by id; None for an unknown one, 403 where the bot is not in it."""
-        return await _if_found(self._rest.call("GET", f"/channels/{quote(channel_id, safe='')}", codec.decode_channel))
+        return await _if_found(self._rest.call("GET", f"/channels/{_part(channel_id)}", codec.decode_channel))
 
     async def member(self, channel_id: str, user_id: str = "me") -> bool:
         """Whether a user is in a channel; False also where the bot may not know."""
-        path = f"/channels/{quote(channel_id, safe='')}/members/{quote(user_id, safe='')}"
+        path = f"/channels/{_part(channel_id)}/members/{_part(user_id)}"
         return await _if_found(self._rest.call("GET", path, codec.decode_member), missing=(403, 404)) is not None
 
     async def direct_channel(self, user_id: str, bot_id: str) -> str:
@@ -201,6 +206,6 @@ class MattermostClient:
                 self._has_my_channels = False  # 5.x, where each team has to be asked
         found: dict[str, Channel] = {}
         for team in await self.my_teams():
-            path = f"/users/me/teams/{quote(team.id, safe='')}/channels"
+            path = f"/users/me/teams/{_part(team.id)}/channels"
             found |= {one.id: one for one in await self._rest.call("GET", path, codec.decode_channels)}
         return list(found.values())

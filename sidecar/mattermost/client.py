@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn, TypeVar
@@ -55,6 +56,19 @@ class _Limits(msgspec.Struct):
     connections: int
     posts_per_second: float
     request_seconds: float
+
+
+def _plain(raw: bytes, encoding: str) -> bytes:
+    if encoding.lower() == "gzip" and len(raw) <= _MAX_BODY_BYTES:
+        # 16 + 15: a gzip header, the largest window. One byte more than allowed is enough to know.
+        unzip = zlib.decompressobj(31)
+        try:
+            raw = unzip.decompress(raw, _MAX_BODY_BYTES + 1)
+        except zlib.error as exc:
+            raise LinkGarbled("mattermost", "body", "the body of an answer cannot be decompressed") from exc
+    if len(raw) > _MAX_BODY_BYTES:
+        raise LinkGarbled("mattermost", "body", f"an answer is longer than {_MAX_BODY_BYTES} bytes")
+    return raw
 
 
 def _ignore(_method: str, _outcome: str, _seconds: float) -> None:
@@ -159,8 +173,6 @@ class _Rest:
         with trio.move_on_after(self._request_seconds):
             try:
                 return await self._read(request)
-            except httpx.DecodingError as exc:
-                raise LinkGarbled("mattermost", "body", "the body of an answer cannot be decompressed") from exc
             except httpx.TransportError as exc:
                 self._raise_lost(exc, sent=sent, write=call.write)
         detail = f"no answer within {self._request_seconds:g} s"
@@ -168,20 +180,23 @@ class _Rest:
 
     async def _read(self, request: httpx.Request) -> _Answer:
         response = await self._transport.handle_async_request(request)
+        raw = bytearray()
         try:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MAX_BODY_BYTES:
-                    raise LinkGarbled("mattermost", "body", f"an answer is longer than {_MAX_BODY_BYTES} bytes")
+            # Left by cancellation alone: httpx does not close the generators of a loop that is broken off.
+            with trio.CancelScope() as reading:
+                async for chunk in response.aiter_raw():
+                    raw += chunk
+                    if len(raw) > _MAX_BODY_BYTES:
+                        reading.cancel()
         finally:
             await response.aclose()
+        body = _plain(bytes(raw), response.headers.get("Content-Encoding", ""))
         now = time.time()
         if (theirs := answers.server_time(response.headers.get("Date", ""))) is not None:
             # The header's seconds are cut off: half of one is the best guess.
             self.clock_offset = theirs + 0.5 - now
         pause = answers.retry_after(response.headers.get_list("Retry-After"), now)
-        return _Answer(response.status_code, bytes(body), response.headers.get("Location", ""), pause)
+        return _Answer(response.status_code, body, response.headers.get("Location", ""), pause)
 
     def _raise_lost(self, exc: httpx.TransportError, *, sent: bool, write: bool) -> NoReturn:
         if isinstance(exc, httpx.ProxyError):
@@ -215,7 +230,7 @@ async def open_client(
     proxy = dial.proxy_for(address)
     context = ssl_context or dial.client_context()
     try:
-        via = None if proxy is None else httpx.Proxy(proxy, ssl_context=context)
+        via = None if proxy is None else httpx.Proxy(proxy, ssl_context=context if proxy.startswith("https:") else None)
     except (ValueError, httpx.InvalidURL):
         raise ConfigError(["the proxy that the environment names is no URL"]) from None
     # No limit on the pool: httpcore 1.0.9 loses slots of a limited one to cancelled requests. Our limiter bounds it.

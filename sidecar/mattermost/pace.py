@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 async def _sleep_until(when: float) -> None:
+    await trio.lowlevel.checkpoint_if_cancelled()
     if trio.current_effective_deadline() < when:
         raise LinkLost("mattermost", "rate_limited", "Mattermost's rate limit outlasts the deadline; nothing was sent")
     await trio.sleep_until(when)

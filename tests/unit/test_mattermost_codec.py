@@ -1,0 +1,249 @@
+"""Decoding what Mattermost says: the recordings of a 5.37.0, and everything that could be wrong with a body."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.errors import LinkGarbled
+from sidecar.mattermost import codec, frames
+from sidecar.model import Post, Reaction, User
+
+FIXTURES = sorted((Path(__file__).parent.parent / "data" / "mattermost-5.37").glob("*.json"))
+
+
+def steps() -> Iterator[dict[str, Any]]:
+    for path in FIXTURES:
+        yield from json.loads(path.read_text())["steps"]
+
+
+ID = "[a-z0-9]{26}"
+DECODER_OF: dict[str, Callable[[bytes], object]] = {
+    f"/users/(me|{ID}|username/[^/]+|email/[^/]+)": codec.decode_user,
+    "/users/me/teams": codec.decode_teams,
+    f"/users/me/teams/{ID}/channels": codec.decode_channels,
+    "/teams/name/[^/]+": codec.decode_team,
+    f"/teams/(name/[^/]+|{ID})/channels/name/[^/]+": codec.decode_channel,
+    f"/channels/(direct|group|{ID})": codec.decode_channel,
+    f"/channels/{ID}/members/me": codec.decode_member,
+    f"/channels/{ID}/posts|/posts/{ID}/thread": codec.decode_posts,
+    "/posts/ids/reactions": codec.decode_reaction_map,
+    f"/posts/{ID}/reactions": codec.decode_reactions,
+    f"/posts(/{ID})?(/patch)?": codec.decode_post,
+    "/reactions": codec.decode_done,
+    "/config/client": codec.decode_config,
+}
+
+
+def decoder_for(path: str) -> Callable[[bytes], object] | None:
+    """The decoder of the answer to a call that the client makes, by the path below /api/v4."""
+    plain = path.partition("?")[0]
+    return next((decode for pattern, decode in DECODER_OF.items() if re.fullmatch(pattern, plain)), None)
+
+
+def rest_steps() -> list[tuple[str, str, int, Any]]:
+    found = []
+    for step in steps():
+        if "request" in step and "body" in step["response"]:
+            path = step["request"]["url"].partition("/api/v4")[2]
+            found.append((step["request"]["method"], path, step["response"]["status"], step["response"]["body"]))
+    return found
+
+
+def test_every_recorded_answer_decodes() -> None:
+    decoded = 0
+    for method, path, status, body in rest_steps():
+        raw = json.dumps(body).encode()
+        decode = decoder_for(path)
+        if status < 300 and method == "DELETE":
+            codec.decode_done(raw)
+        elif status < 300 and decode is not None:
+            value = decode(raw)
+            if isinstance(value, Post | User | codec.Channel | codec.Team):
+                assert value.id == body["id"]
+            decoded += 1
+        elif isinstance(body, dict) and status >= 400:
+            assert codec.decode_error_id(raw) == body["id"]
+    assert decoded > 150
+
+
+def test_every_recorded_frame_decodes_and_hints_at_the_right_post() -> None:
+    hints = 0
+    for step in steps():
+        if step.get("dir") != "recv" or "json" not in step:
+            continue
+        frame = frames.decode_frame(json.dumps(step["json"]))
+        assert (frame.event, frame.seq) == (step["json"].get("event"), step["json"].get("seq"))
+        hint = frames.decode_hint(frame)
+        if frame.event == "posted":
+            post = step["decoded_post"]
+            assert hint == frames.PostedHint(post["id"], post["root_id"], post["channel_id"], post["user_id"])
+            hints += 1
+        elif frame.event in {"reaction_added", "reaction_removed"}:
+            reaction = step["decoded_reaction"]
+            channel = step["json"]["broadcast"]["channel_id"]
+            assert hint == frames.ReactionHint(reaction["post_id"], channel, reaction["user_id"])
+            hints += 1
+        else:
+            assert hint is None
+    assert hints > 100
+
+
+def test_an_error_reply_gives_its_id_and_never_the_text_with_the_token() -> None:
+    error = {"id": "api.web_socket_router.not_authenticated.app_error", "message": "Invalid session token=SECRET"}
+    frame = frames.decode_frame(json.dumps({"status": "FAIL", "seq_reply": 1, "error": error}))
+    assert frames.decode_reply_error(frame) == "api.web_socket_router.not_authenticated.app_error"
+
+
+def test_a_thread_names_each_post_once() -> None:
+    body = {"order": ["b", "b", "a", "gone"], "posts": {"a": {"id": "a"}, "b": {"id": "b"}}}
+    assert [post.id for post in codec.decode_posts(json.dumps(body).encode())] == ["b", "a"]
+
+
+def test_our_own_mark_is_read_from_props() -> None:
+    props = {"tm": {"v": 1, "k": "key", "id": "018f", "state": "PENDING"}, "from_bot": "true"}
+    post = codec.decode_post(json.dumps({"id": "p", "props": props}).encode())
+    assert (post.key, post.request_id, post.shown_state) == ("key", "018f", "PENDING")
+    assert post.props == {"tm", "from_bot"}
+
+
+@pytest.mark.parametrize("tm", [None, [], "x", 5, {"k": 1, "id": None, "state": []}, {"k": {"k": "x"}}])
+def test_a_mark_that_somebody_forged_is_no_mark_and_spoils_nothing(tm: Any) -> None:
+    post = codec.decode_post(json.dumps({"id": "p", "props": {"tm": tm, "from_webhook": "true"}}).encode())
+    assert (post.key, post.request_id, post.shown_state) == ("", "", "")
+    assert post.props == {"tm", "from_webhook"}
+
+
+@pytest.mark.parametrize("where", ["x", "tm"])
+def test_props_nested_thousands_deep_do_not_make_a_channel_unreadable(where: str) -> None:
+    deep = "[" * 50_000 + "]" * 50_000
+    evil = '{"id":"evil","message":"a \\"quoted\\" [","props":{"WHERE":DEEP,"from_bot":"true"}}'
+    evil = evil.replace("WHERE", where).replace("DEEP", deep)
+    body = '{"order":["evil","good"],"posts":{"evil":EVIL,"good":{"id":"good","message":"[{\\\\\\""}}}'
+    body = body.replace("EVIL", evil)
+    first, second = codec.decode_posts(body.encode())
+    assert first.props == {where, "from_bot"}
+    assert first.message == 'a "quoted" ['
+    assert (second.id, second.message) == ("good", '[{\\"')
+    hint = frames.decode_hint(frames.decode_frame(json.dumps({"event": "posted", "data": {"post": evil}, "seq": 1})))
+    assert hint == frames.PostedHint("evil", "", "", "")
+
+
+DECODERS: list[Callable[[bytes], object]] = [
+    codec.decode_post,
+    codec.decode_posts,
+    codec.decode_reactions,
+    codec.decode_reaction_map,
+    codec.decode_user,
+    codec.decode_channel,
+    codec.decode_channels,
+    codec.decode_team,
+    codec.decode_teams,
+    codec.decode_config,
+    codec.decode_member,
+    codec.decode_done,
+]
+JUNK = [
+    b"",
+    b"<html>502</html>",
+    b"\xff",
+    b'{"id":"\xff"}',
+    b'{"id":"\\ud800"}',
+    b'{"id"',
+    b"[" * 100_000,
+    b"5",
+    b"NaN",
+]
+
+
+@pytest.mark.parametrize("decode", DECODERS, ids=lambda decode: decode.__name__)
+@pytest.mark.parametrize("body", JUNK, ids=range(len(JUNK)))
+def test_junk_is_garbled_and_its_text_is_not_repeated(decode: Callable[[bytes], object], body: bytes) -> None:
+    # Fields that nobody reads may hold anything, so these two are not junk to every decoder.
+    if body not in {b'{"id":"\xff"}', b'{"id":"\\ud800"}'}:
+        with pytest.raises(LinkGarbled) as caught:
+            decode(body)
+        assert "html" not in str(caught.value)
+        assert caught.value.__cause__ is None
+    with_nothing_else(decode, body)
+    assert codec.decode_error_id(body) == ""
+
+
+TYPES = (Post, User, Reaction, codec.Channel, codec.Team, list, dict, bool, type(None))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = {name for kind in TYPES for name in getattr(kind, "__struct_fields__", ())}
+NAMES = st.sampled_from(
+    sorted({*FIELDS, *frames.Frame.__struct_fields__, "tm", "k", "order", "posts", "post", "reaction"})
+)
+OBJECTS = st.recursive(
+    st.dictionaries(NAMES | st.text(max_size=5), VALUES, max_size=8),
+    lambda inner: st.dictionaries(NAMES, inner | VALUES, max_size=5) | st.lists(inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(OBJECTS)
+def test_any_json_gives_a_value_or_garbled(value: Any) -> None:
+    body = json.dumps(value).encode()
+    for decode in DECODERS:
+        with suppress(LinkGarbled):
+            assert isinstance(decode(body), TYPES)
+
+
+@given(st.binary())
+def test_any_bytes_give_a_value_or_garbled(body: bytes) -> None:
+    for decode in DECODERS:
+        with_nothing_else(decode, body)
+    with_nothing_else(decode_event, body)
+
+
+@given(
+    st.sampled_from(["posted", "reaction_added", "reaction_removed", "hello", "x"]), OBJECTS | VALUES, OBJECTS | VALUES
+)
+def test_any_event_gives_a_hint_or_nothing_or_garbled(event: str, data: Any, inner: Any) -> None:
+    for content in (data, {"post": json.dumps(inner), "reaction": json.dumps(inner)}):
+        body = json.dumps({"event": event, "data": content, "broadcast": data, "seq": 3})
+        with_nothing_else(decode_event, body.encode())
+
+
+def decode_event(body: bytes) -> object:
+    return frames.decode_hint(frames.decode_frame(body))
+
+
+def with_nothing_else(decode: Callable[[bytes], object], body: bytes) -> None:
+    with suppress(LinkGarbled):
+        decode(body)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"id": st.text(min_size=1)},
+        optional={
+            "channel_id": st.none() | st.text(),
+            "message": st.none() | st.text(),
+            "delete_at": st.none() | st.integers(0, 2**53),
+            "props": st.none() | st.dictionaries(st.text(), VALUES, max_size=4),
+            "metadata": VALUES,
+        },
+    )
+)
+def test_missing_null_and_unknown_fields_are_no_fault(value: dict[str, Any]) -> None:
+    body = json.dumps(value, ensure_ascii=False).encode(errors="replace")
+    expected = json.loads(body)
+    post = codec.decode_post(body)
+    assert post.id == expected["id"]
+    assert post.channel_id == (expected.get("channel_id") or "")
+    assert post.delete_at == (expected.get("delete_at") or 0)
+    assert post.props == set(expected.get("props") or ())
