@@ -226,7 +226,7 @@ def test_a_hostile_name_cannot_speak_for_us() -> None:
     assert "--user='?[2J;reboot' " in expired.fix
 
 
-def test_a_ipv6_address_is_written_in_brackets() -> None:
+def test_an_ipv6_address_is_written_in_brackets() -> None:
     """The lines for teleport.yaml must be valid YAML and a valid address."""
     facts = read_certificate(cluster.server_certificate(nodename="auth1").certificate)
     assert judge_names(facts, "::1", 3025, "hostname") == Finding(

@@ -1,0 +1,330 @@
+"""What the preflight says: every sentence about certificates and TLS, with its fix. Pure: values in, findings out.
+
+The ids are stable: `teleport.<check>` when it is well, `teleport.<check>.<cause>` when it is not. The module is long
+because it is the list of sentences.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+import ssl
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from sidecar.teleport.x509 import CertificateFacts
+
+# The name every Auth Service answers to, and the one that Teleport's own clients ask for (api/constants, 7 to 18).
+API_DOMAIN = "teleport.cluster.local"
+
+_DAY = 86_400
+_WARN_DAYS = 14
+# Teleport dates a certificate one minute back (lib/tlsca/ca.go), so a fresh one shows a server clock that is behind.
+_FRESH_SECONDS = 600
+# X509_V_ERR_…: the issuer is not among the authorities, or has another key than the one we know.
+_UNKNOWN_AUTHORITY = frozenset({2, 7, 18, 19, 20, 21})
+_SET_CLOCKS = "Compare `date -u` on both hosts and let NTP set them."
+_USE_AUTH_PORT = (
+    "Set addr in [teleport] to the address of the Auth Service; its port is 3025 unless auth_service.listen_addr says "
+    "otherwise."
+)
+_PROXY_PROTOCOL = (
+    'Where auth_service.proxy_protocol is "on", Teleport closes every connection that does not come through a load '
+    "balancer with the PROXY protocol. Else look at the log of the Auth Service."
+)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The result of one check; `fix` says what to do, "" when there is nothing to do."""
+
+    id: str
+    status: Literal["ok", "warning", "failure"]
+    subject: str
+    message: str
+    fix: str = ""
+
+
+class Failed(Exception):
+    """Carries the failure that ends a check up to its last line; no caller outside teleport/ ever sees it."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+def failure(id: str, subject: str, message: str, fix: str) -> Finding:
+    """A finding that stops the sidecar from working."""
+    return Finding(f"teleport.{id}", "failure", subject, message, fix)
+
+
+def sign_again(user: str = "") -> str:
+    """The command that makes new credentials, as a sentence."""
+    return (
+        "Sign new credentials on the Auth Service host and put the three files in place: "
+        f"tctl auth sign --format=tls --user={shlex.quote(shown(user or 'access-plugin'))} --ttl=8760h --out=auth"
+    )
+
+
+def shown(*names: str) -> str:
+    """Join names that somebody else chose: nothing unprintable, nothing endless, "none" for none."""
+    clean = ("".join(char if char.isprintable() else "?" for char in name[:100]) for name in names[:20])
+    return ", ".join(clean) + (", …" if len(names) > 20 else "") or "none"
+
+
+def our_cluster(ours: CertificateFacts) -> str:
+    """The cluster that issued a user certificate."""
+    return ours.cluster or ours.issuer_organisation
+
+
+def judge_certificate(ours: CertificateFacts, now: float) -> list[Finding]:
+    """Say who we are, and what is wrong with the dates. `now` is Unix seconds."""
+    who = f"We are {shown(ours.user)} with the roles {shown(*ours.roles)} on cluster {shown(our_cluster(ours))}"
+    signed = f", signed by {shown(ours.impersonator)}" if ours.impersonator else ""
+    message = f"{who}{signed}, from {_when(ours.not_before)} until {_when(ours.not_after)}."
+    return [Finding("teleport.certificate", "ok", "client_crt", message), *_judge_dates(ours, now)]
+
+
+def _judge_dates(ours: CertificateFacts, now: float) -> list[Finding]:
+    left = ours.not_after - now
+    if left <= 0:
+        message = f"Our certificate expired on {_when(ours.not_after)}, {_span(-left)} ago."
+        return [failure("certificate.expired", "client_crt", message, sign_again(ours.user))]
+    if ours.not_before > now:
+        message = (
+            f"Our certificate is not valid before {_when(ours.not_before)}; the clock of this machine says "
+            f"{_when(now)}, {_span(ours.not_before - now)} earlier."
+        )
+        return [failure("certificate.not_yet_valid", "client_crt", message, _SET_CLOCKS)]
+    if left > _WARN_DAYS * _DAY:
+        return []
+    cause, urgency = ("expires_today", "Do it now: ") if left <= _DAY else ("expires_soon", "")
+    message = f"Our certificate expires on {_when(ours.not_after)}, in {_span(left)}; tbot would renew it by itself."
+    fix = f"{urgency}{sign_again(ours.user)}"
+    return [Finding(f"teleport.certificate.{cause}", "warning", "client_crt", message, fix)]
+
+
+def judge_authorities(authorities: list[CertificateFacts], ours: CertificateFacts) -> Finding:
+    """Whether root_cas knows the cluster of our certificate. A CA of Teleport bears the cluster as its O."""
+    clusters = sorted({cluster for authority in authorities for cluster in authority.roles})
+    if our_cluster(ours) in clusters:
+        message = f"root_cas holds {len(authorities)} certificate(s) of the cluster(s) {shown(*clusters)}."
+        return Finding("teleport.authorities", "ok", "root_cas", message)
+    message = f"Our certificate is of cluster {shown(our_cluster(ours))}, but root_cas holds only {shown(*clusters)}."
+    fix = f"Use the three files of one run. {sign_again(ours.user)}"
+    return failure("authorities.other_cluster", "root_cas", message, fix)
+
+
+def judge_server(addr: str, theirs: CertificateFacts, ours: CertificateFacts) -> Finding:
+    """Whether a certificate that OpenSSL trusts is our Auth Service's: root_cas may hold other clusters too."""
+    if theirs.issuer_organisation != our_cluster(ours):
+        return _other_cluster(addr, theirs, ours)
+    if not claims_to_be_auth(theirs):
+        return _not_auth(addr, theirs)
+    message = (
+        f"The Auth Service shows a certificate issued by cluster {shown(theirs.issuer_organisation)} for "
+        f"{shown(*theirs.dns_names, *theirs.ip_addresses)}, from {_when(theirs.not_before)} until "
+        f"{_when(theirs.not_after)}."
+    )
+    return Finding("teleport.server", "ok", addr, message)
+
+
+def claims_to_be_auth(theirs: CertificateFacts) -> bool:
+    """Whether the certificate bears the name of every Auth Service."""
+    return _matches_any(theirs.dns_names, API_DOMAIN)
+
+
+def judge_names(theirs: CertificateFacts, host: str, port: int, verify: str) -> Finding:
+    """Whether the certificate bears the host that we dial: only `verify = "hostname"` asks for that."""
+    addr = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    problem, cause = _names_problem(theirs, host)
+    if not problem:
+        return Finding("teleport.names", "ok", addr, f"The certificate of the Auth Service is valid for {host}.")
+    add = (
+        "add the address to /etc/teleport.yaml on the Auth Service host and restart Teleport there:\n"
+        f'auth_service:\n  public_addr:\n    - "{addr}"'
+    )
+    if verify == "hostname":
+        avoid = "or check the cluster instead of the address, in the configuration of the sidecar:"
+        return failure(f"names.{cause}", addr, problem, f'Either {add}\n{avoid}\n[teleport]\nverify = "cluster"')
+    message = f'{problem}. The sidecar does not mind, because verify = "cluster" asks for {API_DOMAIN}.'
+    fix = f'Nothing for the sidecar. For verify = "hostname", and for clients that check the address, {add}'
+    return Finding(f"teleport.names.{cause}", "warning", addr, message, fix)
+
+
+def _names_problem(theirs: CertificateFacts, host: str) -> tuple[str, str]:
+    """Go's x509.HostnameError in its exact words, and our id for it; two empty texts when the host is a name of it."""
+    try:
+        wanted = str(ipaddress.ip_address(host))
+    except ValueError:
+        if _matches_any(theirs.dns_names, host):
+            return "", ""
+        if not theirs.dns_names:
+            return f"x509: certificate is not valid for any names, but wanted to match {host}", "no_names"
+        return f"x509: certificate is valid for {shown(*theirs.dns_names)}, not {host}", "other_names"
+    if wanted in theirs.ip_addresses:
+        return "", ""
+    if not theirs.ip_addresses:
+        return f"x509: cannot validate certificate for {host} because it doesn't contain any IP SANs", "no_ip_sans"
+    return f"x509: certificate is valid for {shown(*theirs.ip_addresses)}, not {host}", "other_ip_sans"
+
+
+def _matches_any(patterns: tuple[str, ...], host: str) -> bool:
+    """Go's matchHostnames: `*` stands for the whole first label only."""
+    wanted = host.lower().removesuffix(".").split(".")
+    split = (pattern.lower().removesuffix(".").split(".") for pattern in patterns)
+    return any(len(p) == len(wanted) and p[1:] == wanted[1:] and p[0] in ("*", wanted[0]) for p in split)
+
+
+def judge_untrusted(
+    addr: str,
+    theirs: CertificateFacts,
+    ours: CertificateFacts,
+    *,
+    is_proxy: bool,
+    verdict: ssl.SSLCertVerificationError,
+    now: float,
+) -> Finding:
+    """Name the cause when OpenSSL did not trust the certificate; nothing in `theirs` is proven."""
+    if is_proxy:
+        names = shown(*theirs.dns_names)
+        message = f"{addr} is the Proxy of a Teleport cluster, with a certificate for {names}, not the Auth Service."
+        return failure("server.proxy", addr, message, _USE_AUTH_PORT)
+    if not claims_to_be_auth(theirs):
+        return _not_auth(addr, theirs)
+    if not theirs.not_before <= now <= theirs.not_after:
+        return _server_out_of_date(addr, theirs, now)
+    if theirs.issuer_organisation != our_cluster(ours):
+        return _other_cluster(addr, theirs, ours)
+    if verdict.verify_code not in _UNKNOWN_AUTHORITY:
+        return untrusted(addr, verdict)
+    message = (
+        f"x509: certificate signed by unknown authority: the certificate at {addr} names our cluster, but root_cas "
+        "does not hold the Host CA that signed it."
+    )
+    fix = f"The Host CA was rotated, or the cluster was built anew. {sign_again(ours.user)}"
+    return failure("server.unknown_authority", addr, message, fix)
+
+
+def untrusted(addr: str, verdict: ssl.SSLCertVerificationError) -> Finding:
+    """All that is known when the certificate cannot be seen."""
+    message = f"The certificate of {addr} is not trusted: {verdict.verify_message}."
+    return failure("server.untrusted", addr, message, "Look at it: openssl s_client -connect " + addr)
+
+
+def _server_out_of_date(addr: str, theirs: CertificateFacts, now: float) -> Finding:
+    clock = f"the clock of this machine says {_when(now)}"
+    if theirs.not_after < now:
+        message = f"The certificate of the Auth Service expired on {_when(theirs.not_after)}; {clock}."
+        return failure("server.expired", addr, message, f"{_SET_CLOCKS} If they agree, rotate the Host CA.")
+    message = (
+        f"The certificate of the Auth Service is not valid before {_when(theirs.not_before)}; {clock}. "
+        "Our clock is behind, or the other one ahead."
+    )
+    return failure("server.not_yet_valid", addr, message, _SET_CLOCKS)
+
+
+def _not_auth(addr: str, theirs: CertificateFacts) -> Finding:
+    message = (
+        f"{addr} is not a Teleport Auth Service: its certificate is for "
+        f"{shown(*theirs.dns_names, *theirs.ip_addresses)}, without {API_DOMAIN}."
+    )
+    return failure("server.not_auth", addr, message, _USE_AUTH_PORT)
+
+
+def _other_cluster(addr: str, theirs: CertificateFacts, ours: CertificateFacts) -> Finding:
+    message = (
+        f"The Auth Service at {addr} belongs to cluster {shown(theirs.issuer_organisation)}; our certificate is of "
+        f"cluster {shown(our_cluster(ours))}."
+    )
+    fix = f"Set addr in [teleport] to the Auth Service of our cluster. Or: {sign_again(ours.user)}"
+    return failure("server.other_cluster", addr, message, fix)
+
+
+def judge_refusal(
+    addr: str, alert: str, ours: CertificateFacts, theirs: CertificateFacts | None, now: float
+) -> Finding:
+    """Name the cause of a TLS alert about our certificate. Go before 1.21 says "bad certificate" for all of them."""
+    said = f'The Auth Service refused our certificate (TLS alert "{alert}")'
+    if ours.not_after <= now:
+        message = f"{said}: it expired on {_when(ours.not_after)}."
+        return failure("client.expired", addr, message, sign_again(ours.user))
+    if ours.not_before > now:
+        message = (
+            f"{said}: it is not valid before {_when(ours.not_before)}; the clock of this machine says {_when(now)}."
+        )
+        return failure("client.not_yet_valid", addr, message, _SET_CLOCKS)
+    if theirs is not None and theirs.issuer_organisation != our_cluster(ours):
+        other = shown(theirs.issuer_organisation)
+        message = f"{said}: it is of cluster {shown(our_cluster(ours))}, and this is cluster {other}."
+        return failure("client.other_cluster", addr, message, sign_again(ours.user))
+    if alert == "certificate expired" or now - ours.not_before < _FRESH_SECONDS:
+        message = (
+            f"{said}, though it is valid from {_when(ours.not_before)} until {_when(ours.not_after)} and the clock of "
+            f"this machine says {_when(now)}. The two clocks probably differ."
+        )
+        return failure("client.clock", addr, message, f"{_SET_CLOCKS} If they agree: {_lower(sign_again(ours.user))}")
+    message = f"{said}: its dates and its cluster are right, so the User CA that signed it is no longer the cluster's."
+    fix = f"The User CA was rotated, or the cluster was built anew. {sign_again(ours.user)}"
+    return failure("client.unknown_authority", addr, message, fix)
+
+
+def client_closed(addr: str) -> Finding:
+    """The handshake was done, and then there was an end without an alert."""
+    message = f"{addr} closed the connection right after the TLS handshake, without an alert."
+    return failure("client.closed", addr, message, _PROXY_PROTOCOL)
+
+
+def no_handshake(addr: str, heard: bytes, alert: str, reason: str) -> Finding:
+    """Name the cause of a failed handshake from the peer's first bytes, its alert, and OpenSSL's reason."""
+    if heard.startswith(b"HTTP/"):
+        return failure("handshake.plain_http", addr, f"{addr} answers in plain HTTP, without TLS.", _USE_AUTH_PORT)
+    if heard.startswith(b"SSH-"):
+        message = f"{addr} is an SSH port, perhaps 3022 to 3024 of a Teleport node or Proxy."
+        return failure("handshake.ssh", addr, message, _USE_AUTH_PORT)
+    if heard and heard[0] not in range(0x14, 0x18):  # the four record types of TLS
+        return failure("handshake.no_tls", addr, f"{addr} does not speak TLS.", _USE_AUTH_PORT)
+    if heard[:1] + heard[6:7] == b"\x15\x78":  # the alert no_application_protocol, whose name OpenSSL 3.0 does not know
+        return no_http2(addr)
+    if alert:
+        message = f'{addr} ended the TLS handshake with the alert "{alert}".'
+        return failure("handshake.alert", addr, message, "Look at the log of the Auth Service.")
+    if reason:
+        message = f"The TLS handshake with {addr} failed: {reason}."
+        return failure("handshake.failed", addr, message, "Look at the log of the Auth Service.")
+    message = f"{addr} closed the connection during the TLS handshake."
+    return failure("handshake.closed", addr, message, f"{_USE_AUTH_PORT} {_PROXY_PROTOCOL}")
+
+
+def no_http2(addr: str) -> Finding:
+    """An Auth Service always agrees to h2, and gRPC needs it."""
+    message = f"{addr} speaks TLS, but not HTTP/2 (ALPN h2): it is no Auth Service, or something before it ends TLS."
+    fix = f"{_USE_AUTH_PORT} A load balancer must pass TCP through."
+    return failure("handshake.no_http2", addr, message, fix)
+
+
+def too_slow(step: Literal["resolve", "connect", "handshake", "client"], addr: str, seconds: float) -> Finding:
+    """Name the step at which a peer went silent."""
+    message, fix = {
+        "resolve": (f"The name in {addr} was not resolved", "Look at the name servers of this machine."),
+        "connect": (f"No connection to {addr}", "A firewall may drop the packets; is the address right?"),
+        "handshake": (f"{addr} accepted the connection but did not answer the TLS handshake", _USE_AUTH_PORT),
+        "client": (f"{addr} did not answer HTTP/2 after the TLS handshake", "Look at the log of the Auth Service."),
+    }[step]
+    return failure(f"{step}.timeout", addr, f"{message} within {seconds:g} s.", fix)
+
+
+def _when(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((_DAY, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} seconds"
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]

@@ -1,0 +1,140 @@
+"""Our own credentials before any network: the files, who they say we are, and whether they fit together."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+from pathlib import Path
+
+from sidecar.errors import LinkRefused
+from sidecar.teleport import findings as say
+from sidecar.teleport.credentials import Credentials
+from sidecar.teleport.findings import Failed, Finding, failure
+from sidecar.teleport.x509 import CertificateFacts, certificate_ders, pem_blocks, read_certificate
+
+# OpenSSL's reasons for a key that is not the certificate's; the last one is for a key of another kind.
+_MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
+
+def split_identity(data: bytes) -> Credentials:
+    """Split an identity file (api/identityfile, 7 to 18): key, our certificate, the authorities, SSH lines between.
+
+    Raises:
+        LinkRefused: "credentials": one of the three is not in it.
+
+    """
+    blocks = pem_blocks(data)
+    keys = [block for label, block in blocks if label.endswith("PRIVATE KEY")]
+    certificates = [block for label, block in blocks if label == "CERTIFICATE"]
+    for found, what in ((keys, "private key"), (certificates, "certificate"), (certificates[1:], "authority")):
+        if not found:
+            raise LinkRefused("teleport", "credentials", f"The identity file holds no {what}.")
+    return Credentials(certificates[0], keys[0], b"".join(certificates[1:]))
+
+
+def check_files(crt: Path, key: Path, cas: Path) -> list[Finding]:
+    """One finding for each of the three files, `tctl auth sign`'s or tbot's; the names do not matter."""
+    return [
+        _check_file(crt, "CERTIFICATE"),
+        _check_file(key, "PRIVATE KEY", secret=True),
+        _check_file(cas, "CERTIFICATE"),
+    ]
+
+
+def check_identity(identity: Path) -> list[Finding]:
+    """One finding for an identity file."""
+    finding = _check_file(identity, "PRIVATE KEY", secret=True)
+    if finding.status != "failure":
+        try:
+            split_identity(identity.read_bytes())
+        except LinkRefused as refused:
+            fix = "Sign one on the Auth Service host: tctl auth sign --format=file --user=access-plugin --out=identity"
+            finding = failure("file.not_identity", str(identity), refused.detail, fix)
+    return [finding]
+
+
+def _check_file(path: Path, label: str, *, secret: bool = False) -> Finding:
+    subject = str(path)
+    try:
+        content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        fix = f"Correct the path. Or: {say.sign_again()}"
+        return failure("file.missing", subject, f"There is no file {path}.", fix)
+    except OSError as exc:
+        fix = "Give the file to the user that runs the sidecar, for example with chown."
+        return failure("file.unreadable", subject, f"{path} cannot be read: {exc.strerror}.", fix)
+    if not content.strip():
+        return failure("file.empty", subject, f"{path} is empty.", say.sign_again())
+    if not any(found.endswith(label) for found, _ in pem_blocks(content)):
+        message = f"{path} holds no PEM block {label}."
+        return failure("file.not_pem", subject, message, say.sign_again())
+    if secret and mode & stat.S_IRWXO:
+        message = f"Every user of this machine can reach the private key in {path} (mode {mode:04o})."
+        return Finding("teleport.file.world_readable", "warning", subject, message, f"chmod 600 {path}")
+    return Finding("teleport.file", "ok", subject, f"{path} is there and holds a {label.lower()}.")
+
+
+def check_credentials(credentials: Credentials, now: float) -> list[Finding]:
+    """Whether the three fit together, who we are, and until when. No network. `now` is Unix seconds."""
+    findings: list[Finding] = []
+    try:
+        load(credentials, now, findings)
+    except Failed as failed:
+        findings.append(failed.finding)
+    return findings
+
+
+def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple[ssl.SSLContext, CertificateFacts]:
+    """Add to `findings` as far as it goes; return what a handshake needs. Raises Failed with the last finding."""
+    try:
+        ours = read_certificate(credentials.certificate)
+    except ValueError as exc:
+        message = "client_crt holds no certificate that can be read."
+        raise Failed(failure("certificate.garbled", "client_crt", message, say.sign_again())) from exc
+    findings += say.judge_certificate(ours, now)
+    context = new_context(verify_mode=ssl.CERT_REQUIRED, alpn="h2")
+    _load_key(context, credentials)
+    findings.append(Finding("teleport.key", "ok", "client_key", "The key and the certificate belong together."))
+    count = len(certificate_ders(credentials.certificate))
+    if count > 1:
+        message = f"client_crt holds {count} certificates; the Auth Service refuses one that comes with intermediaries."
+        findings.append(failure("certificate.chain", "client_crt", message, "Leave only the first one in the file."))
+    findings.append(say.judge_authorities(_load_authorities(context, credentials.authorities), ours))
+    return context, ours
+
+
+def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
+    # OpenSSL wants a file; this one has no name, so the key is never on a disk.
+    memory = os.memfd_create("credentials", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(memory, "wb") as file:
+            file.write(credentials.certificate + b"\n" + credentials.key)
+            file.flush()
+            # A password of nothing, because OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(f"/proc/self/fd/{memory}", password="")
+    except ssl.SSLError as exc:
+        if exc.reason in _MISMATCH:
+            message, fix = "The key is not the one of the certificate.", f"Use the files of one run. {say.sign_again()}"
+            raise Failed(failure("key.mismatch", "client_key", message, fix)) from exc
+        message = "The key cannot be read: it is broken, or protected by a password."
+        raise Failed(failure("key.garbled", "client_key", message, say.sign_again())) from exc
+
+
+def _load_authorities(context: ssl.SSLContext, authorities: bytes) -> list[CertificateFacts]:
+    try:
+        ders = certificate_ders(authorities)
+        context.load_verify_locations(cadata=b"".join(ders))
+        return [read_certificate(der) for der in ders]
+    except (ssl.SSLError, ValueError) as exc:
+        message = "root_cas holds no certificate, or one that cannot be read."
+        raise Failed(failure("authorities.garbled", "root_cas", message, say.sign_again())) from exc
+
+
+def new_context(*, verify_mode: ssl.VerifyMode, alpn: str) -> ssl.SSLContext:
+    """A client's TLS context that leaves the judgement of names to findings.py, which has Go's words for it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = verify_mode
+    context.set_alpn_protocols([alpn])
+    return context
