@@ -245,7 +245,7 @@ def _other_cluster(addr: str, theirs: CertificateFacts, ours: CertificateFacts) 
 def judge_refusal(
     addr: str, alert: str, ours: CertificateFacts, theirs: CertificateFacts | None, now: float
 ) -> Finding:
-    """Name the cause of a TLS alert about our certificate. Go before 1.21 says "bad certificate" for all of them."""
+    """Name the cause of a TLS alert about our certificate. Go 1.19 says "bad certificate" for all, 1.26 more."""
     said = f'The Auth Service refused our certificate (TLS alert "{alert}")'
     if ours.not_after <= now:
         message = f"{said}: it expired on {_when(ours.not_after)}."
