@@ -70,7 +70,7 @@ def field_values(request: AccessRequest, state: str, kind: str, options: TextOpt
         "Created": _moment(request.created, zone),
         "Expires": _deadline(request.expires, request.created, zone),
         "Access until": f"{until}, not before {starts}" if until and starts else until,
-        "State": _EMOJI.get(state, "") + state + (access_list(request, limits.name) if state == PROMOTED else ""),
+        "State": state_text(state) + (access_list(request, limits.name) if state == PROMOTED else ""),
         "Reviews": _reviews(request, state, limits),
         "Resolution": fenced(request.resolve_reason, limits.resolution),
         "Cluster": code_span(options.cluster, limits.name),
@@ -81,6 +81,10 @@ def field_values(request: AccessRequest, state: str, kind: str, options: TextOpt
 
 def state_name(state: str) -> str:
     return state if state in _STATES or re.fullmatch("STATE -?[0-9]{1,10}", state) else "STATE ?"
+
+
+def state_text(state: str) -> str:
+    return _EMOJI.get(state, "") + state
 
 
 def access_list(request: AccessRequest, limit: int) -> str:

@@ -11,18 +11,20 @@ import json
 import re
 from typing import Literal
 
-from sidecar.fields import NAME, PLAIN_ID, Limits, TextOptions, access_list, count, field_values, state_name
+from sidecar.fields import NAME, PLAIN_ID, Limits, TextOptions, access_list, count, field_values, state_name, state_text
 from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, PROMOTED, REMOVED, AccessRequest, Draft
 from sidecar.neutral import code_span, fenced, go_json_runes, plain
 
 __all__ = [
     "PROPS_RUNES",
     "TextOptions",
+    "close_card",
     "content_hash",
     "go_json_runes",
     "props_runes",
     "render_card",
     "render_end_reply",
+    "render_gone_reply",
     "render_review_reply",
 ]
 
@@ -89,6 +91,39 @@ def render_end_reply(request: AccessRequest, state: str) -> Draft:
     return Draft(_with_block(head, request.resolve_reason))
 
 
+def render_gone_reply(state: str) -> Draft:
+    """Render the thread reply for a request that Teleport no longer has."""
+    return Draft(f"Request is now {state_name(state)}")
+
+
+def close_card(attachment: dict[str, object] | None, request_id: str, state: str) -> Draft:
+    """Turn a card as Mattermost has it into one that says EXPIRED or REMOVED: the request itself is gone.
+
+    The rest stands as it was rendered. What is not a card of ours (the official plugin's post, a damaged one) becomes
+    the smallest card that tells the end.
+    """
+    old = attachment or {}
+    message = f"Access request {_bare_id(request_id)}"
+    fields = [field for field in _as_list(old.get("fields")) if isinstance(field, dict)]
+    if not any(field.get("title") == "State" for field in fields):
+        fields = [{"title": "Request ID", "value": code_span(request_id, NAME), "short": False}]
+        fields.insert(0, {"title": "State", "value": "", "short": True})
+    ended = [
+        {
+            "title": str(field.get("title", "")),
+            "value": state_text(state) if field.get("title") == "State" else str(field.get("value", "")),
+            "short": bool(field.get("short")),
+        }
+        for field in fields
+        if field.get("title") != "Decide"
+    ]
+    told = str(old.get("fallback", "")).partition(": ")[2] or message
+    closed: dict[str, object] = {"fallback": f"{state}: {told}", "color": _COLOURS.get(state, _GREY), "fields": ended}
+    if old.get("pretext"):
+        closed["pretext"] = _FOR_REQUESTER[state]
+    return Draft(message, closed)
+
+
 def content_hash(draft: Draft) -> str:
     """Return 16 hex digits that differ when what a reader sees differs; stable between versions of Python."""
     document = json.dumps([draft.message, draft.attachment], sort_keys=True, separators=(",", ":"))
@@ -135,6 +170,10 @@ def _for_requester(request: AccessRequest, state: str) -> str:
     if state == APPROVED and PLAIN_ID.fullmatch(request.id):
         words += f" Use it with `tsh login --request-id={request.id}`."
     return words
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _bare_id(request_id: str) -> str:

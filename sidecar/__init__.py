@@ -1,0 +1,3 @@
+"""Teleport access requests in Mattermost."""
+
+__version__ = "0.1.0"

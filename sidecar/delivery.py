@@ -1,0 +1,344 @@
+"""Carrying out the work for one recipient: make, patch and answer posts so that each exists exactly once.
+
+A post's key is computable from the record and unguessable by others, so that whoever carries on after a crash can find
+out by reading whether a post was made.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import trio
+
+from sidecar import text
+from sidecar.errors import LinkGarbled, LinkLost, PostRejected, SidecarError
+from sidecar.lease import LeaseLost
+from sidecar.plan import end_number, replied
+from sidecar.record import post_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.lease import Hold
+    from sidecar.model import Draft, Post
+    from sidecar.plan import Work
+    from sidecar.record import Slot
+
+log = logging.getLogger(__name__)
+
+PAGE = 200
+# 5,000 posts: beyond that a look-up proves nothing in useful time, and the post waits.
+MAX_PAGES = 25
+# Posts are looked for from this long before the claim, for clocks that disagree.
+LOOKUP_MARGIN_SECONDS = 600
+# Different 201s that are not ours, or "pending" answers, before the recipient is left for later.
+MAX_ATTEMPTS = 5
+# PATCH says 403 for unknown, deleted, lagging and not-a-member alike (observed on 5.37): replicas get this long.
+PATCH_RETRY_SECONDS = (0.5, 1.5)
+
+PENDING_RETRY_SECONDS = 0.3
+
+PENDING_ID = "api.post.deduplicate_create_post.pending"
+PENDING_LOST_ID = "api.post.deduplicate_create_post.failed_to_get"
+
+
+class Posts(Protocol):
+    """What delivery needs of Mattermost; see `sidecar.mattermost.client` for the errors."""
+
+    @property
+    def clock_offset(self) -> float: ...
+
+    async def create_post(
+        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
+    ) -> Post: ...
+
+    async def patch_post(self, post_id: str, draft: Draft, *, tm: dict[str, object], message: bool = False) -> None: ...
+
+    async def delete_post(self, post_id: str) -> None: ...
+
+    async def get_post(self, post_id: str) -> Post | None: ...
+
+    async def channel_posts(self, channel_id: str, page: int, per_page: int = PAGE) -> list[Post]: ...
+
+    async def thread(self, post_id: str) -> list[Post]: ...
+
+
+class LookupBounded(SidecarError):
+    """A channel is too busy to prove that a post does not exist; it is not made now."""
+
+    def __init__(self, channel_id: str) -> None:
+        super().__init__(f"the newest {PAGE * MAX_PAGES} posts of channel {channel_id} do not reach back far enough")
+
+
+class Doubts:
+    """Which posts may exist although the record does not say so: those are looked for before they are made.
+
+    `cards`: the record was not made by this process, so a card that it lists as waiting may have been posted.
+    `replies`: its last holder did not give it up in an orderly way, so anything unrecorded may have been posted.
+    """
+
+    def __init__(self, *, cards: bool, replies: bool, mentions: bool = False) -> None:
+        self.cards = cards
+        self.replies = replies
+        # The official plugin began to announce it: a post of our bot that names the request is the card.
+        self.mentions = mentions
+        # key -> (channel, root post or "", trio's time of the doubt)
+        self._keys: dict[str, tuple[str, str, float]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def add(self, key: str, channel_id: str, root_id: str) -> None:
+        """No answer told whether the post with this key was made."""
+        self._keys[key] = (channel_id, root_id, trio.current_time())
+
+    def about(self, key: str, *, reply: bool) -> bool:
+        """Whether to look before making the post with this key."""
+        return key in self._keys or (self.replies if reply else self.cards)
+
+    def ripe(self, before: float) -> list[tuple[str, str, str]]:
+        """The doubts (key, channel, root) that are older than this time of trio's clock."""
+        return [(key, channel, root) for key, (channel, root, since) in self._keys.items() if since <= before]
+
+    def settle(self, key: str) -> None:
+        """The doubt about this key is over."""
+        self._keys.pop(key, None)
+
+
+class Deliverer:
+    """Writes to Mattermost for one held request. `bot_id` is who we are: a post of anybody else is never ours."""
+
+    def __init__(
+        self, posts: Posts, bot_id: str, hold: Hold, doubts: Doubts, *, count: Callable[[str, str], None]
+    ) -> None:
+        self._posts = posts
+        self._bot_id = bot_id
+        self._hold = hold
+        self._doubts = doubts
+        self._count = count
+
+    async def deliver(self, work: Work) -> None:
+        """Bring one recipient's messages up to date; progress is noted in the hold step by step.
+
+        Raises LinkLost, LinkRefused, LeaseLost or LookupBounded; what this one recipient refuses is noted, not raised.
+        """
+        try:
+            if work.card is not None:
+                await (self._create if work.create else self._patch)(work, work.card)
+            for reply in work.replies:
+                await self._reply(work, reply.number, reply.draft)
+        except PostRejected as exc:
+            self._reject(work.position, exc)
+
+    async def verify(self, before: float) -> None:
+        """Look again for posts that were made twice over: once by a try that got no answer, once by the next one."""
+        for key, channel_id, root_id in self._doubts.ripe(before):
+            found = await self._find(frozenset((key,)), channel_id, root_id)
+            for position, slot in enumerate(self._hold.record.posts):
+                if not root_id and slot.c == channel_id and slot.p and found not in ("", slot.p):
+                    # The younger one, which we had on record, is deleted and its thread with it.
+                    self._update(position, p=found, h="", rep=())
+            self._doubts.settle(key)
+
+    async def close(self, position: int, state: str) -> None:
+        """End the card of a request that Teleport no longer has, from what the card itself shows."""
+        number = end_number(state)
+        slot = self._hold.record.posts[position]
+        try:
+            if not slot.p:
+                slot = await self._recover(position)
+            post = await self._posts.get_post(slot.p) if slot.p else None
+            if post is None:
+                self._update(position, s="gone")
+                return
+            draft = text.close_card(post.attachment, self._hold.request_id, state)
+            if not await self._patch_post(position, slot, draft):
+                return
+            if number not in slot.rep:
+                await self._place("end", -number, position, text.render_gone_reply(state), root_id=slot.p)
+                self._hold.update(position, replied(self._hold.record.posts[position], number))
+            self._update(position, s="posted", h=text.content_hash(draft), shown=self._hold.record.seen)
+        except PostRejected as exc:
+            self._reject(position, exc)
+
+    async def _recover(self, position: int) -> Slot:
+        """The slot with the card that an earlier holder may have made without recording it."""
+        slot = self._hold.record.posts[position]
+        if not self._doubts.about(self._key(slot, slot.k, 0), reply=False):
+            return slot
+        return self._update(position, p=await self._find(self._keys(slot, slot.k, 0), slot.c, ""))
+
+    def _slot(self, work: Work) -> Slot:
+        return self._hold.record.posts[work.position]
+
+    def _update(self, position: int, **changes: object) -> Slot:
+        slot = msgspec.structs.replace(self._hold.record.posts[position], **changes)
+        self._hold.update(position, slot)
+        return slot
+
+    async def _create(self, work: Work, card: Draft) -> None:
+        post_id = await self._place(self._slot(work).k, 0, work.position, card)
+        self._update(work.position, p=post_id, s="posted", h=work.card_hash, shown=self._hold.record.seen)
+
+    async def _patch(self, work: Work, card: Draft) -> None:
+        if await self._patch_post(work.position, self._slot(work), card):
+            self._update(work.position, s="posted", h=work.card_hash, shown=self._hold.record.seen)
+
+    async def _patch_post(self, position: int, slot: Slot, card: Draft) -> bool:
+        """Patch a card; False when the post is gone. An adopted post (never rendered by us) gets our message too."""
+        tm = self._tm(self._hold.record.seen[0], self._key(slot, slot.k, 0))
+        for pause in (*PATCH_RETRY_SECONDS, None):
+            self._require()
+            try:
+                await self._posts.patch_post(slot.p, card, tm=tm, message=not slot.h)
+            except PostRejected as exc:
+                if exc.status == 400 and "time_limit" in exc.error_id and not slot.h:
+                    await self._posts.patch_post(slot.p, card, tm=tm)
+                elif exc.status != 403 or pause is None:
+                    if exc.status in (403, 404) and await self._posts.get_post(slot.p) is None:
+                        self._count("update", "gone")
+                        self._update(position, s="gone")
+                        return False
+                    raise
+                else:
+                    await trio.sleep(pause)
+                    continue
+            self._count("update", "ok")
+            return True
+        raise AssertionError("unreachable")
+
+    async def _reply(self, work: Work, number: int, draft: Draft) -> None:
+        slot = self._slot(work)
+        if not slot.p or slot.s == "gone":
+            return
+        kind, index = ("review", number) if number > 0 else ("end", -number)
+        await self._place(kind, index, work.position, draft, root_id=slot.p)
+        self._hold.update(work.position, replied(self._slot(work), number))
+
+    async def _place(self, kind: str, index: int, position: int, draft: Draft, root_id: str = "") -> str:
+        """The id of the one post with this identity, made now unless a look-up finds it."""
+        for _ in range(MAX_ATTEMPTS):
+            slot = self._hold.record.posts[position]
+            key = self._key(slot, kind, index)
+            if self._doubts.about(key, reply=bool(root_id)):
+                found = await self._find(self._keys(slot, kind, index), slot.c, root_id)
+                if found:
+                    self._count(kind, "found")
+                    return found
+            post = await self._try(kind, key, position, draft, root_id)
+            if post is not None and self._ours(post, frozenset((key,)), slot.c):
+                self._count(kind, "ok")
+                return post.id
+            if post is not None:
+                # Somebody used our pending_post_id first, and we were given their post (observed on 5.37).
+                self._count(kind, "foreign")
+                self._update(position, a=slot.a + 1)
+        raise PostRejected(201, "not_our_post")
+
+    async def _try(self, kind: str, key: str, position: int, draft: Draft, root_id: str) -> Post | None:
+        """Make the post once; None where it may be tried again at once."""
+        self._require()
+        channel_id = self._hold.record.posts[position].c
+        tm = self._tm(self._hold.record.seen[0], key)
+        try:
+            return await self._posts.create_post(channel_id, draft, key=key, tm=tm, root_id=root_id)
+        except (LinkLost, LinkGarbled) as exc:
+            if isinstance(exc, LinkGarbled) or exc.ambiguous:
+                self._doubts.add(key, channel_id, root_id)
+            self._count(kind, "lost")
+            raise
+        except PostRejected as exc:
+            if not await self._repeatable(exc, position):
+                self._count(kind, "rejected")
+                raise
+            return None
+
+    async def _repeatable(self, exc: PostRejected, position: int) -> bool:
+        """Whether the same post may be tried again at once after this refusal."""
+        if exc.error_id == PENDING_ID:
+            # Our own earlier try is still under way there; with the same key we are given its post.
+            await trio.sleep(PENDING_RETRY_SECONDS)
+            return True
+        if exc.error_id == PENDING_LOST_ID:
+            # The post of this key was deleted, or a replica lags: only another key can be sure to post.
+            self._update(position, a=self._hold.record.posts[position].a + 1)
+            return True
+        return False
+
+    async def _find(self, keys: frozenset[str], channel_id: str, root_id: str) -> str:
+        """The id of our post with one of these keys, or "". Finding two keeps the older and deletes the younger."""
+        posts = await self._posts.thread(root_id) if root_id else await self._since_claim(channel_id)
+        ours = {post.id: post for post in posts if self._ours(post, keys, channel_id)}
+        if not ours and not root_id and self._doubts.mentions:
+            ours = {post.id: post for post in posts if self._mentions(post, channel_id)}
+        kept, *younger = sorted(ours.values(), key=lambda post: (post.create_at, post.id)) or (None,)
+        for post in younger:
+            self._require()
+            await self._posts.delete_post(post.id)
+            self._count("duplicate", "repaired")
+        return kept.id if kept is not None else ""
+
+    async def _since_claim(self, channel_id: str) -> list[Post]:
+        oldest = (self._hold.record.at - LOOKUP_MARGIN_SECONDS + self._posts.clock_offset) * 1000
+        found: list[Post] = []
+        for page in range(MAX_PAGES):
+            posts = await self._posts.channel_posts(channel_id, page)
+            found += [post for post in posts if post.user_id == self._bot_id]
+            if len(posts) < PAGE or posts[-1].create_at < oldest:
+                return found
+        raise LookupBounded(channel_id)
+
+    def _ours(self, post: Post, keys: frozenset[str], channel_id: str) -> bool:
+        return (
+            post.user_id == self._bot_id
+            and post.channel_id == channel_id
+            and post.key in keys
+            and not post.delete_at
+            and not post.original_id
+        )
+
+    def _mentions(self, post: Post, channel_id: str) -> bool:
+        """Whether this is what the official plugin posted through our bot for the same request."""
+        return (
+            self._ours(post, frozenset(("",)), channel_id)
+            and not post.root_id
+            and self._hold.request_id in post.message
+        )
+
+    def _key(self, slot: Slot, kind: str, index: int) -> str:
+        return post_key(self._hold.record.seed, kind, slot.c, index, slot.a)
+
+    def _keys(self, slot: Slot, kind: str, index: int) -> frozenset[str]:
+        """The keys of all attempts: an attempt may have been raised, used, and not yet recorded."""
+        seed = self._hold.record.seed
+        return frozenset(post_key(seed, kind, slot.c, index, n) for n in range(slot.a + MAX_ATTEMPTS))
+
+    def _tm(self, state: str, key: str) -> dict[str, object]:
+        return {"v": 1, "id": self._hold.request_id, "k": key, "n": self._hold.record.seen[1], "state": state}
+
+    def _require(self) -> None:
+        if not self._hold.valid:
+            raise LeaseLost(self._hold.request_id)
+
+    def _reject(self, position: int, exc: PostRejected) -> None:
+        """Note that Mattermost refused this recipient: for ever where the channel is archived or the card deleted."""
+        slot = self._hold.record.posts[position]
+        if "deleted" in exc.error_id:
+            status = "archived"
+        elif "root_id" in exc.error_id:
+            status = "gone"
+        else:
+            status = "failed"
+        self._update(position, s=status)
+        log.warning(
+            "recipient.rejected",
+            extra={
+                "request_id": self._hold.request_id,
+                "recipient": slot.r,
+                "status": exc.status,
+                "error_id": exc.error_id,
+                "slot_status": status,
+            },
+        )

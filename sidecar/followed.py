@@ -1,0 +1,265 @@
+"""The access requests that are followed: what is known of each, which wait for a worker, and when to look again.
+
+Nothing in here waits for a peer. Everything that Teleport says ends in "look at request X": the queue holds each
+request at most once, and a request never has two workers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from sidecar import plan as planning
+from sidecar.lease import boottime
+from sidecar.model import Put, Version
+from sidecar.record import KEY, Record, decode
+from sidecar.routing import Routes, route
+
+if TYPE_CHECKING:
+    from sidecar.delivery import Doubts
+    from sidecar.model import AccessRequest, Delete, PluginData
+
+log = logging.getLogger(__name__)
+
+# A request counts as gone by its expiry only this long after it, and after a get by id found nothing.
+EXPIRY_GRACE_SECONDS = 60.0
+# Requests kept whole while they wait for a worker; beyond that, and for long texts, they are read again by id.
+KEEP_WAITING = 1000
+KEEP_REASON_LENGTH = 4096
+# Longer records are read again instead of being kept: a followed request costs at most 2 KB.
+KEEP_RECORD_LENGTH = 1200
+
+
+class Entry:
+    """A followed request between two looks; small, because there may be 50,000."""
+
+    __slots__ = (
+        "absent", "busy", "digest", "dirty", "doubts", "failures", "foreign", "gone", "id", "known", "mark", "queued",
+        "request", "retries", "retry_at", "silent", "text", "touched", "version", "wake",
+    )  # fmt: skip
+
+    def __init__(self, request_id: str) -> None:
+        self.id = request_id
+        self.request: AccessRequest | None = None
+        # The highest version seen, and a hash of all that was seen in it.
+        self.version = Version(-1, 0)
+        self.digest = 0
+        # Whether Teleport has a record of ours, and its exact text where that is worth keeping.
+        self.known = False
+        self.text: str | None = None
+        self.doubts: Doubts | None = None
+        # Another holder's (n, boot time when first seen).
+        self.foreign: tuple[int, float] | None = None
+        # Channels where another holder's writes crossed with ours.
+        self.touched: frozenset[str] = frozenset()
+        # Times of trio's clock: the next look, and when recipients that failed are due again.
+        self.wake = math.inf
+        self.retry_at = math.inf
+        self.retries = 0
+        self.failures = 0
+        # The number of the last full list that held it.
+        self.mark = 0
+        self.queued = self.busy = self.dirty = False
+        # A DELETE event proves that it is gone; absence from a list must be confirmed by id.
+        self.gone = self.absent = False
+        # Resolved before anybody announced it: nobody is told.
+        self.silent = False
+
+    def remember(self, text: str) -> None:
+        """Keep the record text that Teleport has, where it is small enough."""
+        self.known = True
+        self.text = text if len(text) <= KEEP_RECORD_LENGTH else None
+
+    def forget_text(self) -> None:
+        """The record must be read again."""
+        self.text = None
+
+
+class Followed:
+    """All followed requests, bounded by `open_requests`; those that wait for a worker are bounded by `queue`."""
+
+    def __init__(self, routes: Routes, *, open_requests: int = 50_000, queue: int = 10_000) -> None:
+        self._routes = routes
+        self._open_requests = open_requests
+        self._queue = queue
+        self._entries: dict[str, Entry] = {}
+        self._ready: deque[Entry] = deque()
+        self._ready_event = trio.Event()
+        self._timers: list[tuple[float, str]] = []
+        self._timer_event = trio.Event()
+        self._overflowed = False
+        self._room = trio.Event()
+        self._mark = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def backlog(self) -> int:
+        """Requests that wait for a worker."""
+        return len(self._ready)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing waits and nothing is being worked on."""
+        return not self._ready and not any(entry.busy for entry in self._entries.values())
+
+    async def room_again(self) -> None:
+        """Return when there is room again for what could not be followed, so that a full list is due."""
+        await self._room.wait()
+        self._room = trio.Event()
+
+    # -- what Teleport says ------------------------------------------------------------------------------------------
+
+    def event(self, event: Put | Delete) -> None:
+        """Take one event of the watch."""
+        if isinstance(event, Put):
+            self.look(event.request)
+            return
+        entry = self._follow(event.request_id)
+        if entry is not None:
+            entry.gone = True
+            self.enqueue(entry)
+
+    def look(self, request: AccessRequest) -> bool:
+        """Take one version of a request; an older one than known is ignored. True where it was news."""
+        if request.dry_run or (entry := self._follow(request.id)) is None:
+            return False
+        entry.mark = self._mark
+        entry.absent = False
+        digest = hash(request)
+        if digest == entry.digest or request.version < entry.version:
+            return False
+        entry.version, entry.digest = request.version, digest
+        if self._settled(entry, request):
+            self.wake_in(entry, expiry_check(request.expires))
+            return False
+        keep = len(self._ready) < KEEP_WAITING and len(request.reason) < KEEP_REASON_LENGTH
+        entry.request = request if keep else None
+        self.enqueue(entry)
+        return True
+
+    def know(self, data: PluginData) -> None:
+        """Take one entry from a listing of plugin data; its request shows up in the list of requests, or is over."""
+        text = data.data.get(KEY)
+        if text is None or data.request_id in self._entries:
+            return
+        record = decode(text)
+        if not isinstance(record, Record) or record.done or (entry := self._follow(data.request_id)) is None:
+            return
+        entry.remember(text)
+        if record.owner:
+            entry.foreign = (record.n, boottime())
+        self.wake_in(entry, max(expiry_check(record.exp), 0.0))
+
+    def begin_list(self) -> None:
+        """A full list starts: what it holds is marked by `look`."""
+        self._mark += 1
+
+    def end_list(self, listed: int) -> bool:
+        """A full list of `listed` requests is complete: those that it did not hold are looked for by id.
+
+        False where the list was empty although requests should exist: then nothing is concluded from it.
+        """
+        missing = [entry for entry in self._entries.values() if entry.mark != self._mark and not entry.gone]
+        if listed - len(missing) <= 0 and not listed:
+            return not missing
+        for entry in missing:
+            entry.absent = True
+            self.enqueue(entry)
+        return True
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._entries
+
+    # -- what workers say --------------------------------------------------------------------------------------------
+
+    async def next(self) -> Entry:
+        """The next request to look at, marked busy; `release` it afterwards."""
+        while not self._ready:
+            self._ready_event = trio.Event()
+            await self._ready_event.wait()
+        entry = self._ready.popleft()
+        entry.queued = False
+        entry.busy = True
+        return entry
+
+    def release(self, entry: Entry) -> None:
+        """The look is over; what came in meanwhile is the next one."""
+        entry.busy = False
+        if entry.dirty and entry.id in self._entries:
+            entry.dirty = False
+            self.enqueue(entry)
+
+    def enqueue(self, entry: Entry) -> None:
+        """Look at this request as soon as a worker is free."""
+        if entry.busy:
+            entry.dirty = True
+        elif not entry.queued:
+            if len(self._ready) >= self._queue and entry.request is not None:
+                entry.request = None
+            entry.queued = True
+            self._ready.append(entry)
+            self._ready_event.set()
+
+    def wake_in(self, entry: Entry, seconds: float) -> None:
+        """Look again after this time, or earlier if an earlier look is set."""
+        when = trio.current_time() + max(seconds, 0.0)
+        if when < entry.wake:
+            entry.wake = when
+            heapq.heappush(self._timers, (when, entry.id))
+            if self._timers[0][0] == when:
+                self._timer_event.set()
+
+    def drop(self, entry: Entry) -> None:
+        """Follow it no longer."""
+        self._entries.pop(entry.id, None)
+        if self._overflowed and len(self._entries) < 0.9 * self._open_requests:
+            self._overflowed = False
+            self._room.set()
+
+    async def run_timers(self) -> None:
+        """Wake requests when their time has come; runs until cancelled."""
+        while True:
+            self._timer_event = trio.Event()
+            wait = self._timers[0][0] - trio.current_time() if self._timers else math.inf
+            if wait > 0:
+                with trio.move_on_after(wait):
+                    await self._timer_event.wait()
+                continue
+            await trio.lowlevel.checkpoint()
+            when, request_id = heapq.heappop(self._timers)
+            entry = self._entries.get(request_id)
+            if entry is not None and entry.wake == when:
+                entry.wake = math.inf
+                self.enqueue(entry)
+
+    def _follow(self, request_id: str) -> Entry | None:
+        entry = self._entries.get(request_id)
+        if entry is None:
+            if len(self._entries) >= self._open_requests:
+                if not self._overflowed:
+                    log.error("requests.too_many", extra={"open_requests": self._open_requests})
+                self._overflowed = True
+                return None
+            entry = self._entries[request_id] = Entry(request_id)
+            entry.mark = self._mark
+        return entry
+
+    def _settled(self, entry: Entry, request: AccessRequest) -> bool:
+        if entry.text is None or entry.busy:
+            return False
+        record = decode(entry.text)
+        names = frozenset(named.name for named in route(request, self._routes))
+        return isinstance(record, Record) and planning.settled(request, record, names)
+
+
+def expiry_check(expires: float | None) -> float:
+    """Seconds from now until a request with this expiry should be over; never where Teleport set none."""
+    return math.inf if expires is None else expires + EXPIRY_GRACE_SECONDS - time.time()

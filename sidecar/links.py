@@ -1,0 +1,198 @@
+"""Keep one link alive: connect, wait, connect again; and know at any time whether it works.
+
+A peer that is away is tried again soon. A peer that says no to who we are is tried slowly, and at once when one of the
+files that say who we are has changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import trio
+
+from sidecar.errors import LinkError, LinkLost, LinkRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from sidecar.errors import LinkName
+    from sidecar.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+# A link whose peer has not answered for this long does not work, whatever it said last (design section 8).
+STALE_SECONDS = 30.0
+REFUSED_RETRY_SECONDS = 60.0
+FILE_POLL_SECONDS = 2.0
+# A link that lived this long was healthy: the next wait starts from the beginning.
+HEALTHY_SECONDS = 10.0
+
+LinkState = Literal["ready", "lost", "refused"]
+
+
+class LinkStatus:
+    """Whether one link works. `answered` is to be called at each sign of life; the clock is trio's."""
+
+    def __init__(self, name: LinkName, metrics: Metrics) -> None:
+        self.name: LinkName = name
+        self.state: LinkState = "lost"
+        self.detail = "not connected yet"
+        self.since = time.time()
+        self.was_ready = False
+        self._metrics = metrics
+        self._answered = -math.inf
+        self._became_ready = -math.inf
+        self._reported = ""
+
+    @property
+    def working(self) -> bool:
+        """Whether the link is ready and its peer has answered lately."""
+        return self.state == "ready" and trio.current_time() - self._answered < STALE_SECONDS
+
+    @property
+    def healthy_spell(self) -> bool:
+        """Whether the link has lived long enough for its next loss to be a new incident."""
+        return self._became_ready + HEALTHY_SECONDS <= trio.current_time()
+
+    def body(self) -> dict[str, object]:
+        """What /readyz says of this link."""
+        state = "lost" if self.state == "ready" and not self.working else self.state
+        return {"state": state, "since": int(self.since), "detail": self.detail}
+
+    def answered(self) -> None:
+        """The peer has just answered."""
+        self._answered = trio.current_time()
+
+    def ready(self) -> None:
+        """The link works from now on."""
+        self.answered()
+        if self.state == "ready":
+            return
+        self._enter("ready", "")
+        self._became_ready = trio.current_time()
+        self.was_ready = True
+        self._reported = ""
+        log.info("link.ready", extra={"link": self.name})
+
+    def failed(self, exc: LinkError) -> None:
+        """The link does not work; said once for each incident, a refusal as an error."""
+        refused = isinstance(exc, LinkRefused)
+        self._metrics.link_reconnects_total.labels(self.name, exc.reason).inc()
+        level = logging.DEBUG
+        if self._reported != exc.reason:
+            level = logging.ERROR if refused else logging.WARNING
+        self._reported = exc.reason
+        log.log(
+            level,
+            "link.refused" if refused else "link.lost",
+            extra={"link": self.name, "reason": exc.reason, "detail": exc.detail},
+        )
+        self._enter("refused" if refused else "lost", exc.detail)
+
+    def _enter(self, state: LinkState, detail: str) -> None:
+        if state != self.state:
+            self.since = time.time()
+        self.state, self.detail = state, detail
+        self._metrics.link_up.labels(self.name).set(1 if state == "ready" else 0)
+
+
+class Backoff:
+    """Waits that double from `first` to `most` seconds, each with full jitter above a tenth."""
+
+    def __init__(self, first: float, most: float) -> None:
+        self._first, self._most = first, most
+        self._next = first
+
+    def reset(self) -> None:
+        """Start again from `first`."""
+        self._next = self._first
+
+    def take(self) -> float:
+        """The seconds to wait now."""
+        wait, self._next = self._next, min(self._next * 2, self._most)
+        return wait * random.uniform(0.1, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+async def keep(
+    status: LinkStatus,
+    live: Callable[[], Awaitable[None]],
+    backoff: Backoff,
+    files: Callable[[], Iterable[Path]],
+    *,
+    fail_fast: bool,
+) -> NoReturn:
+    """Live one life of the link after another, for ever; `live` ends by raising a LinkError.
+
+    Raises LinkRefused with `fail_fast` when the peer refuses before the link was ever ready.
+    """
+    while True:
+        seen = _signature(files())
+        try:
+            await live()
+        except LinkError as exc:
+            status.failed(exc)
+            if status.healthy_spell:
+                backoff.reset()
+            if not isinstance(exc, LinkRefused):
+                await trio.sleep(backoff.take())
+                continue
+            if fail_fast and not status.was_ready:
+                raise
+            with trio.move_on_after(REFUSED_RETRY_SECONDS):
+                await _changed(files, seen)
+
+
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Let a nursery's group of errors out as one plain LinkError; a bug beside it goes first."""
+    leaf: LinkError | None = None
+    try:
+        yield
+    except* LinkError as group:
+        leaf = _leaf(group)
+    if leaf is not None:
+        raise leaf
+
+
+async def pinging(ping: Callable[[], Awaitable[object]], every: float, limit: float, status: LinkStatus) -> NoReturn:
+    """Ask for a sign of life again and again. Raises LinkLost ("deaf") when there is none within `limit` seconds."""
+    while True:
+        await trio.sleep(every)
+        with trio.move_on_after(limit) as scope:
+            await ping()
+            status.answered()
+        if scope.cancelled_caught:
+            raise LinkLost(status.name, "deaf", f"no answer to a ping within {limit:g} s")
+
+
+def _leaf(group: BaseExceptionGroup[LinkError]) -> LinkError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, LinkError)  # noqa: S101 - `except*` let nothing else in
+    return error
+
+
+async def _changed(files: Callable[[], Iterable[Path]], seen: list[object]) -> None:
+    while _signature(files()) == seen:  # noqa: ASYNC110 - the file system tells nobody
+        await trio.sleep(FILE_POLL_SECONDS)
+
+
+def _signature(files: Iterable[Path]) -> list[object]:
+    """What changes when a file is rewritten or a link to it is swapped."""
+    signature: list[object] = []
+    for path in files:
+        try:
+            stat = os.stat(path)  # noqa: PTH116 - follows links, as Kubernetes secrets need
+        except OSError as exc:
+            signature.append(exc.errno)
+        else:
+            signature.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return signature

@@ -1,0 +1,193 @@
+"""The nouns of the domain, as frozen values without behaviour beyond their own order.
+
+Every text in here is already decoded (invalid UTF-8 replaced) and still hostile. Times are Unix seconds, `None` where
+Teleport says "unset" (absent, or year 1 as gogoproto sends a zero time).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PENDING = "PENDING"
+APPROVED = "APPROVED"
+DENIED = "DENIED"
+PROMOTED = "PROMOTED"
+# Two states that only the sidecar shows: Teleport deletes the request and says nothing more.
+EXPIRED = "EXPIRED"
+REMOVED = "REMOVED"
+
+# design: versions are ordered by (rank, number of reviews). A state that a newer server invented ranks as resolved.
+_RANKS = {PENDING: 0, APPROVED: 1, PROMOTED: 1, DENIED: 2, EXPIRED: 3, REMOVED: 3}
+
+
+class Version(msgspec.Struct, frozen=True, order=True):
+    """How far a request has come; a lower one never overwrites a higher one."""
+
+    rank: int
+    reviews: int
+
+
+def state_rank(state: str) -> int:
+    """Rank of a state name: PENDING 0, APPROVED, PROMOTED and unknown ones 1, DENIED 2, gone 3."""
+    return _RANKS.get(state, 1)
+
+
+class Review(msgspec.Struct, frozen=True):
+    """One person's verdict as Teleport stores it; `proposed_state` is a state name."""
+
+    author: str
+    proposed_state: str
+    reason: str = ""
+    created: float | None = None
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """How many approvals or denials decide; 0 means "never by this one". `filter` empty means everybody counts."""
+
+    approve: int
+    deny: int
+    name: str = ""
+    filter: str = ""
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """A requested resource (types.ResourceID)."""
+
+    cluster: str
+    kind: str
+    name: str
+    sub_resource: str = ""
+
+
+class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An access request as a Teleport Auth Service (7 to 18) describes it."""
+
+    id: str
+    user: str
+    # "PENDING", "APPROVED", "DENIED", "PROMOTED"; "STATE 7" for a number that this version does not know.
+    state: str
+    roles: tuple[str, ...] = ()
+    reason: str = ""
+    resolve_reason: str = ""
+    created: float | None = None
+    # When the request object goes away: Spec.ResourceExpiry (18) where present, else Metadata.Expires.
+    expires: float | None = None
+    # When the granted access ends (Spec.Expires); plugin data lives one hour longer.
+    access_until: float | None = None
+    assume_start: float | None = None
+    session_ttl: float | None = None
+    thresholds: tuple[Threshold, ...] = ()
+    # role -> the sets of threshold indexes of which each must hold one that is met
+    role_thresholds: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = ()
+    reviews: tuple[Review, ...] = ()
+    suggested_reviewers: tuple[str, ...] = ()
+    resources: tuple[Resource, ...] = ()
+    promoted_name: str = ""
+    promoted_title: str = ""
+    dry_run: bool = False
+    long_term: bool = False
+
+    @property
+    def version(self) -> Version:
+        """The order of this version among all versions of the same request."""
+        return Version(state_rank(self.state), len(self.reviews))
+
+
+class Put(msgspec.Struct, frozen=True):
+    """The watch says: the request looks like this now."""
+
+    request: AccessRequest
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """The watch says: the request is gone, by expiry or by hand; the wire does not tell which."""
+
+    request_id: str
+
+
+class Ping(msgspec.Struct, frozen=True):
+    """What an Auth Service says of itself (proto.PingResponse)."""
+
+    cluster: str
+    server_version: str
+    proxy_public_addr: str = ""
+    # Features.AdvancedAccessWorkflows (7) or an enabled entitlement (35): reviews exist on this edition.
+    advanced_workflows: bool = False
+    any_entitlement: bool = False
+
+
+class PluginData(msgspec.Struct, frozen=True):
+    """The entry of one plugin for one access request: a flat map of strings."""
+
+    request_id: str
+    data: dict[str, str]
+
+
+RecipientKind = Literal["channel", "direct"]
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """A recipient that was resolved: the channel to post to, and the person where it is a direct channel."""
+
+    channel_id: str
+    kind: RecipientKind
+    user_id: str = ""
+
+
+class Post(msgspec.Struct, frozen=True):
+    """A Mattermost post as far as the sidecar cares. Times are Unix milliseconds by Mattermost's clock.
+
+    `key` and `request_id` come from `props.tm` of a post that claims to be ours ("" elsewhere): a claim, not a proof,
+    until `user_id` is the bot's. `props` holds the names of all properties of the post.
+    """
+
+    id: str
+    channel_id: str
+    user_id: str
+    create_at: int = 0
+    update_at: int = 0
+    edit_at: int = 0
+    delete_at: int = 0
+    root_id: str = ""
+    original_id: str = ""
+    type: str = ""
+    message: str = ""
+    remote_id: str = ""
+    key: str = ""
+    request_id: str = ""
+    shown_state: str = ""
+    props: frozenset[str] = frozenset()
+    # The first attachment as Mattermost stored it.
+    attachment: dict[str, object] | None = None
+
+
+class Reaction(msgspec.Struct, frozen=True):
+    """A reaction that stands on a post now. `create_at` is chosen by the client, so it is not kept."""
+
+    user_id: str
+    post_id: str
+    emoji_name: str
+    update_at: int = 0
+    delete_at: int = 0
+    remote_id: str = ""
+
+
+class User(msgspec.Struct, frozen=True):
+    """A Mattermost user as a bot without special rights sees one."""
+
+    id: str
+    username: str
+    email: str = ""
+    delete_at: int = 0
+    is_bot: bool = False
+    roles: str = ""
+    remote_id: str = ""
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A post to be made or patched: the fixed `message` and one attachment (or none), as Mattermost takes them."""
+
+    message: str
+    attachment: dict[str, object] | None = None

@@ -1,0 +1,501 @@
+"""Bring the messages of one access request to what it says: load, plan, act, record.
+
+A step may fail anywhere. What it leaves behind is in the record, and the next look carries on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import Counter
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+import trio
+
+from sidecar import plan as planning
+from sidecar.delivery import Deliverer, Doubts
+from sidecar.errors import Conflict, LinkError, LinkLost, RecipientError, RequestGone, SidecarError
+from sidecar.followed import expiry_check
+from sidecar.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
+from sidecar.model import PENDING
+from sidecar.plan import Target
+from sidecar.record import KEY, Record, Stored, Unreadable, adopt, decode, new_seed, official_fields
+from sidecar.routing import Named, Routes, route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from sidecar.breaker import Breaker
+    from sidecar.delivery import Posts
+    from sidecar.followed import Entry, Followed
+    from sidecar.metrics import Metrics
+    from sidecar.model import AccessRequest, Destination
+    from sidecar.plan import Plan
+    from sidecar.text import TextOptions
+
+log = logging.getLogger(__name__)
+
+# Recipients that fail are tried again after 1 min, then 2, up to 1 h (design section 3).
+RETRY_FIRST_SECONDS = 60.0
+RETRY_MOST_SECONDS = 3600.0
+# After a failed link. The breaker paces the whole; this only keeps one bad request from spinning.
+FAILURE_FIRST_SECONDS = 0.5
+FAILURE_MOST_SECONDS = 60.0
+# A post whose first try got no answer is looked for once more after this: Mattermost may have carried out both.
+VERIFY_SECONDS = 35.0
+# Why a recipient cannot be reached (the label of a metric).
+REASONS = ("not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid")
+
+
+class Store(PluginDataStore, Protocol):
+    """What reconciling needs of Teleport."""
+
+    async def get_request(self, request_id: str) -> AccessRequest | None: ...
+
+
+class Chat(NamedTuple):
+    """The Mattermost side: `resolve` finds recipients, `bot_id` says who we are once the link is up."""
+
+    posts: Posts
+    resolve: Callable[[str], Awaitable[Destination]]
+    breaker: Breaker
+    bot_id: Callable[[], str]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the configuration that reconciling needs."""
+
+    routes: Routes
+    lease: LeaseTimes = LeaseTimes()
+    announce_resolved: bool = False
+    announce_delay_seconds: float = 0.0
+    workers: int = 64
+
+
+class Untouchable(SidecarError):
+    """A record that this sidecar must not write."""
+
+
+class Reconciler:
+    """Makes messages true. `options` is asked for each time: what Teleport says of itself may change."""
+
+    def __init__(
+        self,
+        followed: Followed,
+        store: Store,
+        chat: Chat,
+        settings: Settings,
+        metrics: Metrics,
+        options: Callable[[], TextOptions],
+    ) -> None:
+        self._followed = followed
+        self._store = store
+        self._chat = chat
+        self._settings = settings
+        self._metrics = metrics
+        self._options = options
+        self._owner = uuid.uuid4().hex
+        # recipient name -> why it cannot be reached now
+        self._unreachable: dict[str, str] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled: at most `workers` requests at once."""
+        limit = trio.CapacityLimiter(self._settings.workers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._followed.run_timers, name="reconcile.timers")
+            task_status.started()
+            while True:
+                token = object()
+                await limit.acquire_on_behalf_of(token)
+                entry = await self._followed.next()
+                nursery.start_soon(self._visit, entry, limit, token, name="reconcile.worker")
+
+    async def _visit(self, entry: Entry, limit: trio.CapacityLimiter, token: object) -> None:
+        started = time.perf_counter()
+        try:
+            await self._guard(entry)
+        finally:
+            limit.release_on_behalf_of(token)
+            self._followed.release(entry)
+            self._metrics.reconcile_seconds.observe(time.perf_counter() - started)
+            self._metrics.backlog_requests.set(self._followed.backlog)
+            self._metrics.open_requests.set(len(self._followed))
+
+    async def _guard(self, entry: Entry) -> None:
+        """One look; whatever fails leaves the request to be looked at again."""
+        try:
+            await self._look(entry)
+        except RequestGone:
+            self._followed.drop(entry)
+        except SidecarError as exc:
+            self._put_off(entry, exc)
+        except Exception:
+            # One poisoned request must neither take the others down nor be tried in a loop.
+            log.exception("request.bug", extra={"request_id": entry.id})
+            self._metrics.events_total.labels(link="teleport", kind="bug").inc()
+            self._postpone(entry, RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS)
+        else:
+            entry.failures = 0
+
+    def _put_off(self, entry: Entry, exc: SidecarError) -> None:
+        """Say what must be said, and choose when to look again."""
+        if isinstance(exc, Untouchable):
+            log.warning("record.untouchable", extra={"request_id": entry.id, "detail": str(exc)})
+            entry.silent = True
+            return
+        first, most = FAILURE_FIRST_SECONDS, FAILURE_MOST_SECONDS
+        if isinstance(exc, LeaseLost | Conflict):
+            entry.forget_text()
+        elif isinstance(exc, LinkError):
+            log.debug("request.postponed", extra={"request_id": entry.id, "link": exc.link, "reason": exc.reason})
+        else:
+            # A channel too busy to look through, a record that Teleport does not take: no use in hurrying.
+            first, most = RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS
+            if not entry.failures:
+                log.warning("request.stuck", extra={"request_id": entry.id, "detail": str(exc)})
+        self._postpone(entry, first, most)
+
+    def _postpone(self, entry: Entry, first: float, most: float) -> None:
+        self._followed.wake_in(entry, min(first * 2**entry.failures, most))
+        entry.failures = min(entry.failures + 1, 20)
+
+    # -- one look ----------------------------------------------------------------------------------------------------
+
+    async def _look(self, entry: Entry) -> None:
+        request, entry.request = entry.request, None
+        if entry.gone:
+            await self._end(entry)
+            return
+        if request is None:
+            request = await self._store.get_request(entry.id)
+        if request is None:
+            await self._missing(entry)
+        elif request.dry_run:
+            self._followed.drop(entry)
+        elif request.version >= entry.version:
+            entry.absent = False
+            entry.version, entry.digest = request.version, hash(request)
+            wait = self._announce_wait(entry, request)
+            if wait > 0:
+                self._followed.wake_in(entry, wait)
+            else:
+                await self._converge(entry, request)
+
+    def _announce_wait(self, entry: Entry, request: AccessRequest) -> float:
+        """Seconds to wait before announcing, so that a request that is approved at once wakes nobody."""
+        delay = self._settings.announce_delay_seconds
+        if not delay or entry.known or request.state != PENDING:
+            return 0.0
+        return min((request.created or 0.0) + delay - time.time(), delay)
+
+    async def _missing(self, entry: Entry) -> None:
+        """A get by id found nothing. That alone is no proof: without the right to list it looks the same."""
+        if entry.silent:
+            self._followed.drop(entry)
+            return
+        stored = await self._stored(entry)
+        left = expiry_check(stored.record.exp) if stored is not None else 0.0
+        if entry.absent or (stored is not None and left <= 0):
+            entry.gone = True
+            await self._end(entry)
+        elif stored is not None:
+            self._followed.wake_in(entry, left)
+        else:
+            self._followed.drop(entry)
+
+    async def _converge(self, entry: Entry, request: AccessRequest) -> None:
+        stored: Stored | None = None
+        if entry.known or request.state != PENDING:
+            stored = await self._stored(entry, request)
+            if stored is None and request.state != PENDING and not self._settings.announce_resolved:
+                entry.silent = True
+                self._followed.wake_in(entry, expiry_check(request.expires))
+                return
+        if stored is not None:
+            if stored.record.done:
+                self._followed.drop(entry)
+                return
+            if not self._may_take(entry, stored.record):
+                return
+        async with self._chat.breaker.writing():
+            await self._act(entry, request, stored)
+
+    async def _act(self, entry: Entry, request: AccessRequest, stored: Stored | None) -> None:
+        targets = await self._targets(request)
+        record = self._new_record(request) if stored is None else stored.record
+        step = self._plan(entry, request, record, targets, announce=stored is None)
+        if step.stale:
+            # Another process has acted on more than we were told; its look was later than ours.
+            return
+        verify = entry.doubts is not None and entry.doubts.ripe(trio.current_time() - VERIFY_SECONDS)
+        idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
+        if idle and not verify:
+            self._rest(entry, request, record)
+            return
+        hold = self._hold(entry, step.record, stored, request)
+        if stored is None:
+            try:
+                await hold.claim()
+            except Conflict:
+                entry.known = entry.dirty = True
+                return
+            entry.doubts = Doubts(cards=False, replies=False)
+        else:
+            await self._take(entry, hold, record)
+        await self._work(entry, hold, request, step, targets)
+
+    async def _take(self, entry: Entry, hold: Hold, record: Record) -> None:
+        """Acquire a record that exists; what its last holder may have left unrecorded becomes a doubt."""
+        foreign = record.owner not in ("", self._owner)
+        if entry.doubts is None or foreign:
+            entry.doubts = Doubts(cards=True, replies=foreign)
+        entry.foreign = None
+        await hold.save()
+
+    async def _work(
+        self, entry: Entry, hold: Hold, request: AccessRequest, step: Plan, targets: tuple[Target, ...]
+    ) -> None:
+        """Act until nothing newer is known, then write down what was done."""
+        entry.known = True
+        deliverer = self._deliverer(entry, hold)
+        async with self._recording(entry, hold):
+            await deliverer.verify(trio.current_time() - VERIFY_SECONDS)
+            while True:
+                await _all([partial(deliverer.deliver, work) for work in step.work])
+                entry.touched = frozenset()
+                newer = entry.request
+                if newer is None or entry.gone or newer.version < request.version:
+                    break
+                request, entry.request, entry.dirty = newer, None, False
+                step = self._plan(entry, request, hold.record, targets)
+                hold.record = step.record
+                hold.official = partial(official_fields, request)
+        self._rest(entry, request, hold.record)
+
+    @asynccontextmanager
+    async def _recording(self, entry: Entry, hold: Hold) -> AsyncIterator[None]:
+        """Renew the hold while the body acts, then save what it did and give the hold up.
+
+        With doubts left the hold is only let lapse, so that whoever comes next looks before posting.
+        """
+        try:
+            try:
+                async with hold.renewing():
+                    yield
+            except LinkError:
+                await hold.save(release=not entry.doubts)
+                entry.remember(hold.saved)
+                raise
+            await hold.save(release=not entry.doubts)
+            entry.remember(hold.saved)
+        except LeaseLost:
+            entry.touched = frozenset(slot.c for slot in hold.record.posts if slot.p)
+            raise
+
+    def _rest(self, entry: Entry, request: AccessRequest, record: Record) -> None:
+        """Set the next look, where nothing has to happen now."""
+        now = trio.current_time()
+        self._followed.wake_in(entry, expiry_check(request.expires))
+        if any(planning.unfinished(slot, pending=request.state == PENDING) for slot in record.posts):
+            if now >= entry.retry_at or not entry.retries:
+                entry.retry_at = now + min(RETRY_FIRST_SECONDS * 2**entry.retries, RETRY_MOST_SECONDS)
+                entry.retries = min(entry.retries + 1, 10)
+            self._followed.wake_in(entry, entry.retry_at - now)
+        if entry.doubts:
+            self._followed.wake_in(entry, VERIFY_SECONDS)
+
+    async def _end(self, entry: Entry) -> None:
+        """Teleport no longer has the request: its cards say so, and it is followed no longer."""
+        stored = await self._stored(entry)
+        if stored is None or stored.record.done:
+            self._followed.drop(entry)
+            return
+        record = stored.record
+        if not self._may_take(entry, record):
+            return
+        closing = planning.closing(record, time.time())
+        if not closing.positions:
+            await self._hold(entry, msgspec.structs.replace(record, done=True), stored).save(release=True)
+            self._followed.drop(entry)
+            return
+        async with self._chat.breaker.writing():
+            hold = self._hold(entry, msgspec.structs.replace(record, seen=(closing.state, record.seen[1])), stored)
+            await self._take(entry, hold, record)
+            deliverer = self._deliverer(entry, hold)
+            async with self._recording(entry, hold):
+                await _all([partial(deliverer.close, n, closing.state) for n in closing.positions])
+                hold.record = planning.closed(hold.record)
+        if hold.record.done:
+            self._followed.drop(entry)
+        else:
+            self._postpone(entry, RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    async def _stored(self, entry: Entry, request: AccessRequest | None = None) -> Stored | None:
+        """The record as last known, or as Teleport has it; None where nothing was ever posted.
+
+        Raises Untouchable for a record that is not ours to change.
+        """
+        text = entry.text
+        if text is None:
+            data = await self._store.read_plugin_data(entry.id)
+            if KEY not in data:
+                return self._adopted(entry, data, request)
+            text = data[KEY]
+            entry.remember(text)
+        record = decode(text)
+        if isinstance(record, Unreadable):
+            raise Untouchable(record.why)
+        return Stored(record, text)
+
+    def _adopted(self, entry: Entry, data: dict[str, str], request: AccessRequest | None) -> Stored | None:
+        """A record for what the official plugin announced, or began to announce.
+
+        That plugin claims a request by its `user` key before it posts; without `messages` it may have posted or not,
+        so our bot's posts are searched for the request id before anything is made.
+        """
+        if not data.get("messages") and not data.get("user"):
+            return None
+        created = request.created if request and request.created else time.time()
+        expires = request.expires if request and request.expires else created
+        record = adopt(
+            data, seed=new_seed(), owner="", at=int(created), exp=int(expires), lease_s=self._settings.lease.lease_s
+        )
+        entry.doubts = Doubts(cards=True, replies=False, mentions=not record.posts)
+        log.info("request.adopted", extra={"request_id": entry.id, "posts": len(record.posts)})
+        return Stored(record, "")
+
+    def _may_take(self, entry: Entry, record: Record) -> bool:
+        """Whether the record is free, ours, or its holder has been seen dead; else look again later."""
+        if record.owner in ("", self._owner):
+            return True
+        now = boottime()
+        if entry.foreign is None or entry.foreign[0] != record.n:
+            entry.foreign = (record.n, now)
+        left = entry.foreign[1] + self._settings.lease.takeover_seconds(record) - now
+        if left <= 0:
+            return True
+        entry.forget_text()
+        self._followed.wake_in(entry, min(left + 0.05, record.lease_s / 3))
+        return False
+
+    def _new_record(self, request: AccessRequest) -> Record:
+        now = int(time.time())
+        return Record(
+            seed=new_seed(),
+            owner=self._owner,
+            at=now,
+            exp=int(request.expires or now),
+            lease_s=self._settings.lease.lease_s,
+            seen=(request.state, len(request.reviews)),
+            posts=(),
+        )
+
+    def _hold(self, entry: Entry, record: Record, stored: Stored | None, request: AccessRequest | None = None) -> Hold:
+        return Hold(
+            self._store,
+            entry.id,
+            self._owner,
+            self._settings.lease,
+            record=record,
+            saved=stored.text if stored is not None else "",
+            official=partial(official_fields, request),
+        )
+
+    def _deliverer(self, entry: Entry, hold: Hold) -> Deliverer:
+        if entry.doubts is None:
+            entry.doubts = Doubts(cards=True, replies=True)
+        return Deliverer(self._chat.posts, self._chat.bot_id(), hold, entry.doubts, count=self._count)
+
+    def _plan(
+        self,
+        entry: Entry,
+        request: AccessRequest,
+        record: Record,
+        targets: tuple[Target, ...],
+        *,
+        announce: bool = False,
+    ) -> Plan:
+        step = planning.plan(
+            request,
+            record,
+            targets,
+            self._options(),
+            retry_failed=not entry.retries or trio.current_time() >= entry.retry_at,
+            announce=announce,
+            touched=entry.touched,
+        )
+        if step.refused:
+            log.warning("recipients.too_many", extra={"request_id": entry.id, "refused": step.refused})
+            self._metrics.recipients_failed.labels(reason="too_many").set(step.refused)
+        return step
+
+    async def _targets(self, request: AccessRequest) -> tuple[Target, ...]:
+        """All recipients, resolved at once; one that cannot be reached stays without a channel."""
+        named = route(request, self._settings.routes)
+        channels: dict[Named, str] = {}
+        lost: list[LinkLost] = []
+
+        async def resolve(recipient: Named) -> None:
+            try:
+                channels[recipient] = (await self._chat.resolve(recipient.name)).channel_id
+            except RecipientError as exc:
+                channels[recipient] = ""
+                self._fail(recipient.name, exc)
+            except LinkLost as exc:
+                lost.append(exc)
+            else:
+                self._reach(recipient.name)
+
+        await _all([partial(resolve, recipient) for recipient in named])
+        if lost:
+            raise lost[0]
+        return tuple(Target(recipient.name, recipient.kind, channels[recipient]) for recipient in named)
+
+    def _fail(self, name: str, exc: RecipientError) -> None:
+        if self._unreachable.get(name) != exc.reason:
+            self._unreachable[name] = exc.reason
+            log.warning("recipient.failed", extra={"recipient": name, "reason": exc.reason, "detail": exc.detail})
+            self._count_unreachable()
+
+    def _reach(self, name: str) -> None:
+        if self._unreachable.pop(name, None) is not None:
+            self._count_unreachable()
+
+    def _count_unreachable(self) -> None:
+        counts = Counter(self._unreachable.values())
+        for reason in REASONS:
+            self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
+
+    def _count(self, kind: str, outcome: str) -> None:
+        if kind == "duplicate":
+            self._metrics.duplicates_repaired_total.inc()
+        elif kind == "update":
+            self._metrics.updates_total.labels(outcome=outcome).inc()
+        else:
+            self._metrics.posts_total.labels(kind=kind, outcome=outcome).inc()
+
+
+async def _all(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Run all jobs to their end, then raise the first failure: one recipient's failure never cuts another's write."""
+    failures: list[SidecarError] = []
+
+    async def run(job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except SidecarError as exc:
+            failures.append(exc)
+
+    if len(jobs) == 1:
+        await jobs[0]()
+        return
+    async with trio.open_nursery() as nursery:
+        for job in jobs:
+            nursery.start_soon(run, job, name="reconcile.recipient")
+    if failures:
+        raise failures[0]

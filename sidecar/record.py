@@ -1,0 +1,168 @@
+"""What was posted for one access request, as the document kept in Teleport plugin data. Pure.
+
+The document is canonical ASCII JSON under the key `tm`, so that its exact text can be the expectation of a
+compare-and-swap. The official plugin's keys are written beside it, so that going back to that plugin works.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from sidecar.model import PENDING, Version, state_rank
+
+if TYPE_CHECKING:
+    from sidecar.model import AccessRequest
+
+KEY = "tm"
+FORMAT = 1
+# A record must stay well below Teleport's 1,000,000 bytes for all plugins of a request together.
+MAX_BYTES = 64 * 1024
+# Channel, post and hash of a slot, and a dozen replies.
+_SLOT_GROWTH = 26 + 26 + 16 + 40
+# The official plugin shows 500 runes of a reason; there is no need to store more for it.
+_OFFICIAL_REASON_LENGTH = 1000
+
+CLAIM_EXPECTS = {KEY: "", "messages": "", "user": ""}
+
+Kind = Literal["card", "requester"]
+SlotStatus = Literal["posted", "waiting", "failed", "gone", "archived"]
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """One recipient's messages.
+
+    `rep` holds what was answered in the thread: n > 0 for the n-th review, -rank for the end in that rank.
+    """
+
+    r: str
+    k: Kind = "card"
+    c: str = ""
+    p: str = ""
+    a: int = 0
+    s: SlotStatus = "waiting"
+    h: str = ""
+    shown: tuple[str, int] = ("", 0)
+    rep: tuple[int, ...] = ()
+
+    @property
+    def version(self) -> Version:
+        """The version that the card shows; lower than any real one before the first post."""
+        return Version(state_rank(self.shown[0]), self.shown[1]) if self.shown[0] else Version(-1, 0)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The document. `at` and `exp` are Unix seconds, `n` grows with every save, `owner` is "" when nobody holds it.
+
+    `dec` lists judged decisions: (Mattermost user, verb, source, update_at, outcome).
+    """
+
+    seed: str
+    owner: str
+    at: int
+    exp: int
+    seen: tuple[str, int]
+    posts: tuple[Slot, ...]
+    n: int = 1
+    lease_s: int = 30
+    dec: tuple[tuple[str, str, str, int, str], ...] = ()
+    done: bool = False
+    v: int = FORMAT
+
+    @property
+    def version(self) -> Version:
+        """The highest version that any holder has acted on."""
+        return Version(state_rank(self.seen[0]), self.seen[1])
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A record and the exact text of it that Teleport has ("" where it has none yet)."""
+
+    record: Record
+    text: str
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A record that must not be touched: made by a newer sidecar, or damaged. `why` is a sentence."""
+
+    why: str
+
+
+def new_seed() -> str:
+    """128 random bits in 22 characters."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(16))[:22].decode()
+
+
+def post_key(seed: str, kind: str, channel_id: str, index: int, attempt: int) -> str:
+    """The identity of one post: anyone with the record can compute it, nobody else can guess it."""
+    message = f"{kind}|{channel_id}|{index}|{attempt}".encode()
+    digest = hmac.new(seed.encode(), message, hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest)[:22].decode()
+
+
+def encode(record: Record) -> str:
+    """The canonical text: sorted keys, no spaces, ASCII."""
+    return json.dumps(msgspec.to_builtins(record), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def decode(text: str) -> Record | Unreadable:
+    """The record in `text`; what is not ours to change comes back as `Unreadable`."""
+    try:
+        document = json.loads(text)
+        version = document["v"]
+        if not isinstance(version, int) or version > FORMAT:
+            return Unreadable(f"it has format {version!s:.20}, this sidecar knows {FORMAT}: a newer sidecar wrote it")
+        return msgspec.convert(document, Record)
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        return Unreadable(f"it cannot be read ({type(exc).__name__})")
+
+
+def official_fields(request: AccessRequest | None, record: Record) -> dict[str, str]:
+    """The official plugin's keys for this state (teleport integrations/access/accessrequest/plugindata.go, v15).
+
+    An empty value deletes the key. Without a request (it is gone) only what the record knows is said. Only cards are
+    listed: that plugin would overwrite a requester's message with a reviewer's.
+    """
+    cards = [f"{slot.c}/{slot.p}" for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted"]
+    fields = {"messages": ",".join(cards)}
+    if request is None:
+        return fields if record.seen[0] == PENDING else {**fields, "resolution": record.seen[0]}
+    fields |= {
+        "user": request.user,
+        "roles": ",".join(request.roles),
+        "request_reason": request.reason[:_OFFICIAL_REASON_LENGTH],
+        "reviews_count": str(len(request.reviews)) if request.reviews else "",
+        "resolution": "" if request.state == PENDING else request.state,
+        "resolve_reason": request.resolve_reason[:_OFFICIAL_REASON_LENGTH],
+    }
+    return {key: value.replace("\x00", "") for key, value in fields.items()}
+
+
+def adopt(data: dict[str, str], *, seed: str, owner: str, at: int, exp: int, lease_s: int) -> Record:
+    """A record for a request that the official plugin announced, from that plugin's own keys.
+
+    Its posts become ours as they stand: never rendered by us (`h` empty), with the replies that it says it made.
+    """
+    reviews = data.get("reviews_count", "")
+    count = int(reviews) if reviews.isascii() and reviews.isdigit() and len(reviews) < 6 else 0
+    state = data.get("resolution") or PENDING
+    replies = [*range(1, count + 1)] + ([-state_rank(state)] if state != PENDING else [])
+    slots = []
+    for pair in filter(None, data.get("messages", "").split(",")):
+        channel, _, post = pair.partition("/")
+        if channel and post:
+            slots.append(Slot(r=channel, c=channel, p=post, s="posted", shown=(state, count), rep=tuple(replies)))
+    return Record(seed=seed, owner=owner, at=at, exp=exp, lease_s=lease_s, seen=(state, count), posts=tuple(slots))
+
+
+def size(part: Record | Slot) -> int:
+    """Bytes that `part` takes in the document, with room for what its slots have yet to learn."""
+    slots = part.posts if isinstance(part, Record) else (part,)
+    text = json.dumps(msgspec.to_builtins(part), separators=(",", ":"), ensure_ascii=True)
+    return len(text) + sum(_SLOT_GROWTH - len(slot.c + slot.p + slot.h) for slot in slots)

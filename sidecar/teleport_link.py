@@ -1,0 +1,232 @@
+"""The link to Teleport: a watch, a full list after each INIT, and a ping; and the store that workers use meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+import trio
+
+from sidecar.errors import LinkGarbled, LinkLost, LinkRefused
+from sidecar.links import one_error, pinging
+from sidecar.model import Put
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from sidecar.followed import Followed
+    from sidecar.links import LinkStatus
+    from sidecar.metrics import Metrics
+    from sidecar.model import AccessRequest, Delete, Ping, PluginData
+
+log = logging.getLogger(__name__)
+
+INIT_SECONDS = 15.0
+PING_EVERY_SECONDS = 15.0
+PING_LIMIT_SECONDS = 5.0
+# A watch that silently stopped delivering is found by a full list this often, jittered (P7).
+LIST_EVERY_SECONDS = 300.0
+LIST_AT_MOST_EVERY_SECONDS = 1.0
+# Listing all plugin data finds records whose request is gone; it is the widest read, so it is rarer.
+RECORDS_EVERY_SECONDS = 600.0
+# How long the watch may take to deliver what a list has already shown.
+SILENT_SECONDS = 30.0
+# A watch that the server dropped is opened again on the same connection.
+DROPPED = frozenset({"closed", "overflow"})
+
+
+class Auth(Protocol):
+    """The calls of an Auth Service that the link and the workers make."""
+
+    async def ping(self) -> Ping: ...
+
+    async def get_request(self, request_id: str) -> AccessRequest | None: ...
+
+    def list_requests(self) -> AbstractAsyncContextManager[AsyncIterator[AccessRequest]]: ...
+
+    async def read_plugin_data(self, request_id: str) -> dict[str, str]: ...
+
+    async def list_plugin_data(self) -> list[PluginData]: ...
+
+    async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None: ...
+
+    def watch(self) -> AbstractAsyncContextManager[AsyncIterator[Put | Delete]]: ...
+
+
+class TeleportLink:
+    """Holds the connection; also the store for workers, whose calls fail with LinkLost while there is none.
+
+    `connect` opens one connection with the credentials as they are now. `info` is the last Ping's answer.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[Auth]],
+        followed: Followed,
+        status: LinkStatus,
+        metrics: Metrics,
+    ) -> None:
+        self._connect = connect
+        self._followed = followed
+        self._status = status
+        self._metrics = metrics
+        self._client: Auth | None = None
+        self._connected = trio.Event()
+        self._intake = trio.CancelScope()
+        self._quiet = False
+        self._listed_at = -math.inf
+        self._records_at = -math.inf
+        self._empty_reported = False
+        self._unheard: set[str] = set()
+        self.info: Ping | None = None
+        # Set when the first list after the start is complete: a cold start has seen everything.
+        self.listed = trio.Event()
+
+    async def live(self) -> None:
+        """One connection's life. Ends by raising a LinkError."""
+        async with self._connect() as client:
+            self.info = await client.ping()
+            if self._quiet:
+                self._intake.cancel()
+            self._client = client
+            self._connected.set()
+            try:
+                with self._intake:
+                    await self._watch_again_and_again(client)
+                # Asked to take nothing more in: the connection stays for those who still write.
+                await trio.sleep_forever()
+            finally:
+                self._intake = trio.CancelScope()
+                self._client = None
+                self._connected = trio.Event()
+
+    def quiesce(self) -> None:
+        """Take nothing more in; the connection stays for workers."""
+        self._quiet = True
+        self._intake.cancel()
+
+    # -- the store ---------------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Return when there is a connection to try; never at once after a failure on it."""
+        await trio.sleep(0.1)
+        await self._connected.wait()
+
+    async def get_request(self, request_id: str) -> AccessRequest | None:
+        return await self._current().get_request(request_id)
+
+    async def read_plugin_data(self, request_id: str) -> dict[str, str]:
+        return await self._current().read_plugin_data(request_id)
+
+    async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None:
+        await self._current().update_plugin_data(request_id, put, expect)
+
+    def _current(self) -> Auth:
+        if self._client is None:
+            raise LinkLost("teleport", "away", "there is no connection to the Auth Service")
+        return self._client
+
+    # -- the watch ---------------------------------------------------------------------------------------------------
+
+    async def _watch_again_and_again(self, client: Auth) -> NoReturn:
+        while True:
+            try:
+                await self._watch(client)
+            except LinkLost as exc:
+                if exc.reason not in DROPPED:
+                    raise
+                self._status.failed(exc)
+                await trio.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - jitter, not a secret
+
+    async def _watch(self, client: Auth) -> None:
+        with one_error():
+            async with self._initialised(client) as events, trio.open_nursery() as nursery:
+                nursery.start_soon(self._list_again_and_again, client, name="teleport.list")
+                nursery.start_soon(
+                    pinging, client.ping, PING_EVERY_SECONDS, PING_LIMIT_SECONDS, self._status, name="teleport.ping"
+                )
+                async for event in events:
+                    self._take(event)
+
+    @asynccontextmanager
+    async def _initialised(self, client: Auth) -> AsyncIterator[AsyncIterator[Put | Delete]]:
+        watch = client.watch()
+        with trio.move_on_after(INIT_SECONDS) as scope:
+            events = await watch.__aenter__()
+        if scope.cancelled_caught:
+            raise LinkGarbled("teleport", "no_init", f"the watch did not begin within {INIT_SECONDS:g} s")
+        try:
+            yield events
+        finally:
+            await watch.__aexit__(None, None, None)
+
+    def _take(self, event: Put | Delete) -> None:
+        kind = "put" if isinstance(event, Put) else "delete"
+        self._unheard.discard(event.request.id if isinstance(event, Put) else event.request_id)
+        self._metrics.events_total.labels("teleport", kind).inc()
+        self._metrics.last_event_timestamp_seconds.labels("teleport").set_to_current_time()
+        self._followed.event(event)
+
+    # -- the list ----------------------------------------------------------------------------------------------------
+
+    async def _list_again_and_again(self, client: Auth) -> NoReturn:
+        first = True
+        while True:
+            await trio.sleep_until(max(self._listed_at + LIST_AT_MOST_EVERY_SECONDS, trio.current_time()))
+            news = await self._list(client)
+            self._status.ready()
+            self.listed.set()
+            if not first:
+                await self._expect_events(news)
+            first = False
+            wait = LIST_EVERY_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, not a secret
+            with trio.move_on_after(wait):
+                await self._followed.room_again()
+
+    async def _list(self, client: Auth) -> set[str]:
+        """Look at every request that Teleport has; return the ids of those that were news."""
+        self._listed_at = trio.current_time()
+        self._followed.begin_list()
+        if self._listed_at - self._records_at >= RECORDS_EVERY_SECONDS:
+            await self._know_records(client)
+        count = 0
+        news = set()
+        async with client.list_requests() as requests:
+            async for request in requests:
+                count += 1
+                if self._followed.look(request):
+                    news.add(request.id)
+        if not self._followed.end_list(count):
+            self._report_empty()
+        return news
+
+    async def _know_records(self, client: Auth) -> None:
+        try:
+            for data in await client.list_plugin_data():
+                self._followed.know(data)
+        except LinkRefused as exc:
+            # Requests that ended while nobody watched stay open in Mattermost; everything else works.
+            log.warning("records.refused", extra={"detail": exc.detail})
+        self._records_at = trio.current_time()
+
+    def _report_empty(self) -> None:
+        """Once: the server hides requests from a role without the verb `list` instead of saying so."""
+        if not self._empty_reported:
+            self._empty_reported = True
+            log.warning(
+                "list.empty",
+                extra={"detail": 'Teleport lists no access request although some are open: does our role have the '
+                       'verb "list" on "access_request"?'},
+            )  # fmt: skip
+
+    async def _expect_events(self, news: set[str]) -> None:
+        """What a list has shown as new, the watch must deliver too; one that does not has stopped silently."""
+        self._unheard = set(news)
+        await trio.sleep(SILENT_SECONDS)
+        if missed := {request_id for request_id in self._unheard if request_id in self._followed}:
+            self._unheard = set()
+            raise LinkLost("teleport", "silent", f"the watch delivered nothing of {len(missed)} changed requests")
