@@ -45,7 +45,8 @@ coverage: $(READY)
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
 
-# Hashed files for any platform; neither an index address nor a host name gets into them.
+# Hashed files for any platform; neither an index address nor a host name gets into them. Versions stay where they
+# are as long as they fit; ARGS=--upgrade moves them.
 COMPILE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 

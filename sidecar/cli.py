@@ -141,8 +141,9 @@ def _run(options: argparse.Namespace) -> int:
 
     import trio
 
-    app = importlib.import_module("sidecar.app")
-    return int(trio.run(functools.partial(app.run, config, fail_fast=options.fail_fast or _env_fail_fast())))
+    from sidecar.app import run
+
+    return trio.run(functools.partial(run, config, fail_fast=options.fail_fast or _env_fail_fast()))
 
 
 def _env_fail_fast() -> bool:

@@ -260,7 +260,15 @@ async def test_the_health_command_asks_the_running_sidecar(address: str, capsys:
     assert capsys.readouterr().out == f"healthy\nunhealthy: {url}/readyz answered 503\n"
 
 
-async def test_the_health_command_by_configuration_over_tls(
+async def test_the_health_command_where_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    with trio.socket.socket() as unused:
+        await unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/healthz"
+        assert await trio.to_thread.run_sync(cli.main, ["health", "--url", url]) == 1
+    assert capsys.readouterr().out == f"unhealthy: {url}: [Errno 111] Connection refused\n"
+
+
+async def test_the_health_command_over_tls(
     nursery: trio.Nursery, state: State, ca: trustme.CA, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -19,6 +19,7 @@ from sidecar.errors import ConfigError
 
 DATA = Path(__file__).parent / "testdata"
 GOOD = str(DATA / "official-v18.toml")
+DEFAULT = cli.DEFAULT_CONFIG
 Calls = list[dict[str, object]]
 
 
@@ -90,6 +91,15 @@ def test_settings_from_the_environment(
     config = calls[0]["config"]
     assert isinstance(config, Config)
     assert config.role_to_recipients == {"*": ("ops/requests", "dba/requests")}
+
+
+def test_the_official_place_of_the_file_is_the_default(
+    app: Callable[[int | Exception], Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Path("/etc/teleport-mattermost.toml") == DEFAULT
+    app(0)
+    monkeypatch.setattr(cli, "DEFAULT_CONFIG", Path(GOOD))
+    assert cli.main(["run"]) == 0
 
 
 def test_notices_are_one_line_each(app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +202,18 @@ def test_demo_without_its_extra_says_what_to_install(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main(["demo"]) == 2
-    assert "pip install 'teleport-mattermost-sidecar[demo]'" in capsys.readouterr().err
+    out = capsys.readouterr()
+    assert "pip install 'teleport-mattermost-sidecar[demo]'" in out.err
+
+
+def test_demo_with_another_package_missing_is_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> types.ModuleType:
+        raise ModuleNotFoundError(name, name="sidecar.simulator.demo")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert cli.main(["demo"]) == 1
 
 
 @pytest.mark.parametrize(

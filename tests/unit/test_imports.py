@@ -1,0 +1,111 @@
+"""Who may import whom. The table is the architecture; a module without a row has no place in it yet."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+
+import pytest
+
+from tests.tree import imported, modules, room_of, when_loaded
+
+# Decisions and words: values in, values out. No clock, no I/O, no log.
+PURE = "model errors neutral command fields text record routing plan judge policy identity"
+# What carries decisions out; it meets the two peers through protocols that it declares itself.
+WORK = "lease breaker followed delivery coldstart reconcile review reviewing sweep decisions"
+BASE = "model errors log"
+
+# A room (or several that may know each other, or a folder) -> the rooms it may import.
+ALLOWED = {
+    "errors log neutral metrics": "",
+    "model": "",
+    "config": "model errors",
+    PURE: PURE,
+    "teleport": BASE,
+    "mattermost": BASE,
+    "links": "errors log metrics",
+    WORK: f"{PURE} {BASE} {WORK} metrics",
+    "teleport_link mattermost_link": f"{PURE} {BASE} {WORK} metrics links",
+    "endpoints": "errors log metrics",
+    "check": f"{BASE} config teleport mattermost routing",
+    "app": f"{PURE} {BASE} {WORK} metrics config endpoints links teleport_link mattermost_link teleport mattermost",
+    "cli": "app check config errors log simulator",
+    "__main__": "cli",
+    # The rooms of the stand-ins. The demo starts the sidecar itself beside them.
+    "simulator": "model teleport.pb",
+    "simulator.demo": "app check cli config errors log model",
+}
+
+# A library -> the only rooms that speak it, so that replacing it is a change to them alone.
+SPEAKERS = {
+    "grpc": "teleport.bridge simulator",
+    "google": "teleport simulator",
+    "httpx": "mattermost.client",
+    "httpcore": "mattermost.client",
+    "trio_websocket": "mattermost.events",
+    "wsproto": "mattermost.events simulator",
+    "h11": "endpoints mattermost.client simulator",
+    "prometheus_client": "metrics",
+    "threading": "teleport.bridge simulator",
+    "argparse": "cli simulator",
+    "cryptography": "simulator",
+    "asyncio": "",
+    "requests": "",
+}
+
+NOT_PURE = {"trio", "time", "logging", "os", "socket", "threading", "random"}
+
+MODULES = modules()
+NAMES = [name for name in MODULES if name != "sidecar"]
+
+
+def short(name: str) -> str:
+    return name.removeprefix("sidecar.")
+
+
+def within(name: str, rooms: str) -> bool:
+    """Say whether a module is one of the rooms or lies in one of the folders."""
+    return any(name == room or name.startswith(f"{room}.") for room in rooms.split())
+
+
+def row(name: str) -> str | None:
+    """Return what a module may import: its own row's, the most exact one."""
+    rows = [(room, allowed) for rooms, allowed in ALLOWED.items() for room in rooms.split() if within(name, room)]
+    found = max(rows, key=lambda one: len(one[0]), default=None)
+    return None if found is None else f"{found[1]} {found[0].partition('.')[0]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_room_imports_what_its_row_allows(name: str) -> None:
+    allowed = row(short(name))
+    assert allowed is not None, f"{name} has no row: decide who may import what, and write it down"
+    ours = {room_of(one, MODULES) for one in imported(MODULES[name]) if one.partition(".")[0] == "sidecar"}
+    wrong = {short(one) for one in ours if one != "sidecar" and not within(short(one), allowed)}
+    assert not wrong, f"{name} imports {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_are_absolute(name: str) -> None:
+    assert "." not in set(imported(MODULES[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_library_is_spoken_in_its_own_room(name: str) -> None:
+    libraries = {one.partition(".")[0] for one in imported(MODULES[name])}
+    wrong = [library for library in libraries & SPEAKERS.keys() if not within(short(name), SPEAKERS[library])]
+    assert not wrong, f"{name} imports {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if within(short(name), PURE)])
+def test_a_decision_needs_no_clock_and_no_loop(name: str) -> None:
+    assert not NOT_PURE & {one.partition(".")[0] for one in imported(MODULES[name])}
+    assert not [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
+
+
+def test_there_are_no_cycles() -> None:
+    """Imports inside of functions and for type checking do not count: they are not run at import."""
+    graph = {
+        name: {room_of(one, MODULES) for one in imported(when_loaded(tree)) if one.startswith("sidecar.")} - {name}
+        for name, tree in MODULES.items()
+    }
+    tuple(graphlib.TopologicalSorter(graph).static_order())
