@@ -61,7 +61,7 @@ async def run(
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
-    process = _Process(config, stop or trio.Event())
+    process = _Process(config, trio.Event() if stop is None else stop)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.listen_to_signals, nursery.cancel_scope, name="app.signals")

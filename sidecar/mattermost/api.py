@@ -97,12 +97,15 @@ class MattermostClient:
         path = "/posts?set_online=false"
         return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=True)
 
-    async def patch_post(self, post_id: str, draft: Draft, *, tm: dict[str, object]) -> None:
-        """Replace the attachment of a post; its message stays. 403 also means: no such post any more.
+    async def patch_post(self, post_id: str, draft: Draft, *, tm: dict[str, object], message: bool = False) -> None:
+        """Replace the attachment of a post, and its message only where asked. 403 also means: no such post any more.
 
-        A patch replaces all props, `from_bot` with them, so it is sent along.
+        A patch replaces all props, `from_bot` with them, so it is sent along. Edits of the message may be limited in
+        time (400 with `time_limit` in the error id), those of the attachment never are.
         """
-        body = {"props": {**_props(draft, tm), "from_bot": "true"}}
+        body: dict[str, object] = {"props": {**_props(draft, tm), "from_bot": "true"}}
+        if message:
+            body["message"] = draft.message
         path = f"/posts/{_part(post_id)}/patch"
         await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True)
 

@@ -130,7 +130,18 @@ def _to_post(wire: _WirePost) -> Post:
         request_id=tm.get("id", ""),
         shown_state=tm.get("state", ""),
         props=frozenset(props),
+        attachment=_attachment(props["attachments"]) if tm and "attachments" in props else None,
     )
+
+
+def _attachment(raw: msgspec.Raw) -> dict[str, object] | None:
+    """The first attachment; only asked for where the post claims to be ours."""
+    try:
+        found = _anything(raw)
+    except LinkGarbled:
+        return None
+    first = found[0] if isinstance(found, list) and found else None
+    return first if isinstance(first, dict) else None
 
 
 def _tm(raw: msgspec.Raw) -> dict[str, str]:

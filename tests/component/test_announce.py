@@ -1,0 +1,34 @@
+"""The main job, end to end: requests made on a real gRPC server become true messages on a real HTTP server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from tests.world import field, running, world
+
+
+async def test_a_request_is_announced_reviewed_and_closed(tmp_path: Path) -> None:
+    """Bob asks, Alice and Ivan approve: one card that follows, three replies, two calls for the announcement."""
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config()):
+            await here.recorded(lambda: here.auth.watchers > 0)
+            request_id = here.auth.create_request("bob@example.com", ["dbadmin"], reason="fix it")
+            await here.shows("PENDING")
+            await here.released(request_id)
+            assert here.auth.calls["UpdatePluginData"] == 2
+            assert here.auth.calls["GetPluginData"] == 1  # the cold start
+            here.auth.review(request_id, "alice@example.com", "APPROVED", "ok by me")
+            await here.chat.wait_for(lambda: "1 of 2" in field(here.cards()[0], "Reviews"))
+            here.auth.review(request_id, "ivan@example.com", "APPROVED", "go ahead")
+            await here.shows("APPROVED")
+            await here.chat.wait_for(lambda: len(here.replies(here.cards()[0])) == 3)
+            await here.released(request_id)
+    (card,) = here.cards()
+    assert card.message == f"Access request {request_id}"
+    assert here.replies(card) == [
+        "`alice@example.com` reviewed: APPROVED\n\n```\nok by me\n```",
+        "`ivan@example.com` reviewed: APPROVED\n\n```\ngo ahead\n```",
+        "Request is now APPROVED\n\n```\ngo ahead\n```",
+    ]

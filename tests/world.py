@@ -1,0 +1,168 @@
+"""A world for whole-sidecar tests: both simulators, the people of the story, and sidecars that run in it.
+
+Alice and Ivan review, Bob asks. The Auth Service is real gRPC over real mTLS in threads of its own; Mattermost is a
+real HTTP server in the test's trio loop. A sidecar runs in the loop (`running`) or as a process of its own (`process`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from sidecar import app
+from sidecar.config import Config, load
+from sidecar.simulator.auth import AuthServer
+from sidecar.simulator.mattermost import MattermostServer, Post
+
+ROOT = Path(__file__).parent.parent
+
+
+class World:
+    """The servers, the people, and where the configuration of a sidecar goes."""
+
+    def __init__(self, auth: AuthServer, chat: MattermostServer, folder: Path) -> None:
+        self.auth = auth
+        self.chat = chat
+        self.folder = folder
+        self.alice = chat.add_user("alice", email="alice@example.com")
+        self.ivan = chat.add_user("ivan", email="ivan@example.com")
+        self.bob = chat.add_user("bob", email="bob@example.com")
+        self.bot = chat.add_bot("teleport")
+        people = (self.alice, self.ivan, self.bob, self.bot)
+        self.team = chat.add_team("ops", members=people)
+        self.channel = chat.add_channel(self.team, "access-requests", members=people)
+        self.credentials = auth.write_credentials(folder, "access-plugin")
+        self.token_file = folder / "token"
+        self.token_file.write_text(self.bot.token)
+
+    def settings(self, **changes: str) -> dict[str, str]:
+        """The flags of a sidecar; keys with "__" for the dot, as in the environment."""
+        settings = {
+            "teleport.addr": self.auth.addr,
+            "teleport.client_crt": str(self.credentials.crt),
+            "teleport.client_key": str(self.credentials.key),
+            "teleport.root_cas": str(self.credentials.cas),
+            "mattermost.url": self.chat.url,
+            "mattermost.token_file": str(self.token_file),
+            "mattermost.recipients": '["ops/access-requests"]',
+            "mattermost.notify_requester": "false",
+            "mattermost.max_posts_per_second": "1000",
+            "endpoints.listen": "127.0.0.1:0",
+        }
+        return settings | {key.replace("__", "."): value for key, value in changes.items()}
+
+    def config(self, **changes: str) -> Config:
+        return load(None, {}, self.settings(**changes))
+
+    def cards(self, channel: Any = None) -> list[Post]:
+        """The root posts of the bot in a channel, oldest first."""
+        posts = self.chat.posts(channel or self.channel)
+        return [post for post in posts if post.user_id == self.bot.id and not post.root_id and not post.delete_at]
+
+    def replies(self, card: Post) -> list[str]:
+        """The messages in a card's thread, oldest first."""
+        return [post.message for post in self.chat.thread(card) if post.id != card.id]
+
+    def states(self, channel: Any = None) -> dict[str, list[str]]:
+        """Request id -> the first word after the emoji of each card's `State`."""
+        found: dict[str, list[str]] = {}
+        for card in self.cards(channel):
+            found.setdefault(card.props["tm"]["id"], []).append(field(card, "State").split()[-1])
+        return found
+
+    async def shows(self, state: str, count: int = 1) -> None:
+        """Return when `count` cards in the channel show `state`."""
+        await self.chat.wait_for(lambda: sum(states.count(state) for states in self.states().values()) >= count)
+
+    async def recorded(self, predicate: Callable[[], bool]) -> None:
+        """Return when the Auth Service satisfies `predicate`."""
+        await trio.to_thread.run_sync(partial(self.auth.wait_for, predicate), abandon_on_cancel=True)
+
+    async def released(self, request_id: str) -> dict[str, str]:
+        """Return the plugin data of a request once nobody holds its record."""
+        await self.recorded(lambda: '"owner":""' in self.auth.plugin_data(request_id).get("tm", ""))
+        return self.auth.plugin_data(request_id)
+
+
+def field(card: Post, title: str) -> str:
+    """The text of one field of a card, "" where it has none."""
+    fields = card.props["attachments"][0]["fields"]
+    return next((str(one["value"]) for one in fields if one["title"] == title), "")
+
+
+@asynccontextmanager
+async def world(
+    folder: Path, *, version: str = "7.0.0-dev", chat_version: str = "5.37.0", **auth: Any
+) -> AsyncIterator[World]:
+    """Both servers, running."""
+    server = AuthServer.dual_authorization(version=version, **auth)
+    async with trio.open_nursery() as nursery:
+        chat = MattermostServer(chat_version)
+        await nursery.start(chat.serve)
+        with server:
+            yield World(server, chat, folder)
+        nursery.cancel_scope.cancel()
+
+
+class Running:
+    """A sidecar in the test's loop."""
+
+    def __init__(self, address: str, stop: trio.Event) -> None:
+        self.url = f"http://{address}"
+        self.stop = stop
+
+    async def readiness(self) -> dict[str, Any]:
+        async with httpx.AsyncClient() as client:
+            body: dict[str, Any] = (await client.get(f"{self.url}/readyz")).json()
+            return body
+
+    async def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics, by its name with labels, without our prefix."""
+        async with httpx.AsyncClient() as client:
+            page = (await client.get(f"{self.url}/metrics")).text
+        lines = [line.rpartition(" ") for line in page.splitlines() if not line.startswith("#")]
+        return {name.removeprefix("teleport_mattermost_"): float(value) for name, _, value in lines}
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Running]:
+    """A sidecar in this loop, from its first endpoint until it has drained."""
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(app.run, config, stop=stop))
+        try:
+            yield Running(address, stop)
+        finally:
+            stop.set()
+
+
+@contextmanager
+def process(
+    settings: dict[str, str], *arguments: str, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A sidecar as a process of its own; killed at the end if it still runs."""
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "sidecar", "run", *flags, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+        child.communicate()
