@@ -50,7 +50,7 @@ def credentials(ca: trustme.CA | None = None, trust: trustme.CA | None = None, *
 
 
 class Peer:
-    """`unary` and `streams` map a method to what it does; `ended` tells each call that is over, however it went."""
+    """`unary` and `streams` map a method to what it does."""
 
     def __init__(self) -> None:
         self.addr = ""
@@ -58,10 +58,13 @@ class Peer:
         self.streams: dict[str, Stream] = {}
         self.calls: list[tuple[str, bytes]] = []
         self.metadata: list[dict[str, str | bytes]] = []
+        self.begun: queue.Queue[str] = queue.Queue()
         self.ended: queue.Queue[str] = queue.Queue()
+        self.stop: Callable[[], object] = lambda: None
 
-    def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+    def handlers(self) -> grpc.GenericRpcHandler:
         """Answer all methods that the client knows; one that the test left out does not exist, as grpc-go says it."""
+        table: dict[str, grpc.RpcMethodHandler[bytes, bytes]]
         table = {name: grpc.unary_unary_rpc_method_handler(partial(self._unary, name)) for name in _UNARY}
         table |= {name: grpc.unary_stream_rpc_method_handler(partial(self._stream, name)) for name in _STREAMS}
         return grpc.method_handlers_generic_handler("proto.AuthService", table)
@@ -69,6 +72,7 @@ class Peer:
     def _note(self, method: str, request: bytes, context: Context) -> None:
         context.add_callback(lambda: self.ended.put(method))
         self.calls.append((method, request))
+        self.begun.put(method)
         self.metadata.append(dict(context.invocation_metadata()))
 
     def _unary(self, method: str, request: bytes, context: Context) -> bytes:
@@ -79,9 +83,18 @@ class Peer:
         self._note(method, request, context)
         yield from self.streams.get(method, partial(_missing, method))(request, context)
 
-    async def wait_ended(self) -> str:
-        """The next call that is over on the server's side."""
-        return await trio.to_thread.run_sync(partial(self.ended.get, timeout=PATIENCE))
+    async def wait_begun(self, method: str) -> None:
+        """Wait until the server works at a call of the method."""
+        await _wait_for(self.begun, method)
+
+    async def wait_ended(self, method: str) -> None:
+        """Wait until a call of the method is over on the server's side."""
+        await _wait_for(self.ended, method)
+
+
+async def _wait_for(methods: queue.Queue[str], method: str) -> None:
+    while await trio.to_thread.run_sync(partial(methods.get, timeout=PATIENCE)) != method:
+        pass
 
 
 @contextmanager
@@ -93,13 +106,16 @@ def serve(name: str = NAME, ca: trustme.CA | None = None, **issue: Any) -> Itera
         server = grpc.server(pool, handlers=[peer.handlers()])
         pair = (leaf.private_key_pem.bytes(), leaf.cert_chain_pems[0].bytes())
         root = authority().cert_pem.bytes()
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], root, require_client_auth=True))
+        port = server.add_secure_port(
+            "127.0.0.1:0", grpc.ssl_server_credentials([pair], root, require_client_auth=True)
+        )
         peer.addr = f"127.0.0.1:{port}"
         server.start()
+        peer.stop = lambda: server.stop(None).wait(PATIENCE)
         try:
             yield peer
         finally:
-            server.stop(None).wait(PATIENCE)
+            peer.stop()
 
 
 @asynccontextmanager
@@ -111,7 +127,7 @@ async def connect(peer: Peer, **options: Any) -> AsyncIterator[AuthClient]:
 
 def fail(context: Context, code: str, details: str) -> NoReturn:
     """End the call with a status."""
-    context.abort(StatusCode[code], details)
+    context.abort(grpc.StatusCode[code], details)
 
 
 def _missing(method: str, _request: bytes, context: Context) -> NoReturn:

@@ -76,6 +76,7 @@ class Channel:
             LinkLost: "closed": the channel was closed before.
 
         """
+        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already writes nothing
         with _observed(self._observe, method):
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_SERVICE + method)
             try:

@@ -125,7 +125,7 @@ async def test_list_that_breaks_midway() -> None:
     with serve() as peer:
         peer.streams["GetAccessRequestsV2"] = broken
         async with connect(peer) as client, client.list_requests() as requests:
-            with pytest.raises(LinkLost, match="gone"):
+            with pytest.raises(LinkLost, match="gone"):  # noqa: PT012
                 async for request in requests:
                     seen.append(request)  # noqa: PERF401
     assert seen == [_request("r1")]
@@ -176,7 +176,9 @@ async def test_plugin_name_is_the_operators() -> None:
 
 async def test_all_plugin_data_may_be_larger_than_any_other_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes in one message; its own connection has a limit of its own."""
-    large = pb.PluginDataSeq(PluginData=[pb.PluginDataV3(Metadata=pb.Metadata(Name=b"r1", Description=b"x" * (3 << 20)))])
+    large = pb.PluginDataSeq(
+        PluginData=[pb.PluginDataV3(Metadata=pb.Metadata(Name=b"r1", Description=b"x" * (3 << 20)))]
+    )
     monkeypatch.setattr(client_module, "_WIDE_MIB", 2)
     with serve() as peer:
         peer.unary["GetPluginData"] = lambda _request, _context: large.SerializeToString()
@@ -277,7 +279,7 @@ async def test_expectations_not_met_is_a_conflict() -> None:
 
 @pytest.mark.parametrize("method", [method for method in _CALLS if method != "WatchEvents"])
 async def test_every_call_has_a_deadline_of_its_own(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """trio's deadlines would do, were every caller to remember; a server that hangs must never hang us."""
+    """Deadlines of trio's would do, were every caller to remember; a server that hangs must never hang us."""
 
     def never(_request: bytes, context: Context) -> bytes:
         hang(context)

@@ -161,7 +161,10 @@ def test_reviews_that_were_not_judged(code: str, details: str, expected: tuple[t
     ],
 )
 def test_a_write_is_ambiguous_unless_it_provably_never_arrived(
-    to_error: object, code: str, details: str, ambiguous: bool  # noqa: FBT001
+    to_error: object,
+    code: str,
+    details: str,
+    ambiguous: bool,  # noqa: FBT001
 ) -> None:
     assert callable(to_error)
     error = to_error(_failure(code, details))
