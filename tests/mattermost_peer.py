@@ -265,17 +265,24 @@ class Wire:
 Script = Callable[[Wire], Awaitable[None]]
 
 
+async def silent(_: Wire) -> None:
+    """A script that says nothing."""
+    await trio.sleep_forever()
+
+
 @asynccontextmanager
 async def socket_peer(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Accept each websocket and run the script on it; the URL of the peer."""
 
     async def handle(stream: trio.abc.Stream, _: trio.SocketStream) -> None:
         wire = Wire(stream, Request(host="", target=""))
-        while True:
-            wire.ws.receive_data(bytes(await stream.receive_some()) or None)
-            event = next(wire.ws.events())
-            if isinstance(event, Request):
-                break
+        event = None
+        while not isinstance(event, Request):
+            data = bytes(await stream.receive_some())
+            if not data:
+                return
+            wire.ws.receive_data(data)
+            event = next(wire.ws.events(), None)
         wire.request = event
         await stream.send_all(wire.ws.send(AcceptConnection()))
         await script(wire)

@@ -228,7 +228,7 @@ async def open_client(
     """
     address = dial.parse_url(url)
     proxy = dial.proxy_for(address)
-    context = ssl_context or dial.client_context()
+    context = ssl_context or dial.client_context(address)
     try:
         via = None if proxy is None else httpx.Proxy(proxy, ssl_context=context if proxy.startswith("https:") else None)
     except (ValueError, httpx.InvalidURL):

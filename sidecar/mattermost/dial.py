@@ -81,9 +81,14 @@ def proxy_for(address: Address) -> str | None:
     return proxy
 
 
-def client_context() -> ssl.SSLContext:
-    """Return a context that trusts what the system trusts (SSL_CERT_FILE and SSL_CERT_DIR are honoured)."""
-    return ssl.create_default_context()
+def client_context(address: Address) -> ssl.SSLContext:
+    """Return a context that trusts what the system trusts (SSL_CERT_FILE and SSL_CERT_DIR are honoured).
+
+    Where nothing speaks TLS it trusts nobody, for reading the system's store takes a while.
+    """
+    if "https" in {address.scheme, (proxy_for(address) or "").partition(":")[0]}:
+        return ssl.create_default_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 async def open_stream(address: Address, context: ssl.SSLContext) -> trio.abc.Stream:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, cast
 
+import h11
 import msgspec
 import trio
 import wsproto.utilities
@@ -29,7 +30,8 @@ __all__ = ["Events", "PostedHint", "ReactionHint", "open_events"]
 _MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 _PING_SECONDS: Final = 15.0
 _ANSWER_SECONDS: Final = 10.0
-_SOCKET_ERRORS: Final = (HandshakeError, ConnectionClosed, wsproto.utilities.ProtocolError)
+# What trio-websocket lets through; h11 has its word where the answer to the upgrade is no HTTP.
+_SOCKET_ERRORS: Final = (HandshakeError, ConnectionClosed, wsproto.utilities.ProtocolError, h11.ProtocolError)
 
 
 class _Link(msgspec.Struct):
@@ -57,8 +59,9 @@ async def open_events(
     caller's deadline. Ask `MattermostClient.me` then. Raises LinkLost, LinkGarbled, LinkRefused (certificate, token
     file), ConfigError (URL, proxy of the environment).
     """
-    context = ssl_context or dial.client_context()
-    link = _Link(dial.parse_url(url), token, context, ping_seconds, answer_seconds, max_message_bytes)
+    address = dial.parse_url(url)
+    context = ssl_context or dial.client_context(address)
+    link = _Link(address, token, context, ping_seconds, answer_seconds, max_message_bytes)
     try:
         async with trio.open_nursery() as nursery:
             yield await nursery.start(_run, link, name="mattermost.events")

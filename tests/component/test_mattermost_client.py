@@ -428,7 +428,7 @@ async def cancelled_call(client: MattermostClient, rng: random.Random) -> None:
     """Call, and cancel after some steps of the scheduler: anywhere from the first await to the answer."""
 
     async def cancel_later() -> None:
-        for _ in range(rng.randrange(120)):
+        for _ in range(rng.randrange(50)):
             await trio.lowlevel.checkpoint()
         scope.cancel()
 
@@ -450,14 +450,16 @@ async def test_cancelled_calls_leave_nothing_behind() -> None:
     async with http_peer(reply) as peer, client_of(peer, max_connections=4) as client:
         for _ in range(40):
             async with trio.open_nursery() as nursery:
-                for _ in range(25):
+                for _ in range(40):
                     nursery.start_soon(cancelled_call, client, rng)
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(client.me)
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert peer.open <= 4
-    assert 100 < len(peer.seen) < 1020
+        # White box: a lost slot holds a connection that nobody opens any more.
+        assert len(client._rest._transport._pool.connections) <= 4  # type: ignore[attr-defined]
+    assert 100 < len(peer.seen) < 1620
 
 
 # TLS
