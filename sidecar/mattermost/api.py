@@ -126,7 +126,7 @@ class MattermostClient:
         """Return a root and all its replies, oldest first; [] where the root is gone."""
         path = f"/posts/{_part(post_id)}/thread"
         posts = await _if_found(self._rest.call("GET", path, codec.decode_posts))
-        return sorted(posts or (), key=lambda post: (post.create_at, post.id))
+        return sorted(posts or (), key=lambda post: (post.root_id != "", post.create_at))
 
     async def reactions(self, post_ids: list[str]) -> dict[str, list[Reaction]]:
         """Return the reactions on many posts; a post that the bot cannot read is left out.

@@ -85,8 +85,9 @@ async def test_a_post_goes_out_with_its_key_and_mark_below_the_subpath() -> None
         async with client_of(peer) as client:
             post = await client.create_post("c1", Draft("hello", {"text": "x"}), key="k1", tm={"k": "k1"}, root_id="r")
             await client.patch_post("p1", Draft("hello", {"text": "y"}), tm={"k": "k1"})
+            await client.patch_post("p1", Draft("other"), tm={"k": "k1"}, message=True)
     assert (post.id, post.channel_id, post.user_id) == ("p1", "c1", "u1")
-    created, patched = peer.seen
+    created, patched, renamed = peer.seen
     assert (created.method, created.target) == ("POST", "/mm/api/v4/posts?set_online=false")
     assert created.header("authorization") == f"Bearer {TOKEN}"
     assert created.header("content-type") == "application/json"
@@ -95,8 +96,10 @@ async def test_a_post_goes_out_with_its_key_and_mark_below_the_subpath() -> None
         b'{"channel_id":"c1","message":"hello","root_id":"r","pending_post_id":"k1",'
         b'"props":{"attachments":[{"text":"x"}],"tm":{"k":"k1"}}}'
     )
+    # Only where the caller insists.
+    assert renamed.body.endswith(b'"from_bot":"true"},"message":"other"}')
     assert (patched.method, patched.target) == ("PUT", "/mm/api/v4/posts/p1/patch")
-    # The message is never edited, and from_bot would be lost: a patch replaces all props.
+    # The message stays, and from_bot would be lost: a patch replaces all props.
     assert patched.body == b'{"props":{"attachments":[{"text":"y"}],"tm":{"k":"k1"},"from_bot":"true"}}'
 
 

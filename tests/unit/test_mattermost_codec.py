@@ -115,6 +115,23 @@ def test_our_own_mark_is_read_from_props() -> None:
     assert post.props == {"tm", "from_bot"}
 
 
+@pytest.mark.parametrize(
+    ("props", "attachment"),
+    [
+        ({"tm": {"k": "key"}, "attachments": [{"text": "x"}, {"text": "y"}]}, {"text": "x"}),
+        ({"tm": {"k": "key"}, "attachments": []}, None),
+        ({"tm": {"k": "key"}, "attachments": "x"}, None),
+        ({"tm": {"k": "key"}, "attachments": [5]}, None),
+        ({"tm": {"k": "key"}}, None),
+        ({"attachments": [{"text": "not ours"}]}, None),
+    ],
+)
+def test_the_first_attachment_is_read_only_where_the_post_claims_to_be_ours(
+    props: dict[str, Any], attachment: dict[str, Any] | None
+) -> None:
+    assert codec.decode_post(json.dumps({"id": "p", "props": props}).encode()).attachment == attachment
+
+
 @pytest.mark.parametrize("tm", [None, [], "x", 5, {"k": 1, "id": None, "state": []}, {"k": {"k": "x"}}])
 def test_a_mark_that_somebody_forged_is_no_mark_and_spoils_nothing(tm: Any) -> None:
     post = codec.decode_post(json.dumps({"id": "p", "props": {"tm": tm, "from_webhook": "true"}}).encode())

@@ -1,0 +1,252 @@
+"""Recipient names against the simulated Mattermost, over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from sidecar.errors import LinkLost, RecipientError
+from sidecar.mattermost.client import MattermostClient, open_client
+from sidecar.mattermost.recipients import Recipients
+from sidecar.model import Destination
+from sidecar.simulator.mattermost import MattermostServer
+from sidecar.simulator.mattermost_values import Channel, Team, User
+
+
+class World(msgspec.Struct):
+    server: MattermostServer
+    client: MattermostClient
+    recipients: Recipients
+    bot: User
+    alice: User
+    ops: Team
+    requests: Channel
+
+    async def refused(self, name: str) -> RecipientError:
+        with pytest.raises(RecipientError) as caught:
+            await self.recipients.resolve(name)
+        return caught.value
+
+
+@asynccontextmanager
+async def world(version: str = "11.0.0") -> AsyncIterator[World]:
+    server = MattermostServer(version)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        bot, alice = server.add_bot("teleport"), server.add_user("alice")
+        ops = server.add_team("ops", display_name="Operations", members=[bot, alice])
+        channel = server.add_channel(ops, "access-requests", private=True, members=[bot, alice])
+        async with open_client(server.url, lambda: bot.token) as client:
+            yield World(server, client, Recipients(client), bot, alice, ops, channel)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
+async def test_every_way_to_write_a_recipient(version: str) -> None:
+    async with world(version) as w:
+        channel = Destination(w.requests.id, "channel")
+        direct = w.server.open_direct(w.bot, w.alice)
+        alice = Destination(direct.id, "direct", w.alice.id)
+        named = {
+            "ops/access-requests": channel,
+            " Ops/Access-Requests ": channel,
+            "~access-requests": channel,
+            w.requests.id: channel,
+            "@alice": alice,
+            "@Alice": alice,
+            "alice@example.com": alice,
+            "ALICE@Example.com": alice,
+            direct.id: alice,
+        }
+        for name, destination in named.items():
+            assert await w.recipients.resolve(name) == destination, name
+
+
+@pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
+async def test_what_cannot_be_reached_says_why(version: str) -> None:
+    async with world(version) as w:
+        other = w.server.add_team("other")
+        w.server.add_channel(other, "town-square")
+        w.server.add_channel(w.ops, "public")
+        w.server.add_channel(w.ops, "secret", private=True)
+        old = w.server.add_channel(w.ops, "old", members=[w.bot])
+        w.server.archive(old)
+        gone = w.server.add_user("gone")
+        w.server.deactivate(gone)
+        between_others = w.server.open_direct(w.alice, w.server.add_user("bob"))
+        reasons = {
+            "ops/nope": "not_found",
+            "ops/secret": "not_found",
+            "nope/x": "not_found",
+            "other/town-square": "not_member",
+            "ops/public": "not_member",
+            old.id: "archived",
+            "~nope": "not_found",
+            "@nobody": "not_found",
+            "nobody@example.com": "not_found",
+            "@gone": "deactivated",
+            "gone@example.com": "deactivated",
+            "@teleport": "invalid",
+            "x" * 26: "not_found",
+            between_others.id: "not_member",
+        }
+        for name, reason in reasons.items():
+            error = await w.refused(name)
+            assert (name, error.reason) == (name, reason)
+            assert name in error.detail
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "ops", "@", "@..", "@a/b", "@a b", "a@", "a@b@c", "/", "ops/", "/x", "ops/../x", "a/b/c", "?", "~", "\0"],
+)
+async def test_what_is_no_name_is_refused_without_a_look_up_by_it(name: str) -> None:
+    async with world() as w:
+        error = await w.refused(name)
+        assert error.reason in {"invalid", "not_found"}
+        paths = {path for _, path, _ in w.server.requests}
+    assert paths <= {"/api/v4/users/me/teams", "/api/v4/users/me/channels"}
+
+
+async def test_a_name_in_two_teams_is_ambiguous() -> None:
+    async with world() as w:
+        dev = w.server.add_team("dev", members=[w.bot])
+        w.server.add_channel(dev, "access-requests", members=[w.bot])
+        error = await w.refused("~access-requests")
+    assert error.reason == "ambiguous"
+    assert "dev/access-requests, ops/access-requests" in error.detail
+
+
+@pytest.mark.parametrize("name", ["ops/Access Requests", "Operations/Access Requests", "~Access Requests", "ops/acc"])
+async def test_a_display_name_gets_the_url_name_as_a_suggestion(name: str) -> None:
+    async with world() as w:
+        channel = w.server.add_channel(w.ops, "acc-req-2", display_name="Access Requests", members=[w.bot])
+        assert channel.name == "acc-req-2"
+        error = await w.refused(name)
+    assert ("ops/acc-req-2" in error.detail) is ("Access" in name)
+
+
+async def test_without_a_channel_of_that_name_the_suggestion_is_a_guess() -> None:
+    async with world() as w:
+        error = await w.refused("ops/Town Square")
+    assert "ops/town-square" in error.detail
+
+
+async def test_hidden_addresses_are_forbidden_and_the_fix_is_named() -> None:
+    async with world() as w:
+        w.server.configure(ShowEmailAddress="false")
+        error = await w.refused("alice@example.com")
+        assert error.reason == "forbidden"
+        assert "@username" in error.detail
+        assert (await w.recipients.resolve("@alice")).user_id == w.alice.id
+
+
+async def test_restricted_direct_messages_are_forbidden() -> None:
+    async with world() as w:
+        w.server.configure(RestrictDirectMessage="team")
+        w.server.add_user("stranger")
+        error = await w.refused("@stranger")
+    assert error.reason == "forbidden"
+    assert "RestrictDirectMessage" in error.detail
+
+
+async def test_a_hundred_who_ask_for_one_name_make_one_look_up() -> None:
+    async with world() as w:
+        w.server.latency = 0.01
+        found: list[Destination] = []
+
+        async def ask() -> None:
+            found.append(await w.recipients.resolve("ops/access-requests"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(ask)
+        assert found == [Destination(w.requests.id, "channel")] * 100
+        assert sum(w.server.calls.values()) == 2
+        await w.recipients.resolve("ops/access-requests")
+        assert sum(w.server.calls.values()) == 2
+
+
+async def test_a_failing_link_fails_all_who_wait_at_once_and_is_not_remembered() -> None:
+    async with world() as w:
+        fault = w.server.fail(path="/api/v4/teams/name/*", times=None)
+        errors: list[LinkLost] = []
+
+        async def ask() -> None:
+            with pytest.raises(LinkLost) as caught:
+                await w.recipients.resolve("ops/access-requests")
+            errors.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(ask)
+        assert fault.hits == 1
+        assert len({id(error) for error in errors}) == 50
+        assert {error.reason for error in errors} == {"server_error"}
+        fault.stop()
+        assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
+
+
+async def test_a_cancelled_look_up_is_taken_over_by_one_who_waits() -> None:
+    async with world() as w:
+        hang = w.server.hang(path="/api/v4/teams/name/*")
+        found: list[Destination] = []
+
+        async def ask() -> None:
+            found.append(await w.recipients.resolve("ops/access-requests"))
+
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as first:
+                async with trio.open_nursery() as impatient:
+                    impatient.start_soon(ask)
+                    await w.server.wait_for(lambda: hang.hits == 1)
+                    for _ in range(10):
+                        nursery.start_soon(ask)
+                    await trio.testing.wait_all_tasks_blocked()
+                    first.cancel()
+        assert len(found) == 10
+
+
+async def test_answers_are_remembered_for_minutes_and_refusals_for_seconds(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with world() as w:
+        await w.recipients.resolve("ops/access-requests")
+        assert (await w.refused("ops/new")).reason == "not_found"
+        new = w.server.add_channel(w.ops, "new", members=[w.bot])
+        w.server.leave(w.requests, w.bot)
+        mock_clock.jump(29)
+        assert (await w.refused("ops/new")).reason == "not_found"
+        mock_clock.jump(2)
+        assert (await w.recipients.resolve("ops/new")).channel_id == new.id
+        assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
+        mock_clock.jump(600)
+        assert (await w.refused("ops/access-requests")).reason == "not_found"
+
+
+async def test_what_was_forgotten_is_asked_again() -> None:
+    async with world() as w:
+        await w.recipients.resolve("ops/access-requests")
+        w.server.leave(w.requests, w.bot)
+        w.recipients.forget(" OPS/access-requests")
+        assert (await w.refused("ops/access-requests")).reason == "not_found"
+        w.server.join(w.requests, w.bot)
+        w.recipients.clear()
+        assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
+
+
+async def test_a_flood_of_names_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.mattermost.recipients._MAX_NAMES", 5)
+    async with world() as w:
+        for number in range(20):
+            await w.refused(f"nobody{number}")
+        await w.recipients.resolve("@alice")
+        assert len(w.recipients._found) == 5
+        before = sum(w.server.calls.values())
+        await w.recipients.resolve("@alice")
+        assert sum(w.server.calls.values()) == before
