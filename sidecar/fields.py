@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, assert_never
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -211,6 +211,8 @@ def _here(way: Way, request_id: str, options: TextOptions) -> str:
             short = short_id(request_id)
             words = [f"`{verb} {short} …`" if because[verb] else f"`{verb} {short}`" for verb in because]
             return f"send me {' or '.join(words)} as a direct message"
+        case _:
+            assert_never(way)
 
 
 def _link(request_id: str, options: TextOptions) -> str:

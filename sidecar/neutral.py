@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import accumulate, takewhile
 
 # Nothing behind this is looked at; normalising unbounded text can be slow. Teleport 12+ keeps reasons to 4,096 bytes.
 _SCANNED = 8192
@@ -81,12 +82,9 @@ def cut(text: str, limit: int) -> str:
     """Return the start of `text` that takes at most `limit` runes in Go's JSON, with "…" where it was cut."""
     if go_json_runes(text) - 2 <= limit:
         return text
-    room = limit - 1
-    for index, character in enumerate(text):
-        room -= go_json_runes(character) - 2
-        if room < 0:
-            return text[:index].rstrip() + "…"
-    return text
+    totals = accumulate(go_json_runes(character) - 2 for character in text)
+    fitting = sum(1 for _ in takewhile(lambda total: total < limit, totals))
+    return text[:fitting].rstrip() + "…"
 
 
 def one_line(text: str, limit: int) -> str:

@@ -6,11 +6,14 @@ its rule for the end of a fence differs, after the web client's.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, cast
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,41 +28,47 @@ TRICKS = [
     "\ud800", "\U000e0041", "\\", "$evil$", "    evil", "\n> ", "\n- ", "\n# ", ":evil:", "é", "😀", "\u0301" * 9, "*",
     "__", "\t", "|",
 ]  # fmt: skip
-T = TypeVar("T")
-HOSTILE = st.builds(
-    lambda parts, times: "".join(parts) * times,
-    st.lists(st.sampled_from(TRICKS) | st.text(st.characters(codec=None), max_size=4), max_size=12),
-    st.sampled_from([1, 1, 1, 50, 3000]),
-)
+HOSTILE = st.lists(st.sampled_from(TRICKS) | st.text(st.characters(codec=None), max_size=4), max_size=12).map("".join)
+# How often each text and each list is repeated.
+SIZES = st.tuples(st.sampled_from([1, 1, 50, 3000]), st.sampled_from([1, 3, 300]))
 TIMES = st.none() | st.floats(-1e12, 1e12) | st.sampled_from([1795338000.0, 1795341600.0])
-STATES = st.sampled_from(["PENDING", "APPROVED", "DENIED", "PROMOTED", "EXPIRED", "REMOVED", "STATE 7"]) | HOSTILE
+KNOWN_STATES = ["PENDING", "APPROVED", "DENIED", "PROMOTED", "EXPIRED", "REMOVED", "STATE 7"]
+STATES = st.sampled_from(["PENDING", *KNOWN_STATES]) | st.sampled_from(KNOWN_STATES) | HOSTILE
 IDS = st.just("0193523a-2c9e-7d5c-9a3b-1f2e3d4c5b6a")
 REVIEWS = st.builds(Review, author=HOSTILE, proposed_state=STATES, reason=HOSTILE)
 RESOURCES = st.builds(Resource, cluster=HOSTILE, kind=HOSTILE, name=HOSTILE, sub_resource=HOSTILE)
 THRESHOLDS = st.builds(Threshold, approve=st.integers(0, 2**31), deny=st.integers(0, 9), name=HOSTILE, filter=HOSTILE)
 
 
-def many(values: st.SearchStrategy[T], most: int) -> st.SearchStrategy[tuple[T, ...]]:
-    return st.builds(
-        lambda few, times: tuple((few * times)[:most]), st.lists(values, max_size=4), st.sampled_from([1, 3, most])
+def grown(request: AccessRequest, sizes: tuple[int, int]) -> AccessRequest:
+    """Repeat every text and list of the request; hypothesis itself is happier with small values."""
+    texts, lists = sizes
+    names = ("user", "reason", "resolve_reason", "promoted_name", "promoted_title")
+    changes: dict[str, Any] = {name: getattr(request, name) * texts for name in names}
+    changes["roles"] = tuple(role * texts for role in request.roles) * lists
+    changes["resources"] = request.resources * lists
+    changes["reviews"] = tuple(
+        msgspec.structs.replace(review, author=review.author * texts, reason=review.reason * texts)
+        for review in request.reviews * min(lists, 70)
     )
+    return msgspec.structs.replace(request, **changes)
 
 
 REQUESTS = st.builds(
     AccessRequest,
-    id=IDS | HOSTILE,
+    id=st.one_of(IDS, IDS, HOSTILE),
     user=HOSTILE,
     state=STATES,
-    roles=many(HOSTILE, 300),
+    roles=st.lists(HOSTILE, max_size=4).map(tuple),
     reason=HOSTILE,
     resolve_reason=HOSTILE,
     created=TIMES,
     expires=TIMES,
     access_until=TIMES,
     assume_start=TIMES,
-    thresholds=many(THRESHOLDS, 2),
-    reviews=many(REVIEWS, 200),
-    resources=many(RESOURCES, 1000),
+    thresholds=st.lists(THRESHOLDS, max_size=2).map(tuple),
+    reviews=st.lists(REVIEWS, max_size=4).map(tuple),
+    resources=st.lists(RESOURCES, max_size=4).map(tuple),
     promoted_name=HOSTILE,
     promoted_title=HOSTILE,
     long_term=st.booleans(),
@@ -78,7 +87,7 @@ OWN_TEXT = (
     " promotion promotions other review reviews of more cut characters in all resource resources first them UTC CET"
     " CEST LMT PMT WET WEST WEMT d h min not before A long term request Review it on web page Teleport Here react with"
     " white check mark x approve or deny reply thread send me as direct message Your waits for was approved Use denied"
-    " expired decided promoted an now gives removed changed reviewed Somebody Request is"
+    " a expired decided promoted an now gives removed changed reviewed Somebody Request is"
 )
 OWN_WORDS = set(OWN_TEXT.split())
 
@@ -136,10 +145,20 @@ def assert_harmless(text: str) -> None:
         assert set(re.findall("[A-Za-z]+", parsed)) <= OWN_WORDS, parsed
 
 
+def assert_card_is_harmless(draft: Draft) -> None:
+    assert draft.attachment is not None
+    fields = cast("list[dict[str, str]]", draft.attachment["fields"])
+    for text in [*(field["value"] for field in fields), *strings(draft.attachment.get("pretext"))]:
+        assert len(text) <= 7000
+        assert_harmless(text)
+    assert not re.search(r"(?<![0-9A-Za-z])@|://|\]\(|\n|`", str(draft.attachment["fallback"]))
+
+
 def assert_visible(draft: Draft) -> None:
     for text in (draft.message, *strings(draft.attachment)):
         categories = {unicodedata.category(character) for character in text.replace("\n", "")}
         assert categories.isdisjoint({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+        assert "\u2424" not in text, "the web client makes a line break of it"
 
 
 def test_the_reader_sees_what_is_not_code() -> None:
@@ -158,10 +177,32 @@ def test_the_reader_sees_what_is_not_code() -> None:
     assert "@all" in outside_code("```\n```~\n@all", _closes_in_web_client)
 
 
-@settings(max_examples=300, deadline=None)
-@given(REQUESTS, OPTIONS, st.sampled_from(["card", "requester"]))
-def test_any_card_is_harmless_and_fits(request: AccessRequest, options: TextOptions, kind: str) -> None:
-    draft = render_card(request, options=options, kind="card" if kind == "card" else "requester")
+@pytest.mark.parametrize("state", KNOWN_STATES)
+def test_the_reader_knows_all_that_we_say_ourselves(state: str) -> None:
+    """Else the properties below would fail by chance, on text that is ours."""
+    for kind, reason, long_term, web_url in itertools.product(
+        ("card", "requester"), ("none", "approve", "deny", "both"), (True, False), ("", "https://teleport.example.com")
+    ):
+        request = AccessRequest(
+            id="0193523a-2c9e-7d5c-9a3b-1f2e3d4c5b6a", user="bob", state=state, roles=("x",) * 99, reason="x" * 9999,
+            created=0.0, access_until=2e8, assume_start=1e8, thresholds=(Threshold(2, 1),), promoted_name="x",
+            resources=(Resource("x", "x", "x"),) * 99, long_term=long_term,
+            reviews=tuple(Review("x", proposed) for proposed in KNOWN_STATES),
+        )  # fmt: skip
+        options = TextOptions(
+            web_url=web_url, time_zone="Europe/Paris", ways=("reaction", "reply", "direct"),
+            require_reason=cast("Any", reason),
+        )  # fmt: skip
+        assert_card_is_harmless(render_card(request, options=options, kind=cast("Any", kind)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(REQUESTS, SIZES, OPTIONS, st.sampled_from(["card", "requester"]))
+def test_any_card_is_harmless_and_fits(
+    small: AccessRequest, sizes: tuple[int, int], options: TextOptions, kind: str
+) -> None:
+    request = grown(small, sizes)
+    draft = render_card(request, options=options, kind=cast("Any", kind))
     attachment = draft.attachment
     assert attachment is not None
     stored = {
@@ -173,20 +214,17 @@ def test_any_card_is_harmless_and_fits(request: AccessRequest, options: TextOpti
     assert len(go_encode(props)) < 7600
     assert_visible(draft)
     assert re.fullmatch("Access request [0-9A-Za-z?-]{0,64}", draft.message)
-    fields = cast("list[dict[str, str]]", attachment["fields"])
-    for text in [*(field["value"] for field in fields), *strings(attachment.get("pretext"))]:
-        assert len(text) <= 7000
-        assert_harmless(text.replace("tsh login --request-id=", ""))
-    assert not re.search(r"(?<![0-9A-Za-z])@|://|\]\(|\n|`", str(attachment["fallback"]))
-    again = render_card(request, options=options, kind="card" if kind == "card" else "requester")
+    assert_card_is_harmless(draft)
+    again = render_card(request, options=options, kind=cast("Any", kind))
     assert again == draft
     assert content_hash(again) == content_hash(draft)
 
 
 @settings(max_examples=100, deadline=None)
-@given(REQUESTS, STATES)
-def test_any_reply_is_harmless_and_fits(request: AccessRequest, state: str) -> None:
+@given(REQUESTS, SIZES, STATES)
+def test_any_reply_is_harmless_and_fits(small: AccessRequest, sizes: tuple[int, int], state: str) -> None:
     """4,000 is what Mattermost databases from before 5.0 hold; today's is 16,383."""
+    request = grown(small, sizes)
     replies = [render_end_reply(request, state)]
     replies += [render_review_reply(request, index) for index in range(min(3, len(request.reviews)))]
     for reply in replies:
@@ -196,21 +234,20 @@ def test_any_reply_is_harmless_and_fits(request: AccessRequest, state: str) -> N
         assert_harmless(reply.message)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(["<", "&", '"', "@all ", "`", "é", "😀", "a\n", "\u2424", "\ud800", "\u1fef", "x"]))
+@pytest.mark.parametrize("text", ["<", "&", '"', "@all ", "`", "é", "😀", "a\n", "\u2424", "\ud800", "\u1fef", "x"])
 def test_the_largest_request_fits(text: str) -> None:
-    huge = text * 100_000
+    huge, large = text * 100_000, text * 1000
     request = AccessRequest(
-        id="0" * 64, user=huge, state="PENDING", roles=(huge,) * 300, reason=huge, resolve_reason=huge,
+        id="0" * 64, user=huge, state="PENDING", roles=(large,) * 300, reason=huge, resolve_reason=huge,
         created=0.0, expires=1e9, access_until=2e11, assume_start=1e11, thresholds=(Threshold(2**31, 1),),
-        reviews=tuple(Review(huge, state, huge) for state in ("APPROVED", "DENIED", "PROMOTED", "?") * 50),
-        resources=tuple(Resource(huge + str(n), huge + str(n), huge, huge) for n in range(1000)),
+        reviews=tuple(Review(large, state, large) for state in ("APPROVED", "DENIED", "PROMOTED", "?") * 50),
+        resources=tuple(Resource(str(n) + large, str(n) + large, large, large) for n in range(1000)),
         promoted_title=huge,
     )  # fmt: skip
     options = TextOptions(
         cluster=huge, web_url="https://" + "a" * 292, time_zone="Asia/Tokyo", ways=("reaction", "reply", "direct")
     )
     for kind in ("card", "requester"):
-        draft = render_card(request, options=options, kind="card" if kind == "card" else "requester")
+        draft = render_card(request, options=options, kind=cast("Any", kind))
         assert draft.attachment is not None
         assert len(go_encode(draft.attachment)) < 7200
