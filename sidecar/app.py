@@ -31,6 +31,7 @@ from sidecar.routing import Routes
 from sidecar.teleport.client import open_client as open_teleport
 from sidecar.teleport.client import read_credentials
 from sidecar.teleport_link import TeleportLink
+from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# From SIGTERM to the end of what is being written; containers are usually killed after 10 s.
-DRAIN_SECONDS = 8.0
 LOOP_CHECK_SECONDS = 1.0
 # One answer of Mattermost, and the share of a lease that it may take: a write must end before the lease does.
 REQUEST_SECONDS = 10.0
@@ -54,6 +53,7 @@ async def run(
     *,
     fail_fast: bool = False,
     stop: trio.Event | None = None,
+    times: Times = USUAL,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Run the sidecar until SIGTERM, SIGINT or `stop`; return the exit code.
@@ -61,7 +61,7 @@ async def run(
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
-    process = _Process(config, trio.Event() if stop is None else stop)
+    process = _Process(config, trio.Event() if stop is None else stop, times)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.listen_to_signals, nursery.cancel_scope, name="app.signals")
@@ -80,16 +80,18 @@ async def run(
 class _Process:
     """Everything of one run."""
 
-    def __init__(self, config: Config, stop: trio.Event) -> None:
+    def __init__(self, config: Config, stop: trio.Event, times: Times) -> None:
         self.exit_code = 0
         self._config = config
         self._stop = stop
+        self._times = times
         self._metrics = Metrics()
-        self._breaker = Breaker()
+        self._breaker = Breaker(times)
         self._routes = routes(config)
-        self._followed = Followed(self._routes, open_requests=config.limits.open_requests, queue=config.limits.queue)
-        self._teleport_status = LinkStatus("teleport", self._metrics)
-        self._mattermost_status = LinkStatus("mattermost", self._metrics)
+        limits = config.limits
+        self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
+        self._teleport_status = LinkStatus("teleport", self._metrics, times)
+        self._mattermost_status = LinkStatus("mattermost", self._metrics, times)
         self._teleport = TeleportLink(self._connect, self._followed, self._teleport_status, self._metrics)
 
     # -- beside the work ---------------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ class _Process:
             nursery.start_soon(self._clean_up, client, recipients, link, name="coldstart")
             await self._stop.wait()
             self._teleport.quiesce()
-            with trio.move_on_after(DRAIN_SECONDS) as drain:
+            with trio.move_on_after(self._times.drain) as drain:
                 await self._breaker.drained()
             log.info("process.stopped", extra={"complete": not drain.cancelled_caught})
             nursery.cancel_scope.cancel()
@@ -180,6 +182,7 @@ class _Process:
                 announce_resolved=config.announce.resolved,
                 announce_delay_seconds=config.announce.delay,
                 workers=config.limits.workers,
+                times=self._times,
             ),
             self._metrics,
             self._text_options,

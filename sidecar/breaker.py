@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from sidecar.errors import LinkError
+from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-# design: probing at most every 2 s while Mattermost is away and work waits.
-PROBE_SECONDS = 2.0
 
 
 class Breaker:
     """Open (writes pass), or closed until `probe` succeeded and then one writer did. Starts closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: Times = USUAL) -> None:
+        self._times = times
         self._open = False
         self._probe_allowed = False
         self._draining = False
@@ -83,10 +82,10 @@ class Breaker:
         self._set(is_open=False)
 
     async def failure_is_old(self) -> None:
-        """Return when the last failure is `PROBE_SECONDS` ago and the breaker is closed."""
+        """Return when the breaker is closed and its last failure long enough ago to ask again."""
         while self._open or self._probe_allowed:
             await self._changed.wait()
-        await trio.sleep_until(max(self._last_failure + PROBE_SECONDS, trio.current_time()))
+        await trio.sleep_until(max(self._last_failure + self._times.probe, trio.current_time()))
 
     async def _turn(self) -> bool:
         while not self._open or self._draining:

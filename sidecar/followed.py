@@ -20,6 +20,7 @@ from sidecar.lease import boottime
 from sidecar.model import Put, Version
 from sidecar.record import KEY, Record, decode
 from sidecar.routing import Routes, route
+from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from sidecar.delivery import Doubts
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A request counts as gone by its expiry only this long after it, and after a get by id found nothing.
-EXPIRY_GRACE_SECONDS = 60.0
 # Requests kept whole while they wait for a worker; beyond that, and for long texts, they are read again by id.
 KEEP_WAITING = 1000
 KEEP_REASON_LENGTH = 4096
@@ -84,7 +83,10 @@ class Entry:
 class Followed:
     """All followed requests, bounded by `open_requests`; those that wait for a worker are bounded by `queue`."""
 
-    def __init__(self, routes: Routes, *, open_requests: int = 50_000, queue: int = 10_000) -> None:
+    def __init__(
+        self, routes: Routes, *, open_requests: int = 50_000, queue: int = 10_000, times: Times = USUAL
+    ) -> None:
+        self._times = times
         self._routes = routes
         self._open_requests = open_requests
         self._queue = queue
@@ -138,7 +140,7 @@ class Followed:
             return False
         entry.version, entry.digest = request.version, digest
         if self._settled(entry, request):
-            self.wake_in(entry, expiry_check(request.expires))
+            self.wake_in(entry, self.expiry_check(request.expires))
             return False
         keep = len(self._ready) < KEEP_WAITING and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keep else None
@@ -156,7 +158,7 @@ class Followed:
         entry.remember(text)
         if record.owner:
             entry.foreign = (record.n, boottime())
-        self.wake_in(entry, max(expiry_check(record.exp), 0.0))
+        self.wake_in(entry, max(self.expiry_check(record.exp), 0.0))
 
     def begin_list(self) -> None:
         """A full list starts: what it holds is marked by `look`."""
@@ -224,6 +226,10 @@ class Followed:
             self._overflowed = False
             self._room.set()
 
+    def expiry_check(self, expires: float | None) -> float:
+        """Seconds from now until a request with this expiry should be over; never where Teleport set none."""
+        return math.inf if expires is None else expires + self._times.expiry_grace - time.time()
+
     async def run_timers(self) -> None:
         """Wake requests when their time has come; runs until cancelled."""
         while True:
@@ -258,8 +264,3 @@ class Followed:
         record = decode(entry.text)
         names = frozenset(named.name for named in route(request, self._routes))
         return isinstance(record, Record) and planning.settled(request, record, names)
-
-
-def expiry_check(expires: float | None) -> float:
-    """Seconds from now until a request with this expiry should be over; never where Teleport set none."""
-    return math.inf if expires is None else expires + EXPIRY_GRACE_SECONDS - time.time()

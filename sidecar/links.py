@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import trio
 
 from sidecar.errors import LinkError, LinkLost, LinkRefused
+from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -27,20 +28,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A link whose peer has not answered for this long does not work, whatever it said last (design section 8).
-STALE_SECONDS = 30.0
-REFUSED_RETRY_SECONDS = 60.0
-FILE_POLL_SECONDS = 2.0
-# A link that lived this long was healthy: the next wait starts from the beginning.
-HEALTHY_SECONDS = 10.0
-
 LinkState = Literal["ready", "lost", "refused"]
 
 
 class LinkStatus:
     """Whether one link works. `answered` is to be called at each sign of life; the clock is trio's."""
 
-    def __init__(self, name: LinkName, metrics: Metrics) -> None:
+    def __init__(self, name: LinkName, metrics: Metrics, times: Times = USUAL) -> None:
+        self.times = times
         self.name: LinkName = name
         self.state: LinkState = "lost"
         self.detail = "not connected yet"
@@ -54,12 +49,12 @@ class LinkStatus:
     @property
     def working(self) -> bool:
         """Whether the link is ready and its peer has answered lately."""
-        return self.state == "ready" and trio.current_time() - self._answered < STALE_SECONDS
+        return self.state == "ready" and trio.current_time() - self._answered < self.times.stale
 
     @property
     def healthy_spell(self) -> bool:
         """Whether the link has lived long enough for its next loss to be a new incident."""
-        return self._became_ready + HEALTHY_SECONDS <= trio.current_time()
+        return self._became_ready + self.times.healthy <= trio.current_time()
 
     def body(self) -> dict[str, object]:
         """What /readyz says of this link."""
@@ -145,8 +140,8 @@ async def keep(
                 continue
             if fail_fast and not status.was_ready:
                 raise
-            with trio.move_on_after(REFUSED_RETRY_SECONDS):
-                await _changed(files, seen)
+            with trio.move_on_after(status.times.refused_retry):
+                await _changed(files, seen, status.times.file_poll)
 
 
 @contextmanager
@@ -180,9 +175,9 @@ def _leaf(group: BaseExceptionGroup[LinkError]) -> LinkError:
     return error
 
 
-async def _changed(files: Callable[[], Iterable[Path]], seen: list[object]) -> None:
+async def _changed(files: Callable[[], Iterable[Path]], seen: list[object], poll: float) -> None:
     while _signature(files()) == seen:  # noqa: ASYNC110 - the file system tells nobody
-        await trio.sleep(FILE_POLL_SECONDS)
+        await trio.sleep(poll)
 
 
 def _signature(files: Iterable[Path]) -> list[object]:

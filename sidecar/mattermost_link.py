@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import trio
 
-from sidecar.breaker import PROBE_SECONDS
 from sidecar.links import one_error, pinging
 
 if TYPE_CHECKING:
     from sidecar.breaker import Breaker
     from sidecar.links import LinkStatus
     from sidecar.model import User
-
-ASK_EVERY_SECONDS = 15.0
-ASK_LIMIT_SECONDS = 12.0
 
 
 class Me(Protocol):
@@ -50,7 +46,8 @@ class MattermostLink:
             with one_error():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._probe, name="mattermost.probe")
-                    await pinging(self._client.me, ASK_EVERY_SECONDS, ASK_LIMIT_SECONDS, self._status)
+                    times = self._status.times
+                    await pinging(self._client.me, times.ask_every, times.ask_limit, self._status)
         finally:
             self._breaker.close()
 
@@ -61,4 +58,4 @@ class MattermostLink:
             await self._client.me()
             self._status.answered()
             self._breaker.admit()
-            await trio.sleep(PROBE_SECONDS)
+            await trio.sleep(self._status.times.probe)

@@ -19,12 +19,12 @@ import trio
 from sidecar import plan as planning
 from sidecar.delivery import Deliverer, Doubts
 from sidecar.errors import Conflict, LinkError, LinkLost, RecipientError, RequestGone, SidecarError
-from sidecar.followed import expiry_check
 from sidecar.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
 from sidecar.model import PENDING
 from sidecar.plan import Target
 from sidecar.record import KEY, Record, Stored, Unreadable, adopt, decode, new_seed, official_fields
 from sidecar.routing import Named, Routes, route
+from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -39,14 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Recipients that fail are tried again after 1 min, then 2, up to 1 h (design section 3).
-RETRY_FIRST_SECONDS = 60.0
-RETRY_MOST_SECONDS = 3600.0
-# After a failed link. The breaker paces the whole; this only keeps one bad request from spinning.
-FAILURE_FIRST_SECONDS = 0.5
-FAILURE_MOST_SECONDS = 60.0
-# A post whose first try got no answer is looked for once more after this: Mattermost may have carried out both.
-VERIFY_SECONDS = 35.0
 # Why a recipient cannot be reached (the label of a metric).
 REASONS = ("not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid")
 
@@ -74,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     announce_resolved: bool = False
     announce_delay_seconds: float = 0.0
     workers: int = 64
+    times: Times = USUAL
 
 
 class Untouchable(SidecarError):
@@ -96,6 +89,7 @@ class Reconciler:
         self._store = store
         self._chat = chat
         self._settings = settings
+        self._times = settings.times
         self._metrics = metrics
         self._options = options
         self._owner = uuid.uuid4().hex
@@ -137,7 +131,7 @@ class Reconciler:
             # One poisoned request must neither take the others down nor be tried in a loop.
             log.exception("request.bug", extra={"request_id": entry.id})
             self._metrics.events_total.labels(link="teleport", kind="bug").inc()
-            self._postpone(entry, RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS)
+            self._postpone(entry, self._times.retry_first, self._times.retry_most)
         else:
             entry.failures = 0
 
@@ -147,14 +141,14 @@ class Reconciler:
             log.warning("record.untouchable", extra={"request_id": entry.id, "detail": str(exc)})
             entry.silent = True
             return
-        first, most = FAILURE_FIRST_SECONDS, FAILURE_MOST_SECONDS
+        first, most = self._times.failure_first, self._times.failure_most
         if isinstance(exc, LeaseLost | Conflict):
             entry.forget_text()
         elif isinstance(exc, LinkError):
             log.debug("request.postponed", extra={"request_id": entry.id, "link": exc.link, "reason": exc.reason})
         else:
             # A channel too busy to look through, a record that Teleport does not take: no use in hurrying.
-            first, most = RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS
+            first, most = self._times.retry_first, self._times.retry_most
             if not entry.failures:
                 log.warning("request.stuck", extra={"request_id": entry.id, "detail": str(exc)})
         self._postpone(entry, first, most)
@@ -198,7 +192,7 @@ class Reconciler:
             self._followed.drop(entry)
             return
         stored = await self._stored(entry)
-        left = expiry_check(stored.record.exp) if stored is not None else 0.0
+        left = self._followed.expiry_check(stored.record.exp) if stored is not None else 0.0
         if entry.absent or (stored is not None and left <= 0):
             entry.gone = True
             await self._end(entry)
@@ -213,7 +207,7 @@ class Reconciler:
             stored = await self._stored(entry, request)
             if stored is None and request.state != PENDING and not self._settings.announce_resolved:
                 entry.silent = True
-                self._followed.wake_in(entry, expiry_check(request.expires))
+                self._followed.wake_in(entry, self._followed.expiry_check(request.expires))
                 return
         if stored is not None:
             if stored.record.done:
@@ -231,7 +225,7 @@ class Reconciler:
         if step.stale:
             # Another process has acted on more than we were told; its look was later than ours.
             return
-        verify = entry.doubts is not None and entry.doubts.ripe(trio.current_time() - VERIFY_SECONDS)
+        verify = entry.doubts is not None and entry.doubts.ripe(trio.current_time() - self._times.verify)
         idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
         if idle and not verify:
             self._rest(entry, request, record)
@@ -263,7 +257,7 @@ class Reconciler:
         entry.known = True
         deliverer = self._deliverer(entry, hold)
         async with self._recording(entry, hold):
-            await deliverer.verify(trio.current_time() - VERIFY_SECONDS)
+            await deliverer.verify(trio.current_time() - self._times.verify)
             while True:
                 await _all([partial(deliverer.deliver, work) for work in step.work])
                 entry.touched = frozenset()
@@ -299,14 +293,14 @@ class Reconciler:
     def _rest(self, entry: Entry, request: AccessRequest, record: Record) -> None:
         """Set the next look, where nothing has to happen now."""
         now = trio.current_time()
-        self._followed.wake_in(entry, expiry_check(request.expires))
+        self._followed.wake_in(entry, self._followed.expiry_check(request.expires))
         if any(planning.unfinished(slot, pending=request.state == PENDING) for slot in record.posts):
             if now >= entry.retry_at or not entry.retries:
-                entry.retry_at = now + min(RETRY_FIRST_SECONDS * 2**entry.retries, RETRY_MOST_SECONDS)
+                entry.retry_at = now + min(self._times.retry_first * 2**entry.retries, self._times.retry_most)
                 entry.retries = min(entry.retries + 1, 10)
             self._followed.wake_in(entry, entry.retry_at - now)
         if entry.doubts:
-            self._followed.wake_in(entry, VERIFY_SECONDS)
+            self._followed.wake_in(entry, self._times.verify)
 
     async def _end(self, entry: Entry) -> None:
         """Teleport no longer has the request: its cards say so, and it is followed no longer."""
@@ -332,7 +326,7 @@ class Reconciler:
         if hold.record.done:
             self._followed.drop(entry)
         else:
-            self._postpone(entry, RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS)
+            self._postpone(entry, self._times.retry_first, self._times.retry_most)
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 

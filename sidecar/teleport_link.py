@@ -25,16 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INIT_SECONDS = 15.0
-PING_EVERY_SECONDS = 15.0
-PING_LIMIT_SECONDS = 5.0
-# A watch that silently stopped delivering is found by a full list this often, jittered (P7).
-LIST_EVERY_SECONDS = 300.0
-LIST_AT_MOST_EVERY_SECONDS = 1.0
-# Listing all plugin data finds records whose request is gone; it is the widest read, so it is rarer.
-RECORDS_EVERY_SECONDS = 600.0
-# How long the watch may take to deliver what a list has already shown.
-SILENT_SECONDS = 30.0
 # A watch that the server dropped is opened again on the same connection.
 DROPPED = frozenset({"closed", "overflow"})
 
@@ -73,6 +63,7 @@ class TeleportLink:
         self._connect = connect
         self._followed = followed
         self._status = status
+        self._times = status.times
         self._metrics = metrics
         self._client: Auth | None = None
         self._connected = trio.Event()
@@ -147,7 +138,12 @@ class TeleportLink:
             async with self._initialised(client) as events, trio.open_nursery() as nursery:
                 nursery.start_soon(self._list_again_and_again, client, name="teleport.list")
                 nursery.start_soon(
-                    pinging, client.ping, PING_EVERY_SECONDS, PING_LIMIT_SECONDS, self._status, name="teleport.ping"
+                    pinging,
+                    client.ping,
+                    self._times.ping_every,
+                    self._times.ping_limit,
+                    self._status,
+                    name="teleport.ping",
                 )
                 async for event in events:
                     self._take(event)
@@ -155,10 +151,10 @@ class TeleportLink:
     @asynccontextmanager
     async def _initialised(self, client: Auth) -> AsyncIterator[AsyncIterator[Put | Delete]]:
         watch = client.watch()
-        with trio.move_on_after(INIT_SECONDS) as scope:
+        with trio.move_on_after(self._times.init) as scope:
             events = await watch.__aenter__()
         if scope.cancelled_caught:
-            raise LinkGarbled("teleport", "no_init", f"the watch did not begin within {INIT_SECONDS:g} s")
+            raise LinkGarbled("teleport", "no_init", f"the watch did not begin within {self._times.init:g} s")
         try:
             yield events
         finally:
@@ -176,14 +172,14 @@ class TeleportLink:
     async def _list_again_and_again(self, client: Auth) -> NoReturn:
         first = True
         while True:
-            await trio.sleep_until(max(self._listed_at + LIST_AT_MOST_EVERY_SECONDS, trio.current_time()))
+            await trio.sleep_until(max(self._listed_at + self._times.list_at_most_every, trio.current_time()))
             news = await self._list(client)
             self._status.ready()
             self.listed.set()
             if not first:
                 await self._expect_events(news)
             first = False
-            wait = LIST_EVERY_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, not a secret
+            wait = self._times.list_every * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, not a secret
             with trio.move_on_after(wait):
                 await self._followed.room_again()
 
@@ -191,7 +187,7 @@ class TeleportLink:
         """Look at every request that Teleport has; return the ids of those that were news."""
         self._listed_at = trio.current_time()
         self._followed.begin_list()
-        if self._listed_at - self._records_at >= RECORDS_EVERY_SECONDS:
+        if self._listed_at - self._records_at >= self._times.records_every:
             await self._know_records(client)
         count = 0
         news = set()
@@ -226,7 +222,7 @@ class TeleportLink:
     async def _expect_events(self, news: set[str]) -> None:
         """What a list has shown as new, the watch must deliver too; one that does not has stopped silently."""
         self._unheard = set(news)
-        await trio.sleep(SILENT_SECONDS)
+        await trio.sleep(self._times.silent)
         if missed := {request_id for request_id in self._unheard if request_id in self._followed}:
             self._unheard = set()
             raise LinkLost("teleport", "silent", f"the watch delivered nothing of {len(missed)} changed requests")

@@ -13,17 +13,17 @@ from tests.tree import imported, modules, room_of, when_loaded
 PURE = "model errors neutral command fields text record routing plan judge policy identity"
 # What carries decisions out; it meets the two peers through protocols that it declares itself.
 WORK = "lease breaker followed delivery coldstart reconcile review reviewing sweep decisions"
-BASE = "model errors log"
+BASE = "model errors log times"
 
 # A room (or several that may know each other, or a folder) -> the rooms it may import.
 ALLOWED = {
     "errors log neutral metrics": "",
-    "model": "",
+    "model times": "",
     "config": "model errors",
     PURE: PURE,
     "teleport": BASE,
     "mattermost": BASE,
-    "links": "errors log metrics",
+    "links": "errors log metrics times",
     WORK: f"{PURE} {BASE} {WORK} metrics",
     "teleport_link mattermost_link": f"{PURE} {BASE} {WORK} metrics links",
     "endpoints": "errors log metrics",

@@ -1,0 +1,53 @@
+"""How long the sidecar waits for what. One value, so that a test can live through an hour in a second.
+
+All are seconds. What follows from a lease stands in `lease.LeaseTimes`, what one call may take in the two adapters.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """The defaults are those of the design, sections 3 and 4."""
+
+    # The watch: to INIT, between two pings, and how long one may take.
+    init: float = 15.0
+    ping_every: float = 15.0
+    ping_limit: float = 5.0
+    # A watch that silently stopped delivering is found by a full list this often, jittered (P7).
+    list_every: float = 300.0
+    list_at_most_every: float = 1.0
+    # How long the watch may take to deliver what a list has already shown.
+    silent: float = 30.0
+    # Listing all plugin data finds records whose request is gone; it is the widest read, so it is rarer.
+    records_every: float = 600.0
+
+    # Mattermost: between two questions who we are, and while it is away and work waits.
+    ask_every: float = 15.0
+    ask_limit: float = 12.0
+    probe: float = 2.0
+
+    # A link whose peer has not answered for this long does not work, whatever it said last.
+    stale: float = 30.0
+    # A link that lived this long was healthy: the next wait starts from the beginning.
+    healthy: float = 10.0
+    refused_retry: float = 60.0
+    file_poll: float = 2.0
+
+    # A request counts as gone by its expiry only this long after it, and after a get by id found nothing.
+    expiry_grace: float = 60.0
+    # Recipients that fail are tried again after the first, then twice that, up to the most.
+    retry_first: float = 60.0
+    retry_most: float = 3600.0
+    # After a failed link. The breaker paces the whole; this only keeps one bad request from spinning.
+    failure_first: float = 0.5
+    failure_most: float = 60.0
+    # A post whose first try got no answer is looked for once more after this: Mattermost may have carried out both.
+    verify: float = 35.0
+
+    # From SIGTERM to the end of what is being written; containers are usually killed after 10 s.
+    drain: float = 8.0
+
+
+USUAL = Times()
