@@ -1,0 +1,185 @@
+"""Reviewers' own credentials: a certificate and a key for each in one folder, looked at whenever they are used.
+
+A file that was removed ends that identity at once; one that was replaced opens a new connection.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import time
+from collections import OrderedDict
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from sidecar.errors import LinkRefused, ReviewRejected
+from sidecar.teleport.client import open_client
+from sidecar.teleport.credentials import Credentials, read_credentials
+from sidecar.teleport.identity import check_credentials
+from sidecar.teleport.x509 import read_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sidecar.model import AccessRequest
+    from sidecar.teleport.bridge import Observe
+    from sidecar.teleport.client import AuthClient
+
+# Connections kept open for reviewers; the one unused for longest makes room.
+MOST_OPEN = 16
+
+# A Teleport user name as it may stand in a file name: no path, no hidden file.
+_USER = re.compile(r"[A-Za-z0-9_+@-][A-Za-z0-9._+@-]{0,200}")
+
+# What tells a replaced file from the one that was read.
+Signature = tuple[tuple[int, int, int], ...]
+
+
+class _Open:
+    """One reviewer's connection and the files that it was made from."""
+
+    def __init__(self, client: AuthClient, signature: Signature, stack: AsyncExitStack) -> None:
+        self.client = client
+        self.signature = signature
+        self.stack = stack
+        self.users = 0
+        self.retired = False
+
+
+class Reviewers:
+    """Submits reviews as the reviewers themselves. Made by `open_reviewers`."""
+
+    def __init__(self, folder: Path, addr: str, root_cas: Path, server_name: str | None, observe: Observe) -> None:
+        self._folder = folder
+        self._addr = addr
+        self._root_cas = root_cas
+        self._server_name = server_name
+        self._observe = observe
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+
+    async def submit(self, user: str, request_id: str, state: str, reason: str, *, cluster: str) -> AccessRequest:
+        """Submit one review with `user`'s own credentials and return the request as it is then.
+
+        Raises ReviewRejected ("credential" where the files do not serve), RequestGone, LinkLost.
+        """
+        async with self._client(user, cluster) as client:
+            try:
+                return await client.submit_review(request_id, user, state, reason)
+            except LinkRefused as exc:
+                # The main link knows that the server is there and right; what was refused is this reviewer.
+                raise ReviewRejected("credential", f"Teleport does not accept {user}'s credentials") from exc
+
+    def expiry(self) -> float | None:
+        """The soonest end of all certificates in the folder, in Unix seconds; None where there is none to read."""
+        ends = []
+        for path in self._folder.glob("*.crt"):
+            try:
+                ends.append(read_certificate(path.read_bytes()).not_after)
+            except (OSError, ValueError):
+                continue
+        return min(ends, default=None)
+
+    @asynccontextmanager
+    async def _client(self, user: str, cluster: str) -> AsyncIterator[AuthClient]:
+        opened = await self._current(user, cluster)
+        opened.users += 1
+        try:
+            yield opened.client
+        finally:
+            opened.users -= 1
+            if opened.retired and not opened.users:
+                await opened.stack.aclose()
+
+    async def _current(self, user: str, cluster: str) -> _Open:
+        crt, key = self._files(user)
+        try:
+            signature = (*_sign(crt), *_sign(key), *_sign(self._root_cas))
+        except OSError as exc:
+            await self._retire(user)
+            raise ReviewRejected("credential", f"there are no credentials for {user}") from exc
+        opened = self._open.get(user)
+        if opened is None or opened.signature != signature:
+            credentials = read_reviewer(user, crt, key, self._root_cas, cluster)
+            await self._retire(user)
+            stack = AsyncExitStack()
+            client = await stack.enter_async_context(
+                open_client(self._addr, credentials, server_name=self._server_name, observe=self._observe)
+            )
+            opened = self._open[user] = _Open(client, signature, stack)
+            if len(self._open) > MOST_OPEN:
+                await self._retire(next(iter(self._open)))
+        self._open.move_to_end(user)
+        return opened
+
+    def _files(self, user: str) -> tuple[Path, Path]:
+        if not _USER.fullmatch(user):
+            raise ReviewRejected("credential", "a Teleport user of this name cannot have a file")
+        return self._folder / f"{user}.crt", self._folder / f"{user}.key"
+
+    async def _retire(self, user: str) -> None:
+        """Close a connection once nobody uses it any more."""
+        opened = self._open.pop(user, None)
+        if opened is not None:
+            opened.retired = True
+            if not opened.users:
+                await opened.stack.aclose()
+
+    async def aclose(self) -> None:
+        """Close everything."""
+        for opened in self._open.values():
+            await opened.stack.aclose()
+        self._open.clear()
+
+
+@asynccontextmanager
+async def open_reviewers(
+    folder: Path, addr: str, root_cas: Path, *, server_name: str | None, observe: Observe
+) -> AsyncIterator[Reviewers]:
+    """Serve the credentials in `folder` until the block ends; nothing is read before it is used."""
+    reviewers = Reviewers(folder, addr, root_cas, server_name, observe)
+    try:
+        yield reviewers
+    finally:
+        with trio.CancelScope(shield=True):
+            await reviewers.aclose()
+
+
+def read_reviewer(user: str, crt: Path, key: Path, cas: Path, cluster: str) -> Credentials:
+    """Read one reviewer's credentials and hold them to what they claim.
+
+    The certificate must be exactly this user's and of our cluster, its dates must hold, the key must be its own, and
+    nobody else may read the key. Raises ReviewRejected("credential") with a sentence that names no secret.
+    """
+    try:
+        credentials = read_credentials(crt, key, cas)
+        facts = read_certificate(credentials.certificate)
+        mode = stat.S_IMODE(key.stat().st_mode)
+    except (LinkRefused, OSError, ValueError) as exc:
+        raise ReviewRejected("credential", f"{user}'s credentials cannot be read") from exc
+    problems: tuple[tuple[bool, str], ...] = (
+        (facts.user != user, f"the certificate in {crt.name} is not {user}'s"),
+        (bool(cluster) and facts.cluster not in ("", cluster), f"{user}'s certificate is of another cluster"),
+        (facts.not_after <= time.time(), f"{user}'s certificate has expired"),
+        (facts.not_before > time.time() + 60, f"{user}'s certificate is not valid yet"),
+        (bool(mode & (stat.S_IRWXG | stat.S_IRWXO)), f"others may read {key.name}: its mode must be 0600"),
+        (_broken(credentials), f"{user}'s key and certificate do not belong together"),
+    )
+    for wrong, sentence in problems:
+        if wrong:
+            raise ReviewRejected("credential", sentence)
+    return credentials
+
+
+def _broken(credentials: Credentials) -> bool:
+    return any(
+        finding.status == "failure" and finding.id.startswith(("teleport.key", "teleport.certificate.garbled"))
+        for finding in check_credentials(credentials, time.time())
+    )
+
+
+def _sign(path: Path) -> Signature:
+    found = path.stat()
+    return ((found.st_ino, found.st_mtime_ns, found.st_size),)
