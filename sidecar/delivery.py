@@ -7,7 +7,7 @@ out by reading whether a post was made.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -39,6 +39,7 @@ MAX_ATTEMPTS = 5
 PATCH_RETRY_SECONDS = (0.5, 1.5)
 
 PENDING_RETRY_SECONDS = 0.3
+REPLIES = ("review", "end")
 
 PENDING_ID = "api.post.deduplicate_create_post.pending"
 PENDING_LOST_ID = "api.post.deduplicate_create_post.failed_to_get"
@@ -63,6 +64,20 @@ class Posts(Protocol):
     async def channel_posts(self, channel_id: str, page: int, per_page: int = PAGE) -> list[Post]: ...
 
     async def thread(self, post_id: str) -> list[Post]: ...
+
+
+class Spot(NamedTuple):
+    """Where a post stands and what makes it the only one: kind, index, channel, and the root where it is a reply.
+
+    `position` is that of the slot which remembers the attempt, None where nobody needs to.
+    """
+
+    kind: str
+    index: int | str
+    channel_id: str
+    root_id: str = ""
+    attempt: int = 0
+    position: int | None = None
 
 
 class LookupBounded(SidecarError):
@@ -132,6 +147,13 @@ class Deliverer:
         except PostRejected as exc:
             self._reject(work.position, exc)
 
+    async def answer(self, channel_id: str, root_id: str, identity: str, draft: Draft) -> None:
+        """Tell one person what became of their decision. Who cannot be told is left alone."""
+        try:
+            await self._place(Spot("answer", identity, channel_id, root_id), draft)
+        except PostRejected as exc:
+            log.info("answer.rejected", extra={"request_id": self._hold.request_id, "status": exc.status})
+
     async def verify(self, before: float) -> None:
         """Look again for posts that were made twice over: once by a try that got no answer, once by the next one."""
         for key, channel_id, root_id in self._doubts.ripe(before):
@@ -157,7 +179,7 @@ class Deliverer:
             if not await self._patch_post(position, slot, draft):
                 return
             if number not in slot.rep:
-                await self._place("end", -number, position, text.render_gone_reply(state), root_id=slot.p)
+                await self._place(self._spot(position, "end", -number), text.render_gone_reply(state))
                 self._hold.update(position, replied(self._hold.record.posts[position], number))
             self._update(position, s="posted", h=text.content_hash(draft), shown=self._hold.record.seen)
         except PostRejected as exc:
@@ -166,9 +188,10 @@ class Deliverer:
     async def _recover(self, position: int) -> Slot:
         """The slot with the card that an earlier holder may have made without recording it."""
         slot = self._hold.record.posts[position]
-        if not self._doubts.about(self._key(slot, slot.k, 0), reply=False):
+        spot = self._spot(position, slot.k)
+        if not self._doubts.about(self._key(spot, slot.a), reply=False):
             return slot
-        return self._update(position, p=await self._find(self._keys(slot, slot.k, 0), slot.c, ""))
+        return self._update(position, p=await self._find_spot(spot))
 
     def _slot(self, work: Work) -> Slot:
         return self._hold.record.posts[work.position]
@@ -179,7 +202,7 @@ class Deliverer:
         return slot
 
     async def _create(self, work: Work, card: Draft) -> None:
-        post_id = await self._place(self._slot(work).k, 0, work.position, card)
+        post_id = await self._place(self._spot(work.position, self._slot(work).k), card)
         self._update(work.position, p=post_id, s="posted", h=work.card_hash, shown=self._hold.record.seen)
 
     async def _patch(self, work: Work, card: Draft) -> None:
@@ -188,7 +211,7 @@ class Deliverer:
 
     async def _patch_post(self, position: int, slot: Slot, card: Draft) -> bool:
         """Patch a card; False when the post is gone. An adopted post (never rendered by us) gets our message too."""
-        tm = self._tm(self._hold.record.seen[0], self._key(slot, slot.k, 0))
+        tm = self._tm(self._hold.record.seen[0], self._key(self._spot(position, slot.k), slot.a))
         for pause in (*PATCH_RETRY_SECONDS, None):
             self._require()
             try:
@@ -213,59 +236,54 @@ class Deliverer:
         slot = self._slot(work)
         if not slot.p or slot.s == "gone":
             return
-        kind, index = ("review", number) if number > 0 else ("end", -number)
-        await self._place(kind, index, work.position, draft, root_id=slot.p)
+        await self._place(self._spot(work.position, "review" if number > 0 else "end", abs(number)), draft)
         self._hold.update(work.position, replied(self._slot(work), number))
 
-    async def _place(self, kind: str, index: int, position: int, draft: Draft, root_id: str = "") -> str:
+    async def _place(self, spot: Spot, draft: Draft) -> str:
         """The id of the one post with this identity, made now unless a look-up finds it."""
+        attempt = spot.attempt
         for _ in range(MAX_ATTEMPTS):
-            slot = self._hold.record.posts[position]
-            key = self._key(slot, kind, index)
-            if self._doubts.about(key, reply=bool(root_id)):
-                found = await self._find(self._keys(slot, kind, index), slot.c, root_id)
-                if found:
-                    self._count(kind, "found")
-                    return found
-            post = await self._try(kind, key, position, draft, root_id)
-            if post is not None and self._ours(post, frozenset((key,)), slot.c):
-                self._count(kind, "ok")
+            key = self._key(spot, attempt)
+            if self._doubts.about(key, reply=bool(spot.root_id)) and (found := await self._find_spot(spot)):
+                self._count(spot.kind, "found")
+                return found
+            post, error_id = await self._try(spot, key, draft)
+            if post is not None and self._ours(post, frozenset((key,)), spot.channel_id):
+                self._count(spot.kind, "ok")
                 return post.id
-            if post is not None:
-                # Somebody used our pending_post_id first, and we were given their post (observed on 5.37).
-                self._count(kind, "foreign")
-                self._update(position, a=slot.a + 1)
+            if error_id == PENDING_ID:
+                # Our own earlier try is still under way there; with the same key we are given its post.
+                await trio.sleep(PENDING_RETRY_SECONDS)
+                continue
+            # Somebody used our pending_post_id first and we were given their post (observed on 5.37), or the post of
+            # this key was deleted: only another key can be sure to post.
+            self._count(spot.kind, "foreign")
+            attempt += 1
+            if spot.position is not None:
+                self._update(spot.position, a=attempt)
         raise PostRejected(201, "not_our_post")
 
-    async def _try(self, kind: str, key: str, position: int, draft: Draft, root_id: str) -> Post | None:
-        """Make the post once; None where it may be tried again at once."""
+    async def _try(self, spot: Spot, key: str, draft: Draft) -> tuple[Post | None, str]:
+        """Make the post once: what Mattermost answered, or the refusal after which it may be tried again at once."""
         self._require()
-        channel_id = self._hold.record.posts[position].c
         tm = self._tm(self._hold.record.seen[0], key)
         try:
-            return await self._posts.create_post(channel_id, draft, key=key, tm=tm, root_id=root_id)
+            return await self._posts.create_post(spot.channel_id, draft, key=key, tm=tm, root_id=spot.root_id), ""
         except (LinkLost, LinkGarbled) as exc:
             if isinstance(exc, LinkGarbled) or exc.ambiguous:
-                self._doubts.add(key, channel_id, root_id)
-            self._count(kind, "lost")
+                self._doubts.add(key, spot.channel_id, spot.root_id)
+            self._count(spot.kind, "lost")
             raise
         except PostRejected as exc:
-            if not await self._repeatable(exc, position):
-                self._count(kind, "rejected")
-                raise
-            return None
+            if exc.error_id in (PENDING_ID, PENDING_LOST_ID):
+                return None, exc.error_id
+            self._count(spot.kind, "rejected")
+            raise
 
-    async def _repeatable(self, exc: PostRejected, position: int) -> bool:
-        """Whether the same post may be tried again at once after this refusal."""
-        if exc.error_id == PENDING_ID:
-            # Our own earlier try is still under way there; with the same key we are given its post.
-            await trio.sleep(PENDING_RETRY_SECONDS)
-            return True
-        if exc.error_id == PENDING_LOST_ID:
-            # The post of this key was deleted, or a replica lags: only another key can be sure to post.
-            self._update(position, a=self._hold.record.posts[position].a + 1)
-            return True
-        return False
+    async def _find_spot(self, spot: Spot) -> str:
+        """Look for all attempts: one may have been raised, used, and not yet recorded."""
+        keys = frozenset(self._key(spot, n) for n in range(spot.attempt + MAX_ATTEMPTS))
+        return await self._find(keys, spot.channel_id, spot.root_id)
 
     async def _find(self, keys: frozenset[str], channel_id: str, root_id: str) -> str:
         """The id of our post with one of these keys, or "". Finding two keeps the older and deletes the younger."""
@@ -307,13 +325,12 @@ class Deliverer:
             and self._hold.request_id in post.message
         )
 
-    def _key(self, slot: Slot, kind: str, index: int) -> str:
-        return post_key(self._hold.record.seed, kind, slot.c, index, slot.a)
+    def _spot(self, position: int, kind: str, index: int = 0) -> Spot:
+        slot = self._hold.record.posts[position]
+        return Spot(kind, index, slot.c, slot.p if kind in REPLIES else "", slot.a, position)
 
-    def _keys(self, slot: Slot, kind: str, index: int) -> frozenset[str]:
-        """The keys of all attempts: an attempt may have been raised, used, and not yet recorded."""
-        seed = self._hold.record.seed
-        return frozenset(post_key(seed, kind, slot.c, index, n) for n in range(slot.a + MAX_ATTEMPTS))
+    def _key(self, spot: Spot, attempt: int) -> str:
+        return post_key(self._hold.record.seed, spot.kind, spot.channel_id, spot.index, attempt)
 
     def _tm(self, state: str, key: str) -> dict[str, object]:
         return {"v": 1, "id": self._hold.request_id, "k": key, "n": self._hold.record.seen[1], "state": state}

@@ -99,7 +99,7 @@ def new_seed() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(16))[:22].decode()
 
 
-def post_key(seed: str, kind: str, channel_id: str, index: int, attempt: int) -> str:
+def post_key(seed: str, kind: str, channel_id: str, index: int | str, attempt: int) -> str:
     """The identity of one post: anyone with the record can compute it, nobody else can guess it."""
     message = f"{kind}|{channel_id}|{index}|{attempt}".encode()
     digest = hmac.new(seed.encode(), message, hashlib.sha256).digest()
