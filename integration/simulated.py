@@ -1,0 +1,162 @@
+"""The stage on the repository's own simulators: no server is needed, and every wait is for an event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import trio
+
+from integration.stage import Card, Channel, Credentials, Person
+from sidecar.model import Threshold
+from sidecar.simulator import mattermost
+from sidecar.simulator.auth import AuthServer
+from sidecar.simulator.mattermost import MattermostServer, Post
+
+ROLE = "dbadmin"
+EMAILS = MappingProxyType({name: f"{name}@example.com" for name in ("alice", "ivan", "bob")})
+
+
+class SimulatedCluster:
+    """The dual authorisation guide's cluster."""
+
+    no_reviews = ""
+
+    def __init__(self, version: str, folder: Path, emails: Mapping[str, str]) -> None:
+        self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])
+        self._server = AuthServer.dual_authorization(version=version)
+        for name, role in {self.requester: "devops", **dict.fromkeys(self.reviewers, "reviewer")}.items():
+            self._server.add_user(name, [role])
+        thresholds = [Threshold(approve=2, deny=1)]
+        self._server.add_role(
+            "devops", request_roles=[ROLE], thresholds=thresholds, suggested_reviewers=self.reviewers
+        )
+        self._server.start()
+        self.name = f"simulated Teleport {version}"
+        self.addr = self._server.addr
+        files = self._server.write_credentials(folder)
+        self.credentials = Credentials(files.crt, files.key, files.cas)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    async def create_requests(
+        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None
+    ) -> list[str]:
+        create = partial(self._server.create_request, self.requester, [ROLE], reason=reason)
+        if expires_in is not None:
+            create = partial(create, expires_in=expires_in, access_for=expires_in)
+        return [create() for _ in range(count)]
+
+    async def review(self, request_id: str, author: str, proposed_state: str, reason: str = "") -> None:
+        self._server.review(request_id, author, proposed_state, reason)
+
+    async def approve(self, request_id: str, reason: str = "") -> None:
+        self._server.set_state(request_id, "APPROVED", reason)
+
+    async def deny(self, request_id: str, reason: str = "") -> None:
+        self._server.set_state(request_id, "DENIED", reason)
+
+    async def remove(self, *request_ids: str) -> None:
+        for request_id in request_ids:
+            self._server.delete_request(request_id)
+
+    async def state(self, request_id: str) -> str:
+        found = self._server.request(request_id)
+        return found.state if found else ""
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        await trio.to_thread.run_sync(self._server.stop)
+        yield
+        await trio.to_thread.run_sync(self._server.start)
+
+
+class SimulatedChat:
+    """A Mattermost in this trio loop."""
+
+    def __init__(self, server: MattermostServer, emails: Mapping[str, str]) -> None:
+        self._server = server
+        self._users = {name: server.add_user(name, email=email) for name, email in emails.items()}
+        self._bot = server.add_bot("teleport")
+        self._everybody = (*self._users.values(), self._bot)
+        self._team = server.add_team("ops", members=self._everybody)
+        self.name = f"simulated Mattermost {server.version}"
+        self.url = server.url
+        self.bot_token = self._bot.token
+        self.people = {
+            name: Person(user.id, user.username, user.email, user.token) for name, user in self._users.items()
+        }
+
+    async def channel(self) -> Channel:
+        name = f"requests-{len(self._server.channels)}"
+        made = self._server.add_channel(self._team, name, private=True, members=self._everybody)
+        return Channel(made.id, f"{self._team.name}/{name}")
+
+    async def direct(self, person: Person) -> Channel:
+        made = self._server.open_direct(self._bot, self._users[person.username])
+        return Channel(made.id, "")
+
+    async def cards(self, channel: Channel) -> list[Card]:
+        return self._cards(channel)
+
+    async def until(self, channel: Channel, true: Callable[[list[Card]], bool]) -> list[Card]:
+        await self._server.wait_for(lambda: true(self._cards(channel)))
+        return self._cards(channel)
+
+    async def mentions(self, channel: Channel, person: Person) -> int:
+        posts = self._server.posts(self._server.channels[channel.id])
+        return sum(person.id in self._server.mentions(post) for post in posts)
+
+    async def react(self, person: Person, card: Card, emoji: str) -> None:
+        self._server.react(self._users[person.username], self._server.all_posts[card.id], emoji)
+
+    async def reply(self, person: Person, channel: Channel, card: Card, message: str) -> None:
+        place = self._server.channels[channel.id]
+        self._server.post(self._users[person.username], place, message, root_id=card.id)
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        await self._server.down("refuse")
+        self._server.pending.forget()
+        yield
+        await self._server.up()
+
+    def _cards(self, channel: Channel) -> list[Card]:
+        posts = self._server.posts(self._server.channels[channel.id])
+        return [self._card(post) for post in posts if self._is_ours(post) and not post.root_id]
+
+    def _card(self, post: Post) -> Card:
+        fields = {one["title"]: str(one["value"]) for one in post.props["attachments"][0]["fields"]}
+        replies = [reply for reply in self._server.thread(post) if reply.id != post.id and self._is_ours(reply)]
+        return Card(post.id, post.message, fields, tuple(reply.message for reply in replies))
+
+    def _is_ours(self, post: Post) -> bool:
+        return post.user_id == self._bot.id and not post.type and not post.delete_at
+
+
+@asynccontextmanager
+async def simulated_chat(
+    version: str = "5.37.0", emails: Mapping[str, str] = EMAILS
+) -> AsyncIterator[SimulatedChat]:
+    """A simulated Mattermost, running."""
+    async with trio.open_nursery() as nursery:
+        server = mattermost.MattermostServer(version)
+        await nursery.start(server.serve)
+        yield SimulatedChat(server, emails)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def simulated_cluster(
+    folder: Path, version: str = "7.0.0-dev", emails: Mapping[str, str] = EMAILS
+) -> AsyncIterator[SimulatedCluster]:
+    """A simulated Auth Service, running."""
+    cluster = SimulatedCluster(version, folder, emails)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()

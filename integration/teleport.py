@@ -1,0 +1,227 @@
+"""The stage on a real Auth Service: administered with its tctl, used over gRPC with the people's own credentials."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+import trio
+from google.protobuf.message import Message
+
+from integration.stage import Credentials
+from sidecar.teleport.pb import teleport_pb2 as pb
+
+# What the community edition says of a role that needs more (lib/auth/auth_with_roles.go, checkRoleFeatureSupport).
+_NOT_IN_THIS_EDITION = "only available in enterprise"
+_CALL_SECONDS = 20.0
+
+
+class TctlError(Exception):
+    """What tctl said when it failed."""
+
+
+class AuthHost(Protocol):
+    """Where an Auth Service runs. `put` and `take` are about files that tctl, run there, reads and writes."""
+
+    addr: str
+
+    def tctl(self, *arguments: str) -> str:
+        """Run tctl; its standard output. Raises TctlError."""
+        ...
+
+    def put(self, name: str, content: str) -> str: ...
+
+    def take(self, path: str) -> bytes: ...
+
+    def path(self, name: str) -> str: ...
+
+    def stop(self) -> None:
+        """Stop the Auth Service. Raises Unavailable where it is not ours to stop."""
+        ...
+
+    def start(self) -> None:
+        """Start it on the same address; return when it answers."""
+        ...
+
+
+class Account:
+    """A Teleport user who talks to the Auth Service as tsh does."""
+
+    def __init__(self, addr: str, files: Credentials) -> None:
+        self._addr = addr
+        self._credentials = grpc.ssl_channel_credentials(
+            files.cas.read_bytes(), files.key.read_bytes(), files.crt.read_bytes()
+        )
+
+    def call(self, method: str, messages: Sequence[Message]) -> list[bytes]:
+        """Make one call for each message, all at once; the answers, undecoded, in the same order."""
+        options = [("grpc.ssl_target_name_override", "teleport.cluster.local")]
+        with grpc.secure_channel(self._addr, self._credentials, options) as channel:
+            unary = channel.unary_unary(f"/proto.AuthService/{method}")
+            futures = [
+                unary.future(message.SerializeToString(), timeout=_CALL_SECONDS, wait_for_ready=True)
+                for message in messages
+            ]
+            return [future.result() for future in futures]
+
+
+class RealCluster:
+    """Roles, users and credentials of a scenario's people, made with tctl; names are unique to this run."""
+
+    def __init__(self, host: AuthHost, folder: Path, emails: Mapping[str, str]) -> None:
+        self._host = host
+        self._folder = folder
+        self._tag = secrets.token_hex(3)
+        found = re.search(r"v(\d+)\.\S+", host.tctl("version"))
+        self._major = int(found[1]) if found else 0
+        self.name = f"Teleport {found[0] if found else '?'}"
+        self.addr = host.addr
+        self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])
+        self.no_reviews = ""
+        self._make_roles()
+        self._accounts = {}
+        users = {self.requester: "requester", **dict.fromkeys(self.reviewers, "reviewer")}
+        for name, role in users.items():
+            self._accounts[name] = Account(self.addr, self._make_user(name, role))
+        self.credentials = self._make_user(f"plugin-{self._tag}", "plugin")
+
+    def close(self) -> None:
+        """Remove the users and roles."""
+        for name in (*self._accounts, f"plugin-{self._tag}"):
+            self._host.tctl("rm", f"user/{name}")
+        for role in ("requester", "reviewer", "plugin", "target"):
+            self._host.tctl("rm", f"role/{self._role(role)}")
+
+    # The people
+
+    async def create_requests(
+        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None
+    ) -> list[str]:
+        requests = [self._new_request(reason, expires_in) for _ in range(count)]
+        # 12 began to choose the id itself and to tell it (CreateAccessRequestV2); the old call is gone since 16.
+        method = "CreateAccessRequestV2" if self._major > 12 else "CreateAccessRequest"
+        answers = await trio.to_thread.run_sync(self._accounts[self.requester].call, method, requests)
+        if self._major <= 12:
+            return [request.Metadata.Name.decode() for request in requests]
+        return [pb.AccessRequestV3.FromString(answer).Metadata.Name.decode() for answer in answers]
+
+    async def review(self, request_id: str, author: str, proposed_state: str, reason: str = "") -> None:
+        review = pb.AccessReview(
+            Author=author.encode(), ProposedState=pb.RequestState.Value(proposed_state), Reason=reason.encode()
+        )
+        review.Created.GetCurrentTime()
+        submission = pb.AccessReviewSubmission(RequestID=request_id.encode(), Review=review)
+        await trio.to_thread.run_sync(self._accounts[author].call, "SubmitAccessReview", [submission])
+
+    # The administrator
+
+    async def approve(self, request_id: str, reason: str = "") -> None:
+        await self._tctl("requests", "approve", f"--reason={reason}", request_id)
+
+    async def deny(self, request_id: str, reason: str = "") -> None:
+        await self._tctl("requests", "deny", f"--reason={reason}", request_id)
+
+    async def remove(self, *request_ids: str) -> None:
+        await self._tctl("requests", "rm", ",".join(request_ids))
+
+    async def state(self, request_id: str) -> str:
+        try:
+            found = json.loads(await self._tctl("requests", "get", request_id, "--format=json"))
+        except TctlError as exc:
+            if "not found" not in str(exc):
+                raise
+            return ""
+        return pb.RequestState.Name(found[0]["spec"]["state"])
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        await trio.to_thread.run_sync(self._host.stop)
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._host.start)
+
+    async def _tctl(self, *arguments: str) -> str:
+        return await trio.to_thread.run_sync(partial(self._host.tctl, *arguments))
+
+    # Setting up
+
+    def _role(self, name: str) -> str:
+        return f"check-{name}-{self._tag}"
+
+    def _new_request(self, reason: bytes, expires_in: float | None) -> pb.AccessRequestV3:
+        request = pb.AccessRequestV3(Kind=b"access_request", Version=b"v3")
+        request.Metadata.Name = str(uuid.uuid4()).encode()
+        request.Spec.User = self.requester.encode()
+        request.Spec.Roles.append(self._role("target").encode())
+        request.Spec.State = pb.PENDING
+        request.Spec.RequestReason = reason
+        if expires_in is not None:
+            # The access that is asked for ends then, and no request outlives its access.
+            request.Spec.Expires.FromNanoseconds(time.time_ns() + int(expires_in * 1e9))
+        return request
+
+    def _make_roles(self) -> None:
+        target = [self._role("target")]
+        self._make_role("target", {"logins": ["nobody"]})
+        request = {"roles": target, "suggested_reviewers": list(self.reviewers)}
+        try:
+            thresholds = [{"approve": 2, "deny": 1}]
+            self._make_role("requester", {"request": {**request, "thresholds": thresholds}})
+            self._make_role("reviewer", {"review_requests": {"roles": target}})
+        except TctlError as exc:
+            if _NOT_IN_THIS_EDITION not in str(exc):
+                raise
+            self.no_reviews = f"{self.name} is the community edition: no thresholds, no reviews"
+            self._make_role("requester", {"request": request})
+            self._make_role("reviewer", {})
+        # The two rules of Teleport's guide, and nothing more.
+        rules = [
+            {"resources": ["access_request"], "verbs": ["list", "read"]},
+            {"resources": ["access_plugin_data"], "verbs": ["update"]},
+        ]
+        self._make_role("plugin", {"rules": rules})
+
+    def _make_role(self, name: str, allow: dict[str, object]) -> None:
+        allow = {"logins": [f"no-login-{name}"], **allow}
+        version = "v3" if self._major < 10 else "v5"
+        self._create("role", version, self._role(name), {"allow": allow})
+
+    def _make_user(self, name: str, role: str) -> Credentials:
+        self._create("user", "v2", name, {"roles": [self._role(role)]})
+        out = self._host.path(f"{self._tag}-{role}-{secrets.token_hex(2)}")
+        _patiently(lambda: self._host.tctl("auth", "sign", "--format=tls", f"--user={name}", f"--out={out}", "--ttl=8h"))
+        files = Credentials(*(self._folder / f"{secrets.token_hex(4)}.{end}" for end in ("crt", "key", "cas")))
+        for file in files:
+            file.touch(mode=0o600)
+            file.write_bytes(self._host.take(out + file.suffix))
+        return files
+
+    def _create(self, kind: str, version: str, name: str, spec: dict[str, object]) -> None:
+        resource = {"kind": kind, "version": version, "metadata": {"name": name}, "spec": spec}
+        path = self._host.put(f"{self._tag}-{kind}-{secrets.token_hex(2)}.yaml", json.dumps(resource))
+        self._host.tctl("create", "-f", path)
+
+
+def _patiently(run: Callable[[], object], seconds: float = 10.0) -> None:
+    """A new user is known to everyone in about a second: the backend is polled."""
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            run()
+        except TctlError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.5)
+        else:
+            return

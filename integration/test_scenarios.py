@@ -1,0 +1,23 @@
+"""The scenarios on real servers: `python -m pytest integration`. Each way that has no server is skipped with a line."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from integration.scenarios import SCENARIOS, Scenario
+from integration.stage import Stage, Unavailable
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.__name__))
+async def test_scenario(scenario: Scenario, stage: Stage) -> None:
+    """What people see is the same whatever the servers are; each scenario says what."""
+    missing = ""
+    try:
+        with trio.fail_after(240):
+            await scenario(stage)
+    except* Unavailable as group:
+        missing = str(group.exceptions[0])
+    if missing:
+        pytest.skip(missing)
