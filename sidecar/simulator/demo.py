@@ -186,7 +186,7 @@ def _readable(line: str) -> str:
         head = [str(facts.pop("level")).upper(), str(facts.pop("event"))]
     except (ValueError, KeyError, AttributeError):
         return line
-    for name in ("ts", "config"):
+    for name in ("ts", "config", "traceback"):
         facts.pop(name, None)
     return " ".join([*head, *(f"{name}={value}" for name, value in facts.items())])
 

@@ -9,6 +9,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -154,9 +155,8 @@ class Screen:
         return Span("▌", f"38;5;{cube}")
 
     def _print(self, line: Line) -> None:
-        text = "".join(
-            f"\x1b[{span.style}m{span.text}\x1b[0m" if self._colour and span.style else span.text for span in line
-        )
+        pieces = [(style, "".join(span.text for span in same)) for style, same in groupby(line, lambda one: one.style)]
+        text = "".join(f"\x1b[{style}m{text}\x1b[0m" if self._colour and style else text for style, text in pieces)
         sys.stdout.write(f"{text.rstrip()}\n")
         sys.stdout.flush()
 

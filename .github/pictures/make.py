@@ -1,0 +1,231 @@
+"""Make the pictures of README.md: `.venv/bin/python .github/pictures/make.py`, from the root of the repository.
+
+flow.svg is drawn here. demo.svg and demo-end.svg are a real run of `sidecar demo` in a terminal of its own, from escape
+codes to SVG. They differ at each run (times, ids), so nothing compares them.
+"""
+
+# ruff: noqa: INP001, S606 - a script, which starts a program of this repository
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from fcntl import ioctl
+from html import escape
+from pathlib import Path
+from termios import TIOCSWINSZ
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from sidecar.simulator.demo_screen import width  # noqa: E402 - the repository's own, whatever is installed
+
+COLUMNS = 92
+CELL, ROW, PAD, BAR = 8.4, 19, 16, 30
+PAPER, INK, FAINT = "#0f1720", "#d7dde4", "#7d8b99"
+NAMED = {"31": "#ff7b72", "32": "#3fb950", "36": "#79c0ff"}
+MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace"
+SANS = "-apple-system,'Segoe UI',Helvetica,Arial,'DejaVu Sans',sans-serif"
+
+
+class Run(NamedTuple):
+    """Characters in one style, from a column on."""
+
+    column: int
+    text: str
+    style: str
+
+
+def play() -> str:
+    """Run the demo in a pseudo terminal, without pauses; returns what it wrote."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
+        os.chdir(ROOT)
+        code = "import sys; from sidecar.simulator.demo import main; sys.exit(main(False, pace=0.0))"
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    ioctl(terminal, TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
+    written = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not data:
+            break
+        written += data
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        sys.exit(f"{written.decode()}\nthe demo ended with {status}")
+    return written.decode()
+
+
+def runs(line: str) -> Iterator[Run]:
+    """Split a line at its escape codes."""
+    column, style = 0, ""
+    for part in re.split("(\x1b\\[[0-9;]*m)", line):
+        if part.startswith("\x1b"):
+            style = part[2:-1].removeprefix("0")
+        elif part:
+            yield Run(column, part, style)
+            column += width(part)
+
+
+def terminal(lines: list[str], caption: str) -> str:
+    """Draw lines as a window."""
+    wide, high = COLUMNS * CELL + 2 * PAD, len(lines) * ROW + BAR + 2 * PAD
+    body: list[str] = []
+    for number, line in enumerate(lines):
+        top = BAR + PAD + number * ROW
+        for run in runs(line):
+            body += strokes(run, top)
+    dots = "".join(
+        f'<circle cx="{18 + 18 * index}" cy="{BAR / 2:g}" r="5.5" fill="{colour}"/>'
+        for index, colour in enumerate(("#ff5f57", "#febc2e", "#28c840"))
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" height="{high:g}"'
+        f' font-family="{MONO}" font-size="14" role="img" aria-label="{escape(caption)}">\n'
+        f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>\n{dots}\n'
+        f'<text x="{wide / 2:g}" y="20" fill="{FAINT}" text-anchor="middle" font-size="13">{escape(caption)}</text>\n'
+        + "\n".join(body)
+        + "\n</svg>\n"
+    )
+
+
+def strokes(run: Run, top: float) -> Iterator[str]:
+    """Draw a run: lines and bars as shapes, which meet at every font, and words as text of exactly their columns."""
+    column = run.column
+    for part in re.findall("[─═]+|[│┌└▌]|[^─═│┌└▌]+", run.text):
+        left, taken = PAD + column * CELL, width(part)
+        middle, colour = top + ROW / 2, ink(run.style)
+        column += taken
+        if part == "▌":
+            yield f'<rect x="{left:.1f}" y="{top}" width="4" height="{ROW}" fill="{colour}"/>'
+        elif part[0] in "─═│┌└":
+            yield f'<path d="{stroke(part, left, top, middle, taken)}" fill="none" stroke="{colour}" opacity=".6"/>'
+        elif part.strip():
+            start = left + CELL * (len(part) - len(part.lstrip()))
+            words = part.strip()
+            bold = ' font-weight="bold"' if run.style == "1" else ""
+            line = ' text-decoration="underline"' if run.style == "4" else ""
+            yield (
+                f'<text x="{start:.1f}" y="{top + 14}" fill="{colour}"{bold}{line}'
+                f' textLength="{width(words) * CELL:.1f}" lengthAdjust="spacingAndGlyphs">{escape(words)}</text>'
+            )
+
+
+def stroke(part: str, left: float, top: float, middle: float, taken: int) -> str:
+    """Return the path of a box-drawing character."""
+    centre, right, bottom = left + CELL / 2, left + taken * CELL, top + ROW
+    match part[0]:
+        case "│":
+            return f"M{centre:.1f} {top}V{bottom}"
+        case "┌":
+            return f"M{right:.1f} {middle}H{centre:.1f}V{bottom}"
+        case "└":
+            return f"M{centre:.1f} {top}V{middle}H{right:.1f}"
+        case "═":
+            return f"M{left:.1f} {middle - 1.5}H{right:.1f}M{left:.1f} {middle + 1.5}H{right:.1f}"
+        case _:
+            return f"M{left:.1f} {middle}H{right:.1f}"
+
+
+def ink(style: str) -> str:
+    """Return the colour of a style."""
+    if style.startswith("38;2;"):
+        red, green, blue = (int(part) for part in style.split(";")[2:])
+        return f"#{red:02x}{green:02x}{blue:02x}"
+    return FAINT if style == "2" else NAMED.get(style, INK)
+
+
+def box(left: int, title: str, lines: list[str], fill: str, edge: str) -> str:
+    middle = left + 95
+    head = f'<text x="{middle}" y="88" text-anchor="middle" font-weight="bold" font-size="16">{title}</text>'
+    text = "".join(note(middle, 112 + 20 * number, line) for number, line in enumerate(lines) if line)
+    return f'<rect x="{left}" y="60" width="190" height="170" rx="10" fill="{fill}" stroke="{edge}"/>{head}{text}'
+
+
+def arrow(path: str) -> str:
+    return f'<path d="{path}" fill="none" stroke="#5a6877" stroke-width="1.6" marker-end="url(#tip)"/>'
+
+
+def note(x: float, y: float, text: str) -> str:
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="middle">{escape(text)}</text>'
+
+
+def person(x: int, y: int, name: str) -> str:
+    shape = f'<circle cx="{x}" cy="{y}" r="9"/><path d="M{x - 16} {y + 30}a16 16 0 0 1 32 0z"/>'
+    return f'<g fill="#5a6877">{shape}</g><g font-weight="bold">{note(x, y + 50, name)}</g>'
+
+
+BOXES = (
+    (
+        130,
+        "Teleport",
+        "#eef3ff",
+        "#9db4e8",
+        "Auth Service||access requests,|and in their plugin data|the sidecar's record",
+    ),
+    (455, "sidecar", "#fff6e0", "#e3bf62", "dials out only||compares what should be|posted with what is,|acts, saves"),
+    (
+        780,
+        "Mattermost",
+        "#e9f7f0",
+        "#86c9a8",
+        "~access-requests|one card for each request,|edited until it is true;|replies",
+    ),
+)
+ARROWS = (
+    (455, 105, 322, "watch, list"),
+    (455, 150, 322, "read request"),
+    (455, 195, 322, "save record"),
+    (645, 105, 778, "post the card"),
+    (645, 150, 778, "edit the card"),
+    (645, 195, 778, "reply, look up"),
+    (66, 125, 128, "asks"),
+    (972, 95, 1034, "tells"),
+    (972, 180, 1034, "tells"),
+)
+NOTES = (
+    (388, 222, "gRPC, mutual TLS"),
+    (711, 222, "REST, HTTPS"),
+    (775, 292, "review in Teleport: the link and the tsh commands are in the card"),
+    (550, 364, "Prometheus, probes"),
+    (640, 328, "/metrics /healthz /readyz"),
+)
+PATHS = ("M1055 225V300H225V234", "M550 345V232")
+
+
+def flow() -> str:
+    """Draw who talks to whom; an arrow between machines starts at the one that opens the connection."""
+    parts = [box(left, title, lines.split("|"), fill, edge) for left, title, fill, edge, lines in BOXES]
+    parts += [arrow(f"M{start} {y}H{end}") + note((start + end) / 2, y - 8, text) for start, y, end, text in ARROWS]
+    parts += [arrow(path) for path in PATHS]
+    parts += [note(x, y, text) for x, y, text in NOTES]
+    parts += [person(45, 110, "Bob"), person(1055, 75, "Alice"), person(1055, 165, "Ivan")]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 40 1100 340" width="1100" height="340" role="img"'
+        f' font-family="{SANS}" font-size="13" fill="#33404d" aria-label="Who talks to whom">\n'
+        '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7"'
+        ' orient="auto"><path d="M0 0L10 5L0 10z" fill="#5a6877"/></marker></defs>\n'
+        '<rect y="40" width="1100" height="340" rx="8" fill="#ffffff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def main() -> None:
+    folder = Path(__file__).parent
+    (folder / "flow.svg").write_text(flow())
+    lines = play().replace("\r", "").rstrip("\n").split("\n")
+    cut = next(number for number, line in enumerate(lines) if "while the sidecar is down" in line)
+    (folder / "demo.svg").write_text(terminal(lines[: cut - 1], "make demo"))
+    (folder / "demo-end.svg").write_text(terminal(lines[cut:], "make demo, continued"))
+
+
+if __name__ == "__main__":
+    main()
