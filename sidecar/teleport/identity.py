@@ -6,15 +6,55 @@ import os
 import ssl
 import stat
 from pathlib import Path
+from typing import Protocol
 
 from sidecar.errors import LinkRefused
 from sidecar.teleport import findings as say
-from sidecar.teleport.credentials import Credentials
+from sidecar.teleport.credentials import Credentials, read_credentials
 from sidecar.teleport.findings import Failed, Finding, failure
 from sidecar.teleport.x509 import CertificateFacts, certificate_ders, pem_blocks, read_certificate
 
 # OpenSSL's reasons for a key that is not the certificate's; the last one is for a key of another kind.
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
+
+class CredentialPaths(Protocol):
+    """Where our credentials are, by [teleport]: `identity` alone, or the three files."""
+
+    @property
+    def client_crt(self) -> Path: ...
+
+    @property
+    def client_key(self) -> Path: ...
+
+    @property
+    def root_cas(self) -> Path: ...
+
+    @property
+    def identity(self) -> Path | None: ...
+
+
+def credential_files(paths: CredentialPaths) -> tuple[Path, ...]:
+    """The files that `load_credentials` reads, to be watched for changes."""
+    if paths.identity is not None:
+        return (paths.identity,)
+    return paths.client_crt, paths.client_key, paths.root_cas
+
+
+def load_credentials(paths: CredentialPaths) -> Credentials:
+    """Read our credentials from the one file or from the three.
+
+    Raises:
+        LinkRefused: "credentials": a file is missing, unreadable or not PEM, or the identity file lacks a part.
+
+    """
+    if paths.identity is None:
+        return read_credentials(paths.client_crt, paths.client_key, paths.root_cas)
+    try:
+        return split_identity(paths.identity.read_bytes())
+    except OSError as exc:
+        sentence = f"cannot read {paths.identity}: {exc.strerror or type(exc).__name__}"
+        raise LinkRefused("teleport", "credentials", sentence) from exc
 
 
 def split_identity(data: bytes) -> Credentials:
