@@ -16,6 +16,7 @@ from sidecar.mattermost.recipients import Recipients
 from sidecar.model import Destination
 from sidecar.simulator.mattermost import MattermostServer
 from sidecar.simulator.mattermost_values import Channel, Team, User
+from tests.mattermost_peer import always, answer, app_error, http_peer
 
 
 class World(msgspec.Struct):
@@ -113,6 +114,15 @@ async def test_what_is_no_name_is_refused_without_a_look_up_by_it(name: str) -> 
     assert paths <= {"/api/v4/users/me/teams", "/api/v4/users/me/channels"}
 
 
+async def test_an_archived_channel_is_told_from_a_missing_one() -> None:
+    archived = answer(200, {"id": "c1", "name": "old", "delete_at": 1795333316126})
+    async with http_peer(always(archived)) as peer, open_client(peer.url, lambda: "token") as client:
+        with pytest.raises(RecipientError) as caught:
+            await Recipients(client).resolve("ops/old")
+    assert caught.value.reason == "archived"
+    assert peer.seen[0].target == "/api/v4/teams/name/ops/channels/name/old?include_deleted=true"
+
+
 async def test_a_name_in_two_teams_is_ambiguous() -> None:
     async with world() as w:
         dev = w.server.add_team("dev", members=[w.bot])
@@ -129,6 +139,19 @@ async def test_a_display_name_gets_the_url_name_as_a_suggestion(name: str) -> No
         assert channel.name == "acc-req-2"
         error = await w.refused(name)
     assert ("ops/acc-req-2" in error.detail) is ("Access" in name)
+
+
+async def test_what_mattermost_refuses_for_reasons_of_its_own_is_remembered_as_such() -> None:
+    for status, reason in ((400, "invalid"), (403, "forbidden")):
+        refuse = always(app_error(status, "x.y"))
+        async with http_peer(refuse) as peer, open_client(peer.url, lambda: "token") as client:
+            recipients = Recipients(client)
+            for _ in range(2):
+                with pytest.raises(RecipientError) as caught:
+                    await recipients.resolve("@alice")
+                assert caught.value.reason == reason
+                assert f"{status} x.y" in caught.value.detail
+        assert len(peer.seen) == 1
 
 
 async def test_without_a_channel_of_that_name_the_suggestion_is_a_guess() -> None:

@@ -139,6 +139,15 @@ def test_a_mark_that_somebody_forged_is_no_mark_and_spoils_nothing(tm: Any) -> N
     assert post.props == {"tm", "from_webhook"}
 
 
+@pytest.mark.parametrize("bad", [b'"\xff"', b"[1e999999]"])
+def test_what_cannot_be_decoded_inside_props_spoils_only_itself(bad: bytes) -> None:
+    post = codec.decode_post(b'{"id":"p","props":{"tm":{"k":%s},"from_webhook":"true"}}' % bad)
+    assert post.key == ""
+    assert post.props == {"tm", "from_webhook"}
+    post = codec.decode_post(b'{"id":"p","props":{"tm":{"k":"key"},"attachments":[%s]}}' % bad)
+    assert (post.key, post.attachment) == ("key", None)
+
+
 @pytest.mark.parametrize("where", ["x", "tm"])
 def test_props_nested_thousands_deep_do_not_make_a_channel_unreadable(where: str) -> None:
     deep = "[" * 50_000 + "]" * 50_000
@@ -196,7 +205,7 @@ def test_junk_is_garbled_and_its_text_is_not_repeated(decode: Callable[[bytes], 
 
 TYPES = (Post, User, Reaction, codec.Channel, codec.Team, list, dict, bool, type(None))
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
