@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import signal
 import ssl
+import time
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,19 +19,29 @@ import trio
 from sidecar import endpoints
 from sidecar.breaker import Breaker
 from sidecar.coldstart import close_orphans
+from sidecar.direct import Direct
 from sidecar.errors import ConfigError, LinkError, LinkRefused
 from sidecar.fields import TextOptions
 from sidecar.followed import Followed
+from sidecar.judge import Policy, Rules
 from sidecar.lease import LeaseTimes
 from sidecar.links import Backoff, LinkStatus, keep
+from sidecar.listening import Ear
 from sidecar.mattermost.client import open_client as open_mattermost
+from sidecar.mattermost.events import open_events
 from sidecar.mattermost.recipients import Recipients
 from sidecar.mattermost_link import MattermostLink
 from sidecar.metrics import Metrics
+from sidecar.people import Identity, People, Reviewer
 from sidecar.reconcile import Chat, Reconciler, Settings
+from sidecar.review import Reviews
 from sidecar.routing import Routes
+from sidecar.submit import Submit
+from sidecar.sweep import Sweeper
 from sidecar.teleport.client import open_client as open_teleport
 from sidecar.teleport.client import read_credentials
+from sidecar.teleport.reviewers import open_reviewers
+from sidecar.teleport.x509 import read_certificate
 from sidecar.teleport_link import TeleportLink
 from sidecar.times import USUAL, Times
 
@@ -46,6 +58,8 @@ log = logging.getLogger(__name__)
 LOOP_CHECK_SECONDS = 1.0
 # One answer of Mattermost, and the share of a lease that it may take: a write must end before the lease does.
 REQUEST_SECONDS = 10.0
+# Questions asked in direct messages shortly before the start are still answered.
+QUESTION_SECONDS = 60.0
 
 
 async def run(
@@ -87,6 +101,8 @@ class _Process:
         self._times = times
         self._metrics = Metrics()
         self._breaker = Breaker(times)
+        self._rules = rules(config)
+        self._own_user = ""
         self._routes = routes(config)
         limits = config.limits
         self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
@@ -145,6 +161,7 @@ class _Process:
         settings = self._config.mattermost
         lease = self._config.teleport.lease
         async with (
+            AsyncExitStack() as stack,
             open_mattermost(
                 settings.url,
                 settings.read_token,
@@ -156,9 +173,13 @@ class _Process:
             ) as client,
             trio.open_nursery() as nursery,
         ):
-            link = MattermostLink(client, self._mattermost_status, self._breaker)
+            ears: list[Ear] = []
+            link = MattermostLink(
+                client, self._mattermost_status, self._breaker, self._metrics, lambda: ears[0] if ears else None
+            )
             recipients = Recipients(client)
-            reconciler = self._reconciler(client, recipients, link)
+            reviews = await self._listen(stack, client, link, ears)
+            reconciler = self._reconciler(client, recipients, link, reviews)
             await nursery.start(reconciler.run, name="reconcile")
             nursery.start_soon(partial(self._keep_teleport, fail_fast=fail_fast), name="teleport")
             nursery.start_soon(partial(self._keep_mattermost, link, fail_fast=fail_fast), name="mattermost")
@@ -170,12 +191,64 @@ class _Process:
             log.info("process.stopped", extra={"complete": not drain.cancelled_caught})
             nursery.cancel_scope.cancel()
 
-    def _reconciler(self, client: MattermostClient, recipients: Recipients, link: MattermostLink) -> Reconciler:
-        config = self._config
+    async def _listen(
+        self, stack: AsyncExitStack, client: MattermostClient, link: MattermostLink, ears: list[Ear]
+    ) -> Reviews | None:
+        """Build what takes decisions from Mattermost; nothing where the configuration asks for none."""
+        config, rules = self._config, self._rules
+        if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
+            return None
+        context = _client_context(config.mattermost.ca_file)
+        people = People(client, identity(config))
+        direct = Direct(
+            client,
+            self._followed,
+            self._teleport.get_request,
+            people.find,
+            rules,
+            self._text_options,
+            bot_id=lambda: link.bot_id,
+            secret=config.mattermost.read_token,
+        )
+        direct.answer_since = (time.time() - QUESTION_SECONDS) * 1000
+        sweeper = Sweeper(client, self._followed, rules, direct.take, lambda: link.bot_id, self._times)
+        connect = partial(
+            open_events,
+            config.mattermost.url,
+            config.mattermost.read_token,
+            ssl_context=context,
+            ping_seconds=self._times.socket_ping_every,
+            answer_seconds=self._times.socket_ping_limit,
+        )
+        wants_direct = direct if "direct" in rules.ways else None
+        ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, self._times))
+        if rules.mode == "none":
+            return None
+        pool = None
+        if rules.mode == "reviewer" and config.reviews.identities is not None:
+            pool = await stack.enter_async_context(
+                open_reviewers(
+                    config.reviews.identities,
+                    config.teleport.addr,
+                    config.teleport.root_cas,
+                    server_name=self._server_name,
+                    observe=self._metrics.observe_grpc,
+                )
+            )
+        submit = Submit(rules.mode, self._teleport, lambda: self._own_user, pool)
+        return Reviews(client, people.find, submit, rules, self._metrics, lambda: link.bot_id)
+
+    def _reconciler(
+        self, client: MattermostClient, recipients: Recipients, link: MattermostLink, reviews: Reviews | None
+    ) -> Reconciler:
+        config, rules = self._config, self._rules
+        seeds: tuple[str, ...] = ()
+        if reviews is not None and "reaction" in rules.ways:
+            seeds = (rules.approve[0], rules.deny[0])
         return Reconciler(
             self._followed,
             self._teleport,
-            Chat(client, recipients.resolve, self._breaker, lambda: link.bot_id),
+            Chat(client, recipients.resolve, recipients.forget, self._breaker, lambda: link.bot_id, reviews, seeds, recipients.forget),
             Settings(
                 routes=self._routes,
                 lease=LeaseTimes(max(1, int(config.teleport.lease))),
@@ -200,6 +273,10 @@ class _Process:
             web_url=web_url,
             reviews_supported=bool(self._config.teleport.web_url) or has_reviews,
             time_zone=self._config.messages.time_zone or None,
+            ways=self._rules.ways if self._rules.mode != "none" else (),
+            approve_emoji=self._rules.approve[0],
+            deny_emoji=self._rules.deny[0],
+            require_reason=self._rules.require_reason,
         )
 
     async def _keep_teleport(self, *, fail_fast: bool) -> None:
@@ -213,14 +290,24 @@ class _Process:
 
     def _connect(self) -> AbstractAsyncContextManager[Auth]:
         teleport = self._config.teleport
-        host = teleport.addr.rpartition(":")[0]
+        credentials = read_credentials(*self._credential_files())
+        try:
+            self._own_user = read_certificate(credentials.certificate).user
+        except ValueError as exc:
+            sentence = f"{teleport.client_crt} holds no certificate that can be read"
+            raise LinkRefused("teleport", "credentials", sentence) from exc
         return open_teleport(
             teleport.addr,
-            read_credentials(*self._credential_files()),
-            server_name="teleport.cluster.local" if teleport.verify == "cluster" else host.strip("[]"),
+            credentials,
+            server_name=self._server_name,
             plugin_name=teleport.plugin_name,
             observe=self._metrics.observe_grpc,
         )
+
+    @property
+    def _server_name(self) -> str | None:
+        """The name that the Auth Service's certificate must bear; None is the host that is dialled."""
+        return "teleport.cluster.local" if self._config.teleport.verify == "cluster" else None
 
     def _credential_files(self) -> tuple[Path, Path, Path]:
         teleport = self._config.teleport
@@ -253,10 +340,35 @@ def routes(config: Config) -> Routes:
     return Routes(
         roles=dict(config.role_to_recipients),
         suggested_reviewers=config.mattermost.suggested_reviewers,
-        reviewers={reviewer.user: f"@{reviewer.id or name}" for name, reviewer in config.reviewers.items()},
+        reviewers={
+            reviewer.user: f"user:{reviewer.id}" if reviewer.id else f"@{name}"
+            for name, reviewer in config.reviewers.items()
+        },
         requesters={user: config.requester_recipient(user) for user in {**config.requesters, **_turned(config)}},
         notify_requester=config.mattermost.notify_requester,
     )
+
+
+def rules(config: Config) -> Rules:
+    """What the configuration says of decisions."""
+    reviews = config.reviews
+    policies = {
+        role: Policy(policy.reviewers, policy.approvals, policy.denials) for role, policy in reviews.policy.items()
+    }
+    return Rules(
+        mode=reviews.submit_as,
+        ways=reviews.ways,
+        approve=reviews.approve,
+        deny=reviews.deny,
+        require_reason=reviews.require_reason,
+        policies=policies,
+    )
+
+
+def identity(config: Config) -> Identity:
+    """How reviewers are recognised."""
+    reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
+    return Identity(reviewers, config.reviews.identity, config.reviews.require_ids)
 
 
 def _turned(config: Config) -> dict[str, str]:

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from sidecar import text
-from sidecar.errors import LinkGarbled, LinkLost, PostRejected, SidecarError
+from sidecar.errors import LinkError, LinkGarbled, LinkLost, PostRejected, SidecarError
 from sidecar.lease import LeaseLost
 from sidecar.plan import end_number, replied
 from sidecar.record import post_key
@@ -52,12 +52,27 @@ class Posts(Protocol):
     def clock_offset(self) -> float: ...
 
     async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
+        self,
+        channel_id: str,
+        draft: Draft,
+        *,
+        key: str,
+        tm: dict[str, object],
+        root_id: str = "",
+        guard: Callable[[], None] = ...,
     ) -> Post: ...
 
-    async def patch_post(self, post_id: str, draft: Draft, *, tm: dict[str, object], message: bool = False) -> None: ...
+    async def patch_post(
+        self,
+        post_id: str,
+        draft: Draft,
+        *,
+        tm: dict[str, object],
+        message: bool = False,
+        guard: Callable[[], None] = ...,
+    ) -> None: ...
 
-    async def delete_post(self, post_id: str) -> None: ...
+    async def delete_post(self, post_id: str, *, guard: Callable[[], None] = ...) -> None: ...
 
     async def get_post(self, post_id: str) -> Post | None: ...
 
@@ -65,15 +80,17 @@ class Posts(Protocol):
 
     async def thread(self, post_id: str) -> list[Post]: ...
 
+    async def add_reaction(self, user_id: str, post_id: str, emoji: str) -> None: ...
+
 
 class Spot(NamedTuple):
-    """Where a post stands and what makes it the only one: kind, index, channel, and the root where it is a reply.
+    """Where a post stands and what makes it the only one: kind, number or name, channel, root where it is a reply.
 
     `position` is that of the slot which remembers the attempt, None where nobody needs to.
     """
 
     kind: str
-    index: int | str
+    which: int | str
     channel_id: str
     root_id: str = ""
     attempt: int = 0
@@ -126,13 +143,22 @@ class Deliverer:
     """Writes to Mattermost for one held request. `bot_id` is who we are: a post of anybody else is never ours."""
 
     def __init__(
-        self, posts: Posts, bot_id: str, hold: Hold, doubts: Doubts, *, count: Callable[[str, str], None]
+        self,
+        posts: Posts,
+        bot_id: str,
+        hold: Hold,
+        doubts: Doubts,
+        *,
+        count: Callable[[str, str], None],
+        seeds: tuple[str, ...] = (),
     ) -> None:
         self._posts = posts
         self._bot_id = bot_id
         self._hold = hold
         self._doubts = doubts
         self._count = count
+        # Reactions that invite to decide with one click.
+        self._seeds = seeds
 
     async def deliver(self, work: Work) -> None:
         """Bring one recipient's messages up to date; progress is noted in the hold step by step.
@@ -154,15 +180,21 @@ class Deliverer:
         except PostRejected as exc:
             log.info("answer.rejected", extra={"request_id": self._hold.request_id, "status": exc.status})
 
-    async def verify(self, before: float) -> None:
-        """Look again for posts that were made twice over: once by a try that got no answer, once by the next one."""
+    async def verify(self, before: float) -> bool:
+        """Look again for posts that were made twice over: once by a try that got no answer, once by the next one.
+
+        True where a card was replaced by an older one, which then must be brought up to date.
+        """
+        replaced = False
         for key, channel_id, root_id in self._doubts.ripe(before):
             found = await self._find(frozenset((key,)), channel_id, root_id)
             for position, slot in enumerate(self._hold.record.posts):
                 if not root_id and slot.c == channel_id and slot.p and found not in ("", slot.p):
                     # The younger one, which we had on record, is deleted and its thread with it.
                     self._update(position, p=found, h="", rep=())
+                    replaced = True
             self._doubts.settle(key)
+        return replaced
 
     async def close(self, position: int, state: str) -> None:
         """End the card of a request that Teleport no longer has, from what the card itself shows."""
@@ -203,7 +235,18 @@ class Deliverer:
 
     async def _create(self, work: Work, card: Draft) -> None:
         post_id = await self._place(self._spot(work.position, self._slot(work).k), card)
-        self._update(work.position, p=post_id, s="posted", h=work.card_hash, shown=self._hold.record.seen)
+        slot = self._update(work.position, p=post_id, s="posted", h=work.card_hash, shown=self._hold.record.seen)
+        if slot.k == "card":
+            await self._seed(post_id)
+
+    async def _seed(self, post_id: str) -> None:
+        """A convenience: where it fails, people find the emoji themselves."""
+        for emoji in self._seeds:
+            try:
+                await self._posts.add_reaction(self._bot_id, post_id, emoji)
+            except (LinkError, PostRejected) as exc:
+                log.debug("reaction.not_seeded", extra={"post_id": post_id, "detail": str(exc)})
+                return
 
     async def _patch(self, work: Work, card: Draft) -> None:
         if await self._patch_post(work.position, self._slot(work), card):
@@ -213,12 +256,11 @@ class Deliverer:
         """Patch a card; False when the post is gone. An adopted post (never rendered by us) gets our message too."""
         tm = self._tm(self._hold.record.seen[0], self._key(self._spot(position, slot.k), slot.a))
         for pause in (*PATCH_RETRY_SECONDS, None):
-            self._require()
             try:
-                await self._posts.patch_post(slot.p, card, tm=tm, message=not slot.h)
+                await self._posts.patch_post(slot.p, card, tm=tm, message=not slot.h, guard=self._require)
             except PostRejected as exc:
                 if exc.status == 400 and "time_limit" in exc.error_id and not slot.h:
-                    await self._posts.patch_post(slot.p, card, tm=tm)
+                    await self._posts.patch_post(slot.p, card, tm=tm, guard=self._require)
                 elif exc.status != 403 or pause is None:
                     if exc.status in (403, 404) and await self._posts.get_post(slot.p) is None:
                         self._count("update", "gone")
@@ -268,7 +310,9 @@ class Deliverer:
         self._require()
         tm = self._tm(self._hold.record.seen[0], key)
         try:
-            return await self._posts.create_post(spot.channel_id, draft, key=key, tm=tm, root_id=spot.root_id), ""
+            return await self._posts.create_post(
+                spot.channel_id, draft, key=key, tm=tm, root_id=spot.root_id, guard=self._require
+            ), ""
         except (LinkLost, LinkGarbled) as exc:
             if isinstance(exc, LinkGarbled) or exc.ambiguous:
                 self._doubts.add(key, spot.channel_id, spot.root_id)
@@ -293,8 +337,7 @@ class Deliverer:
             ours = {post.id: post for post in posts if self._mentions(post, channel_id)}
         kept, *younger = sorted(ours.values(), key=lambda post: (post.create_at, post.id)) or (None,)
         for post in younger:
-            self._require()
-            await self._posts.delete_post(post.id)
+            await self._posts.delete_post(post.id, guard=self._require)
             self._count("duplicate", "repaired")
         return kept.id if kept is not None else ""
 
@@ -330,7 +373,7 @@ class Deliverer:
         return Spot(kind, index, slot.c, slot.p if kind in REPLIES else "", slot.a, position)
 
     def _key(self, spot: Spot, attempt: int) -> str:
-        return post_key(self._hold.record.seed, spot.kind, spot.channel_id, spot.index, attempt)
+        return post_key(self._hold.record.seed, spot.kind, spot.channel_id, spot.which, attempt)
 
     def _tm(self, state: str, key: str) -> dict[str, object]:
         return {"v": 1, "id": self._hold.request_id, "k": key, "n": self._hold.record.seen[1], "state": state}

@@ -24,6 +24,7 @@ from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from sidecar.delivery import Doubts
+    from sidecar.judge import Expression
     from sidecar.model import AccessRequest, Delete, PluginData
 
 log = logging.getLogger(__name__)
@@ -33,14 +34,18 @@ KEEP_WAITING = 1000
 KEEP_REASON_LENGTH = 4096
 # Longer records are read again instead of being kept: a followed request costs at most 2 KB.
 KEEP_RECORD_LENGTH = 1200
+# Somebody may react to a card before its post id is known here; posts of no concern fill this too.
+EARLY_HINTS = 1000
+DIRECT_MESSAGES = 20
 
 
 class Entry:
     """A followed request between two looks; small, because there may be 50,000."""
 
     __slots__ = (
-        "absent", "busy", "digest", "dirty", "doubts", "failures", "foreign", "gone", "id", "known", "mark", "queued",
-        "request", "retries", "retry_at", "silent", "text", "touched", "version", "wake",
+        "absent", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign", "gone",
+        "heard", "id", "known", "mark", "queued", "request", "retries", "retry_at", "silent", "text", "touched",
+        "version", "wake",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -49,6 +54,8 @@ class Entry:
         # The highest version seen, and a hash of all that was seen in it.
         self.version = Version(-1, 0)
         self.digest = 0
+        # Unix seconds.
+        self.expires = math.inf
         # Whether Teleport has a record of ours, and its exact text where that is worth keeping.
         self.known = False
         self.text: str | None = None
@@ -69,6 +76,11 @@ class Entry:
         self.gone = self.absent = False
         # Resolved before anybody announced it: nobody is told.
         self.silent = False
+        # The cards on which decisions are heard, as (post, channel); whether all that was said is judged; and the
+        # direct messages that name the request.
+        self.cards: tuple[tuple[str, str], ...] = ()
+        self.heard = True
+        self.direct: tuple[Expression, ...] = ()
 
     def remember(self, text: str) -> None:
         """Keep the record text that Teleport has, where it is small enough."""
@@ -88,7 +100,7 @@ class Followed:
     ) -> None:
         self._times = times
         self._routes = routes
-        self._open_requests = open_requests
+        self._most = open_requests
         self._queue = queue
         self._entries: dict[str, Entry] = {}
         self._ready: deque[Entry] = deque()
@@ -98,6 +110,9 @@ class Followed:
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
+        # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
+        self._cards: dict[str, str] = {}
+        self._early: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -130,7 +145,7 @@ class Followed:
             self.enqueue(entry)
 
     def look(self, request: AccessRequest) -> bool:
-        """Take one version of a request; an older one than known is ignored. True where it was news."""
+        """Take one version of a request; an older one than known is ignored. True for a newer version."""
         if request.dry_run or (entry := self._follow(request.id)) is None:
             return False
         entry.mark = self._mark
@@ -138,14 +153,16 @@ class Followed:
         digest = hash(request)
         if digest == entry.digest or request.version < entry.version:
             return False
+        newer = request.version > entry.version
         entry.version, entry.digest = request.version, digest
+        entry.expires = math.inf if request.expires is None else request.expires
         if self._settled(entry, request):
             self.wake_in(entry, self.expiry_check(request.expires))
             return False
         keep = len(self._ready) < KEEP_WAITING and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keep else None
         self.enqueue(entry)
-        return True
+        return newer
 
     def know(self, data: PluginData) -> None:
         """Take one entry from a listing of plugin data; its request shows up in the list of requests, or is over."""
@@ -156,6 +173,10 @@ class Followed:
         if not isinstance(record, Record) or record.done or (entry := self._follow(data.request_id)) is None:
             return
         entry.remember(text)
+        entry.expires = record.exp
+        # Not marked: a list that is under way tells whether the request still exists.
+        entry.mark = 0
+        self.show_cards(entry, record)
         if record.owner:
             entry.foreign = (record.n, boottime())
         self.wake_in(entry, max(self.expiry_check(record.exp), 0.0))
@@ -167,11 +188,11 @@ class Followed:
     def end_list(self, listed: int) -> bool:
         """A full list of `listed` requests is complete: those that it did not hold are looked for by id.
 
-        False where the list was empty although requests should exist: then nothing is concluded from it.
+        Nothing is concluded from an empty list; False where requests before their expiry should have been in it.
         """
         missing = [entry for entry in self._entries.values() if entry.mark != self._mark and not entry.gone]
-        if listed - len(missing) <= 0 and not listed:
-            return not missing
+        if not listed:
+            return all(entry.expires <= time.time() for entry in missing)
         for entry in missing:
             entry.absent = True
             self.enqueue(entry)
@@ -179,6 +200,61 @@ class Followed:
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._entries
+
+    # -- what Mattermost says ----------------------------------------------------------------------------------------
+
+    def show_cards(self, entry: Entry, record: Record) -> None:
+        """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
+        cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
+        if cards == entry.cards or entry.id not in self._entries:
+            return
+        self._hide_cards(entry)
+        entry.cards = cards
+        for post_id, _ in cards:
+            self._cards[post_id] = entry.id
+            if post_id in self._early:
+                del self._early[post_id]
+                self.hear(post_id)
+
+    def hear(self, post_id: str) -> None:
+        """Something was said on this post: if it is a card, look at what stands there."""
+        entry = self._entries.get(self._cards.get(post_id, ""))
+        if entry is not None:
+            entry.heard = False
+            self.enqueue(entry)
+            return
+        if len(self._early) >= EARLY_HINTS:
+            del self._early[next(iter(self._early))]
+        self._early[post_id] = None
+
+    def tell(self, request_id: str, expression: Expression) -> None:
+        """Somebody decided about this request in a direct message."""
+        entry = self._entries.get(request_id)
+        if entry is not None and expression not in entry.direct:
+            entry.direct = (*entry.direct[-DIRECT_MESSAGES:], expression)
+            entry.heard = False
+            self.enqueue(entry)
+
+    def open_cards(self) -> dict[str, str]:
+        """Card post -> channel, of all requests that are not resolved."""
+        return {
+            post: channel
+            for entry in self._entries.values()
+            if entry.version.rank <= 0
+            for post, channel in entry.cards
+        }
+
+    def open_requests(self) -> dict[str, tuple[str, ...]]:
+        """Request id -> the channels of its cards, of all requests that are not resolved and announced somewhere."""
+        return {
+            entry.id: tuple(channel for _, channel in entry.cards)
+            for entry in self._entries.values()
+            if entry.cards and entry.version.rank <= 0
+        }
+
+    def _hide_cards(self, entry: Entry) -> None:
+        for post_id, _ in entry.cards:
+            self._cards.pop(post_id, None)
 
     # -- what workers say --------------------------------------------------------------------------------------------
 
@@ -222,7 +298,8 @@ class Followed:
     def drop(self, entry: Entry) -> None:
         """Follow it no longer."""
         self._entries.pop(entry.id, None)
-        if self._overflowed and len(self._entries) < 0.9 * self._open_requests:
+        self._hide_cards(entry)
+        if self._overflowed and len(self._entries) < 0.9 * self._most:
             self._overflowed = False
             self._room.set()
 
@@ -249,9 +326,9 @@ class Followed:
     def _follow(self, request_id: str) -> Entry | None:
         entry = self._entries.get(request_id)
         if entry is None:
-            if len(self._entries) >= self._open_requests:
+            if len(self._entries) >= self._most:
                 if not self._overflowed:
-                    log.error("requests.too_many", extra={"open_requests": self._open_requests})
+                    log.error("requests.too_many", extra={"open_requests": self._most})
                 self._overflowed = True
                 return None
             entry = self._entries[request_id] = Entry(request_id)

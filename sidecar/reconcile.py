@@ -18,7 +18,7 @@ import trio
 
 from sidecar import plan as planning
 from sidecar.delivery import Deliverer, Doubts
-from sidecar.errors import Conflict, LinkError, LinkLost, RecipientError, RequestGone, SidecarError
+from sidecar.errors import Conflict, LinkError, RecipientError, RequestGone, SidecarError
 from sidecar.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
 from sidecar.model import PENDING
 from sidecar.plan import Target
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Destination
     from sidecar.plan import Plan
+    from sidecar.review import Heard, Reviews
     from sidecar.text import TextOptions
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,16 @@ class Store(PluginDataStore, Protocol):
 
 
 class Chat(NamedTuple):
-    """The Mattermost side: `resolve` finds recipients, `bot_id` says who we are once the link is up."""
+    """The Mattermost side: `resolve` finds recipients and remembers them until `forget`, `bot_id` says who we are."""
 
     posts: Posts
     resolve: Callable[[str], Awaitable[Destination]]
     breaker: Breaker
     bot_id: Callable[[], str]
+    # None where decisions are not taken from Mattermost.
+    reviews: Reviews | None = None
+    seeds: tuple[str, ...] = ()
+    forget: Callable[[str], None] = lambda _name: None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +143,8 @@ class Reconciler:
     def _put_off(self, entry: Entry, exc: SidecarError) -> None:
         """Say what must be said, and choose when to look again."""
         if isinstance(exc, Untouchable):
-            log.warning("record.untouchable", extra={"request_id": entry.id, "detail": str(exc)})
+            if not entry.silent:
+                log.warning("record.untouchable", extra={"request_id": entry.id, "detail": str(exc)})
             entry.silent = True
             return
         first, most = self._times.failure_first, self._times.failure_most
@@ -161,6 +167,9 @@ class Reconciler:
 
     async def _look(self, entry: Entry) -> None:
         request, entry.request = entry.request, None
+        if entry.gone and entry.silent:
+            self._followed.drop(entry)
+            return
         if entry.gone:
             await self._end(entry)
             return
@@ -216,7 +225,8 @@ class Reconciler:
             if not self._may_take(entry, stored.record):
                 return
         async with self._chat.breaker.writing():
-            await self._act(entry, request, stored)
+            if not entry.dirty:  # else something newer came while we waited for our turn
+                await self._act(entry, request, stored)
 
     async def _act(self, entry: Entry, request: AccessRequest, stored: Stored | None) -> None:
         targets = await self._targets(request)
@@ -225,9 +235,10 @@ class Reconciler:
         if step.stale:
             # Another process has acted on more than we were told; its look was later than ours.
             return
+        heard = await self._hear(entry, record)
         verify = entry.doubts is not None and entry.doubts.ripe(trio.current_time() - self._times.verify)
         idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
-        if idle and not verify:
+        if idle and not verify and heard is None:
             self._rest(entry, request, record)
             return
         hold = self._hold(entry, step.record, stored, request)
@@ -238,9 +249,57 @@ class Reconciler:
                 entry.known = entry.dirty = True
                 return
             entry.doubts = Doubts(cards=False, replies=False)
-        else:
+            await self._work(entry, hold, request, step, targets)
+        elif heard is None:
             await self._take(entry, hold, record)
-        await self._work(entry, hold, request, step, targets)
+            await self._work(entry, hold, request, step, targets)
+        else:
+            await self._decide(entry, hold, record, targets, heard)
+
+    async def _hear(self, entry: Entry, record: Record) -> Heard | None:
+        """Decisions that nobody has judged yet; only looked for after a hint that there are some."""
+        reviews = self._chat.reviews
+        if reviews is None or entry.heard:
+            return None
+        entry.heard = True
+        try:
+            return await reviews.hear(record, entry.direct)
+        except BaseException:
+            entry.heard = False
+            raise
+
+    async def _decide(
+        self, entry: Entry, hold: Hold, record: Record, targets: tuple[Target, ...], heard: Heard
+    ) -> None:
+        """Judge and submit what was heard, holding the record, against the request as the backend has it."""
+        reviews = self._chat.reviews
+        if reviews is None:
+            return
+        now: list[AccessRequest | None] = []
+
+        async def read() -> None:
+            now.append(await self._store.get_request(entry.id))
+
+        try:
+            await _all([partial(self._take, entry, hold, record), read])
+            settled = await reviews.settle(heard, now[0], hold.record) if now[0] is not None else None
+        except RequestGone:
+            settled = None
+        except BaseException:
+            entry.heard = False
+            raise
+        if settled is None:
+            # Whether it is gone for good is for the next look to prove.
+            await hold.save(release=not entry.doubts)
+            self._postpone(entry, self._times.failure_first, self._times.failure_most)
+            return
+        request = settled.request
+        entry.version, entry.digest = request.version, hash(request)
+        step = self._plan(entry, request, msgspec.structs.replace(hold.record, dec=settled.ledger), targets)
+        hold.record = step.record
+        hold.official = partial(official_fields, request)
+        answers = [partial(self._deliverer(entry, hold).answer, *answer) for answer in settled.answers]
+        await self._work(entry, hold, request, step, targets, answers)
 
     async def _take(self, entry: Entry, hold: Hold, record: Record) -> None:
         """Acquire a record that exists; what its last holder may have left unrecorded becomes a doubt."""
@@ -251,15 +310,27 @@ class Reconciler:
         await hold.save()
 
     async def _work(
-        self, entry: Entry, hold: Hold, request: AccessRequest, step: Plan, targets: tuple[Target, ...]
+        self,
+        entry: Entry,
+        hold: Hold,
+        request: AccessRequest,
+        step: Plan,
+        targets: tuple[Target, ...],
+        answers: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         """Act until nothing newer is known, then write down what was done."""
         entry.known = True
         deliverer = self._deliverer(entry, hold)
         async with self._recording(entry, hold):
-            await deliverer.verify(trio.current_time() - self._times.verify)
+            if await deliverer.verify(trio.current_time() - self._times.verify):
+                entry.dirty = True
             while True:
-                await _all([partial(deliverer.deliver, work) for work in step.work])
+                await _all([*answers, *(partial(deliverer.deliver, work) for work in step.work)])
+                self._followed.show_cards(entry, hold.record)
+                for slot in hold.record.posts:
+                    if slot.s == "failed" and slot.c:
+                        self._chat.forget(slot.r)
+                answers = ()
                 entry.touched = frozenset()
                 newer = entry.request
                 if newer is None or entry.gone or newer.version < request.version:
@@ -293,6 +364,7 @@ class Reconciler:
     def _rest(self, entry: Entry, request: AccessRequest, record: Record) -> None:
         """Set the next look, where nothing has to happen now."""
         now = trio.current_time()
+        self._followed.show_cards(entry, record)
         self._followed.wake_in(entry, self._followed.expiry_check(request.expires))
         if any(planning.unfinished(slot, pending=request.state == PENDING) for slot in record.posts):
             if now >= entry.retry_at or not entry.retries:
@@ -404,7 +476,9 @@ class Reconciler:
     def _deliverer(self, entry: Entry, hold: Hold) -> Deliverer:
         if entry.doubts is None:
             entry.doubts = Doubts(cards=True, replies=True)
-        return Deliverer(self._chat.posts, self._chat.bot_id(), hold, entry.doubts, count=self._count)
+        return Deliverer(
+            self._chat.posts, self._chat.bot_id(), hold, entry.doubts, count=self._count, seeds=self._chat.seeds
+        )
 
     def _plan(
         self,
@@ -433,7 +507,6 @@ class Reconciler:
         """All recipients, resolved at once; one that cannot be reached stays without a channel."""
         named = route(request, self._settings.routes)
         channels: dict[Named, str] = {}
-        lost: list[LinkLost] = []
 
         async def resolve(recipient: Named) -> None:
             try:
@@ -441,14 +514,10 @@ class Reconciler:
             except RecipientError as exc:
                 channels[recipient] = ""
                 self._fail(recipient.name, exc)
-            except LinkLost as exc:
-                lost.append(exc)
             else:
                 self._reach(recipient.name)
 
         await _all([partial(resolve, recipient) for recipient in named])
-        if lost:
-            raise lost[0]
         return tuple(Target(recipient.name, recipient.kind, channels[recipient]) for recipient in named)
 
     def _fail(self, name: str, exc: RecipientError) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import trio
 
 from sidecar.errors import LinkGarbled, LinkLost, LinkRefused
-from sidecar.links import one_error, pinging
+from sidecar.links import Backoff, one_error, pinging
 from sidecar.model import Put
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ class Auth(Protocol):
     async def list_plugin_data(self) -> list[PluginData]: ...
 
     async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None: ...
+
+    async def submit_review(
+        self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
+    ) -> AccessRequest: ...
+
+    async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None: ...
 
     def watch(self) -> AbstractAsyncContextManager[AsyncIterator[Put | Delete]]: ...
 
@@ -116,6 +122,16 @@ class TeleportLink:
     async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None:
         await self._current().update_plugin_data(request_id, put, expect)
 
+    async def submit_review(
+        self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
+    ) -> AccessRequest:
+        return await self._current().submit_review(
+            request_id, author, proposed_state, reason, on_behalf_by=on_behalf_by
+        )
+
+    async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None:
+        await self._current().set_state(request_id, state, reason, delegator)
+
     def _current(self) -> Auth:
         if self._client is None:
             raise LinkLost("teleport", "away", "there is no connection to the Auth Service")
@@ -124,6 +140,7 @@ class TeleportLink:
     # -- the watch ---------------------------------------------------------------------------------------------------
 
     async def _watch_again_and_again(self, client: Auth) -> NoReturn:
+        backoff = Backoff(0.05, 1.0)
         while True:
             try:
                 await self._watch(client)
@@ -131,7 +148,9 @@ class TeleportLink:
                 if exc.reason not in DROPPED:
                     raise
                 self._status.failed(exc)
-                await trio.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - jitter, not a secret
+                if self._status.healthy_spell:
+                    backoff.reset()
+                await trio.sleep(backoff.take())
 
     async def _watch(self, client: Auth) -> None:
         with one_error():
@@ -173,32 +192,31 @@ class TeleportLink:
         first = True
         while True:
             await trio.sleep_until(max(self._listed_at + self._times.list_at_most_every, trio.current_time()))
-            news = await self._list(client)
+            await self._list(client)
             self._status.ready()
             self.listed.set()
             if not first:
-                await self._expect_events(news)
+                await self._expect_events()
             first = False
             wait = self._times.list_every * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, not a secret
             with trio.move_on_after(wait):
                 await self._followed.room_again()
 
-    async def _list(self, client: Auth) -> set[str]:
-        """Look at every request that Teleport has; return the ids of those that were news."""
+    async def _list(self, client: Auth) -> None:
+        """Look at every request that Teleport has; what is news is noted as unheard until the watch tells it too."""
         self._listed_at = trio.current_time()
         self._followed.begin_list()
         if self._listed_at - self._records_at >= self._times.records_every:
             await self._know_records(client)
         count = 0
-        news = set()
+        self._unheard = set()
         async with client.list_requests() as requests:
             async for request in requests:
                 count += 1
                 if self._followed.look(request):
-                    news.add(request.id)
+                    self._unheard.add(request.id)
         if not self._followed.end_list(count):
             self._report_empty()
-        return news
 
     async def _know_records(self, client: Auth) -> None:
         try:
@@ -219,10 +237,8 @@ class TeleportLink:
                        'verb "list" on "access_request"?'},
             )  # fmt: skip
 
-    async def _expect_events(self, news: set[str]) -> None:
+    async def _expect_events(self) -> None:
         """What a list has shown as new, the watch must deliver too; one that does not has stopped silently."""
-        self._unheard = set(news)
         await trio.sleep(self._times.silent)
         if missed := {request_id for request_id in self._unheard if request_id in self._followed}:
-            self._unheard = set()
             raise LinkLost("teleport", "silent", f"the watch delivered nothing of {len(missed)} changed requests")

@@ -28,6 +28,16 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     ask_limit: float = 12.0
     probe: float = 2.0
 
+    # Reading again what the websocket may have missed: how often, and the pause after each call (2 a second at most).
+    sweep_every: float = 60.0
+    sweep_pace: float = 0.5
+    # To the websocket's hello, between two JSON pings, and how long an answer may take.
+    hello: float = 10.0
+    socket_ping_every: float = 15.0
+    socket_ping_limit: float = 10.0
+    # How often the settings that make identities trustworthy are read again.
+    identity_every: float = 600.0
+
     # A link whose peer has not answered for this long does not work, whatever it said last.
     stale: float = 30.0
     # A link that lived this long was healthy: the next wait starts from the beginning.

@@ -31,6 +31,8 @@ class Lookup:
         """Return where posts for this name go. Raises RecipientError, PostRejected, LinkError."""
         if key.startswith("@"):
             return await self._username(key)
+        if key.startswith("user:"):
+            return await self._user_id(key)
         if key.startswith("~"):
             return await self._channel_of_any_team(key)
         if "/" in key:
@@ -46,6 +48,14 @@ class Lookup:
         if not _USERNAME.fullmatch(username) or username.strip(".") == "":
             raise RecipientError("invalid", f"{key}: no Mattermost username looks like this")
         user = await self._client.user_by_username(username)
+        if user is None:
+            raise RecipientError("not_found", f"{key}: there is no such user")
+        return await self._direct(key, user)
+
+    async def _user_id(self, key: str) -> Destination:
+        """A user by the immutable id: how the map of reviewers names people."""
+        user_id = key.removeprefix("user:")
+        user = await self._client.user(user_id) if _ID.fullmatch(user_id) else None
         if user is None:
             raise RecipientError("not_found", f"{key}: there is no such user")
         return await self._direct(key, user)

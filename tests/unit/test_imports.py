@@ -10,9 +10,9 @@ import pytest
 from tests.tree import imported, modules, room_of, when_loaded
 
 # Decisions and words: values in, values out. No clock, no I/O, no log.
-PURE = "model errors neutral command fields text record routing plan judge policy identity"
+PURE = "model errors neutral command fields text record routing plan judge answers"
 # What carries decisions out; it meets the two peers through protocols that it declares itself.
-WORK = "lease breaker followed delivery coldstart reconcile review reviewing sweep decisions"
+WORK = "lease breaker followed delivery coldstart reconcile people review submit sweep direct"
 BASE = "model errors log times"
 
 # A room (or several that may know each other, or a folder) -> the rooms it may import.
@@ -25,10 +25,11 @@ ALLOWED = {
     "mattermost": BASE,
     "links": "errors log metrics times",
     WORK: f"{PURE} {BASE} {WORK} metrics",
-    "teleport_link mattermost_link": f"{PURE} {BASE} {WORK} metrics links",
+    "teleport_link mattermost_link listening": f"{PURE} {BASE} {WORK} metrics links mattermost_link",
     "endpoints": "errors log metrics",
     "check": f"{BASE} config teleport mattermost routing",
-    "app": f"{PURE} {BASE} {WORK} metrics config endpoints links teleport_link mattermost_link teleport mattermost",
+    "app": f"{PURE} {BASE} {WORK} metrics config endpoints links teleport_link mattermost_link"
+    " listening teleport mattermost",
     "cli": "app check config errors log simulator",
     "__main__": "cli",
     # The rooms of the stand-ins. The demo starts the sidecar itself beside them.
@@ -44,7 +45,7 @@ SPEAKERS = {
     "httpcore": "mattermost.client",
     "trio_websocket": "mattermost.events",
     "wsproto": "mattermost.events simulator",
-    "h11": "endpoints mattermost.client simulator",
+    "h11": "endpoints mattermost.client mattermost.events simulator",
     "prometheus_client": "metrics",
     "threading": "teleport.bridge simulator",
     "argparse": "cli simulator",
