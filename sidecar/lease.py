@@ -125,17 +125,25 @@ class Hold:
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[None]:
         """Save each third of a lease while the body runs. A lost lease shows as `valid` false, not as an error."""
+        failure: SidecarError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._renew, name="lease.renew")
-            yield
+            try:
+                yield
+            except SidecarError as exc:
+                # Out of the nursery alone: it would come as a group.
+                failure = exc
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _renew(self) -> None:
         while True:
             await trio.sleep(self._times.renew_seconds)
             try:
                 await self.save()
-            except LeaseLost:
+            except SidecarError:
+                # Whatever it is, the save at the end of the work meets it again.
                 return
 
     async def _write(self, record: Record, expect: dict[str, str], official: dict[str, str]) -> None:

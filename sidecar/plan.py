@@ -61,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Closing(msgspec.Struct, frozen=True):
-    """How to end a request that Teleport no longer has: `state` "" changes no text."""
+    """How to end a request that Teleport no longer has: which cards do not say `state` yet."""
 
     state: str
     positions: tuple[int, ...] = ()
@@ -131,9 +131,7 @@ def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bo
 def closing(record: Record, now: float) -> Closing:
     """The end of a request whose absence is proven. `now` is Unix seconds."""
     state = record.seen[0]
-    if state not in (EXPIRED, REMOVED):
-        if record.version.rank > 0:
-            return Closing(state="")
+    if state == PENDING:
         state = EXPIRED if now >= record.exp - EXPIRY_SLACK_SECONDS else REMOVED
     open_cards = [
         position

@@ -120,7 +120,7 @@ def close_card(attachment: dict[str, object] | None, request_id: str, state: str
     told = str(old.get("fallback", "")).partition(": ")[2] or message
     closed: dict[str, object] = {"fallback": f"{state}: {told}", "color": _COLOURS.get(state, _GREY), "fields": ended}
     if old.get("pretext"):
-        closed["pretext"] = _FOR_REQUESTER[state]
+        closed["pretext"] = _FOR_REQUESTER.get(state, str(old["pretext"]))
     return Draft(message, closed)
 
 

@@ -37,6 +37,7 @@ class Rest(Protocol):
         body: object = None,
         write: bool = False,
         paced: bool = False,
+        guard: Callable[[], None] = ...,
     ) -> T:
         """Make one call and decode its answer."""
 
@@ -80,12 +81,20 @@ class MattermostClient:
         return await self._rest.call("GET", "/config/client?format=old", codec.decode_config)
 
     async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
+        self,
+        channel_id: str,
+        draft: Draft,
+        *,
+        key: str,
+        tm: dict[str, object],
+        root_id: str = "",
+        guard: Callable[[], None] = lambda: None,
     ) -> Post:
         """Create a post and return what Mattermost answered, which the caller must check to be his.
 
         For 30 s and on one node Mattermost answers a repeated `key` with the first post, whoever made it. While the
         first is still being stored it raises PostRejected with `answers.PENDING_ID`: repeat with the same key.
+        `guard` is called directly before each try to send, as in all writes, and may raise to send nothing.
         """
         body = {
             "channel_id": channel_id,
@@ -95,9 +104,17 @@ class MattermostClient:
             "props": _props(draft, tm),
         }
         path = "/posts?set_online=false"
-        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=True)
+        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=True, guard=guard)
 
-    async def patch_post(self, post_id: str, draft: Draft, *, tm: dict[str, object], message: bool = False) -> None:
+    async def patch_post(
+        self,
+        post_id: str,
+        draft: Draft,
+        *,
+        tm: dict[str, object],
+        message: bool = False,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         """Replace the attachment of a post, and its message only where asked. 403 also means: no such post any more.
 
         A patch replaces all props, `from_bot` with them, so it is sent along. Edits of the message may be limited in
@@ -107,11 +124,11 @@ class MattermostClient:
         if message:
             body["message"] = draft.message
         path = f"/posts/{_part(post_id)}/patch"
-        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True)
+        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True, guard=guard)
 
-    async def delete_post(self, post_id: str) -> None:
+    async def delete_post(self, post_id: str, *, guard: Callable[[], None] = lambda: None) -> None:
         """Delete a post; one that is gone already is a 403."""
-        await self._rest.call("DELETE", f"/posts/{_part(post_id)}", codec.decode_done, write=True)
+        await self._rest.call("DELETE", f"/posts/{_part(post_id)}", codec.decode_done, write=True, guard=guard)
 
     async def get_post(self, post_id: str) -> Post | None:
         """Return a post; None where it is deleted or never was."""

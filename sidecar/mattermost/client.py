@@ -108,10 +108,12 @@ class _Rest:
         body: object = None,
         write: bool = False,
         paced: bool = False,
+        guard: Callable[[], None] = lambda: None,
     ) -> T:
         """Make one call; waits for pauses, pace and a free connection under the caller's deadline.
 
-        `path` is below /api/v4 and quoted. Raises PostRejected, or LinkLost, LinkRefused, LinkGarbled.
+        `path` is below /api/v4 and quoted. `guard` is called when all waiting is over and may raise to send nothing.
+        Raises PostRejected, or LinkLost, LinkRefused, LinkGarbled.
         """
         call = _Call(method, path, None if body is None else msgspec.json.encode(body), write)
         rechecks = iter(_RECHECK_SECONDS)
@@ -122,6 +124,7 @@ class _Rest:
             async with self._limiter:
                 if self._pause.on:
                     continue
+                guard()
                 answer, value = await self._attempt(call, decode)
             if value is not None:
                 return value[0]

@@ -196,9 +196,9 @@ def test_recipients_beyond_the_room_of_a_record_are_refused_and_counted() -> Non
         (("PENDING", 0), 5000, "EXPIRED"),
         (("PENDING", 1), 4999, "EXPIRED"),
         (("PENDING", 0), 4000, "REMOVED"),
-        (("APPROVED", 2), 9000, ""),
-        (("DENIED", 1), 9000, ""),
-        (("STATE 9", 0), 9000, ""),
+        # the last holder died between reading this and showing it
+        (("APPROVED", 2), 9000, "APPROVED"),
+        (("STATE 9", 0), 9000, "STATE 9"),
         (("REMOVED", 0), 9000, "REMOVED"),
     ],
 )
@@ -206,7 +206,14 @@ def test_how_a_request_that_is_gone_ends(seen: tuple[str, int], now: float, stat
     record = make_record(shown(PENDING), seen=seen)
     closing = planning.closing(record, now)
     assert closing.state == state
-    assert closing.positions == ((0,) if state else ())
+    assert closing.positions == (0,)
+
+
+@pytest.mark.parametrize("state", ["APPROVED", "DENIED", "EXPIRED", "STATE 9"])
+def test_a_card_that_says_how_it_ended_is_left_alone_when_the_request_goes(state: str) -> None:
+    record = make_record(shown(PENDING, shown=(state, 2)), seen=(state, 2))
+    assert planning.closing(record, 9000).positions == ()
+    assert planning.closed(record).done
 
 
 def test_a_request_is_done_only_when_every_card_says_so() -> None:
