@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint format bench soak fuzz coverage lock clean
+.PHONY: demo test lint format bench soak fuzz coverage alerts image image-test lock clean
 
 demo: $(READY)
 	$(BIN)/python -m sidecar demo $(ARGS)
@@ -44,6 +44,24 @@ fuzz: $(READY)
 coverage: $(READY)
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
+
+# What Prometheus itself says of our rules; `make test` runs it too where promtool is installed.
+alerts: $(READY)
+	$(BIN)/python -m pytest -rs tests/unit/test_alerts.py $(ARGS)
+
+# The first engine that answers. A health check is no part of the OCI format, which podman would write by itself; and
+# the time of the last change, not of the build, makes the same layers each time.
+ENGINE ?= $(firstword $(foreach one,docker podman,$(shell $(one) info >/dev/null 2>&1 && echo $(one))) docker)
+IMAGE  ?= localhost/teleport-mattermost-sidecar:dev
+CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+image:
+	$(if $(findstring podman,$(ENGINE)),,SOURCE_DATE_EPOCH=$(CHANGED)) $(ENGINE) build --file Containerfile --tag $(IMAGE) \
+		$(if $(findstring podman,$(ENGINE)),--format docker --timestamp $(CHANGED)) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) .
+
+image-test: $(READY)
+	SIDECAR_TEST_ENGINE=$(ENGINE) SIDECAR_TEST_IMAGE=$(IMAGE) $(BIN)/python -m pytest -rs tests/component/test_image.py $(ARGS)
 
 # Hashed files for any platform; neither an index address nor a host name gets into them. Versions stay where they
 # are as long as they fit; ARGS=--upgrade moves them.
