@@ -248,7 +248,7 @@ class _Process:
         return Reconciler(
             self._followed,
             self._teleport,
-            Chat(client, recipients.resolve, recipients.forget, self._breaker, lambda: link.bot_id, reviews, seeds, recipients.forget),
+            Chat(client, recipients.resolve, recipients.forget, self._breaker, lambda: link.bot_id, reviews, seeds),
             Settings(
                 routes=self._routes,
                 lease=LeaseTimes(max(1, int(config.teleport.lease))),

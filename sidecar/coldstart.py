@@ -48,7 +48,12 @@ async def close_orphans(
             continue
     ended = 0
     for channel_id in channels:
-        for post in await posts.channel_posts(channel_id, 0):
+        try:
+            newest = await posts.channel_posts(channel_id, 0)
+        except PostRejected:
+            # No longer a member: nothing there can be changed.
+            continue
+        for post in newest:
             if _looks_open(post, bot_id) and not followed(post.request_id) and await _forgotten(lookups, post):
                 ended += await _close(posts, post)
     return ended

@@ -55,12 +55,12 @@ class Chat(NamedTuple):
 
     posts: Posts
     resolve: Callable[[str], Awaitable[Destination]]
+    forget: Callable[[str], None]
     breaker: Breaker
     bot_id: Callable[[], str]
     # None where decisions are not taken from Mattermost.
     reviews: Reviews | None = None
     seeds: tuple[str, ...] = ()
-    forget: Callable[[str], None] = lambda _name: None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
