@@ -177,7 +177,7 @@ class _Process:
             link = MattermostLink(
                 client, self._mattermost_status, self._breaker, self._metrics, lambda: ears[0] if ears else None
             )
-            recipients = Recipients(client)
+            recipients = Recipients(client, unknown_seconds=self._times.unknown_recipient)
             reviews = await self._listen(stack, client, link, ears)
             reconciler = self._reconciler(client, recipients, link, reviews)
             await nursery.start(reconciler.run, name="reconcile")

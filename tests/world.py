@@ -6,15 +6,16 @@ real HTTP server in the test's trio loop. A sidecar runs in the loop (`running`)
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import trio
@@ -23,14 +24,74 @@ from sidecar import app
 from sidecar.config import Config, load
 from sidecar.simulator.auth import AuthServer
 from sidecar.simulator.mattermost import MattermostServer, Post
+from sidecar.times import USUAL, Times
 
 ROOT = Path(__file__).parent.parent
+
+# A sidecar that lives faster: nothing that it waits for takes a second.
+QUICK = Times(
+    ping_every=0.2,
+    ping_limit=1.0,
+    list_at_most_every=0.05,
+    ask_every=0.2,
+    ask_limit=1.0,
+    probe=0.05,
+    file_poll=0.05,
+    expiry_grace=0.2,
+    unknown_recipient=0.1,
+    retry_first=0.2,
+    retry_most=0.5,
+    failure_first=0.05,
+    failure_most=0.3,
+    verify=0.5,
+)
+
+
+class Lines(logging.Handler):
+    """What sidecars in this loop say at INFO and above, to be awaited."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._lines: list[logging.LogRecord] = []
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record)
+        self._waiting.unpark_all()
+
+    def of(self, event: str, **facts: object) -> list[dict[str, Any]]:
+        """The lines with this event and these facts, as one dictionary each."""
+        found = [line.__dict__ for line in self._lines if line.getMessage() == event]
+        return [line for line in found if all(line.get(key) == value for key, value in facts.items())]
+
+    @property
+    def problems(self) -> list[str]:
+        """The events at WARNING and above, in order."""
+        return [line.getMessage() for line in self._lines if line.levelno >= logging.WARNING]
+
+    async def heard(self, event: str, count: int = 1, **facts: object) -> dict[str, Any]:
+        """Wait for so many lines of this event; the last of them."""
+        while len(found := self.of(event, **facts)) < count:
+            await self._waiting.park()
+        return found[count - 1]
+
+    def __enter__(self) -> Self:
+        self._logger = logging.getLogger("sidecar")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
 
 
 class World:
     """The servers, the people, and where the configuration of a sidecar goes."""
 
-    def __init__(self, auth: AuthServer, chat: MattermostServer, folder: Path) -> None:
+    def __init__(self, auth: AuthServer, chat: MattermostServer, folder: Path, lines: Lines) -> None:
+        self.lines = lines
         self.auth = auth
         self.chat = chat
         self.folder = folder
@@ -84,9 +145,28 @@ class World:
         """Return when `count` cards in the channel show `state`."""
         await self.chat.wait_for(lambda: sum(states.count(state) for states in self.states().values()) >= count)
 
+    def ask(self, count: int = 1, **more: Any) -> list[str]:
+        """Bob asks for dbadmin so many times; the ids."""
+        return [self.auth.create_request("bob@example.com", ["dbadmin"], **more) for _ in range(count)]
+
+    async def told(self, ids: Iterable[str], state: str = "PENDING", channel: Any = None) -> None:
+        """Return when each of these requests has a card that shows `state`; more than one fails."""
+        wanted = set(ids)
+
+        def all_told() -> bool:
+            states = self.states(channel)
+            assert all(len(shown) == 1 for shown in states.values()), "a request has two cards"
+            return all(states.get(request_id) == [state] for request_id in wanted)
+
+        await self.chat.wait_for(all_told)
+
     async def recorded(self, predicate: Callable[[], bool]) -> None:
         """Return when the Auth Service satisfies `predicate`."""
         await trio.to_thread.run_sync(partial(self.auth.wait_for, predicate), abandon_on_cancel=True)
+
+    async def watched(self, watchers: int = 1) -> None:
+        """Return when so many sidecars watch."""
+        await self.recorded(lambda: self.auth.watchers >= watchers)
 
     async def released(self, request_id: str) -> dict[str, str]:
         """Return the plugin data of a request once nobody holds its record."""
@@ -109,8 +189,8 @@ async def world(
     async with trio.open_nursery() as nursery:
         chat = MattermostServer(chat_version)
         await nursery.start(chat.serve)
-        with server:
-            yield World(server, chat, folder)
+        with server, Lines() as lines:
+            yield World(server, chat, folder, lines)
         nursery.cancel_scope.cancel()
 
 
@@ -135,11 +215,11 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Running]:
+async def running(config: Config, *, times: Times = USUAL) -> AsyncIterator[Running]:
     """A sidecar in this loop, from its first endpoint until it has drained."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        address = await nursery.start(partial(app.run, config, stop=stop))
+        address = await nursery.start(partial(app.run, config, stop=stop, times=times))
         try:
             yield Running(address, stop)
         finally:

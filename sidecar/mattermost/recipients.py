@@ -16,7 +16,6 @@ from sidecar.mattermost.lookup import Lookup
 from sidecar.model import Destination
 
 _KNOWN_SECONDS: Final = 600.0
-_UNKNOWN_SECONDS: Final = 30.0
 # Requesters name suggested reviewers, so what we remember of names has a bound.
 _MAX_NAMES: Final = 10_000
 
@@ -39,7 +38,8 @@ class _Flight:
 class Recipients:
     """Resolves names by REST and remembers the answers."""
 
-    def __init__(self, client: MattermostClient) -> None:
+    def __init__(self, client: MattermostClient, *, unknown_seconds: float = 30.0) -> None:
+        self._unknown_seconds = unknown_seconds
         self._client = client
         self._lookup = Lookup(client)
         self._found: dict[str, _Found] = {}
@@ -95,11 +95,11 @@ class Recipients:
         try:
             destination = await self._lookup.find(key)
         except RecipientError as exc:
-            return _Found(trio.current_time() + _UNKNOWN_SECONDS, None, exc.reason, exc.detail)
+            return _Found(trio.current_time() + self._unknown_seconds, None, exc.reason, exc.detail)
         except PostRejected as exc:
             detail = f"{key}: Mattermost answered {exc.status} {exc.error_id}".rstrip()
             reason = "forbidden" if exc.status == 403 else "invalid"
-            return _Found(trio.current_time() + _UNKNOWN_SECONDS, None, reason, detail)
+            return _Found(trio.current_time() + self._unknown_seconds, None, reason, detail)
         return _Found(trio.current_time() + _KNOWN_SECONDS, destination)
 
 
