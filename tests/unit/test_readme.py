@@ -1,0 +1,238 @@
+"""README.md is the reference for operators: its tables say what the code says, no more and no less."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import enum
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecar import cli, errors, text
+from sidecar.config.sections import Policy, Sections
+from sidecar.config.values import Seconds, parse_duration
+from sidecar.metrics import Metrics
+from sidecar.model import AccessRequest, Resource, Review, Threshold
+from tests.tree import ROOT, modules
+
+README = (ROOT / "README.md").read_text()
+
+
+def section(heading: str) -> str:
+    """Return what stands below a heading, up to the next one of any level."""
+    _, found, rest = f"\n{README}".partition(f"\n{heading}\n")
+    assert found, f"{heading} is missing"
+    return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def table(heading: str, first: str) -> list[list[str]]:
+    """Return the rows of the table below a heading whose first column is called `first`."""
+    lines = section(heading).splitlines()
+    start = next((number for number, line in enumerate(lines) if line.startswith(f"| {first} |")), None)
+    assert start is not None, f"{heading} has no table of {first}"
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def code(cell: str) -> list[str]:
+    return re.findall("`([^`]+)`", cell)
+
+
+class Default(enum.Enum):
+    """A key without a default."""
+
+    NONE = "none"
+
+
+def written(cell: str, kind: Any) -> object:
+    """Read a default as it stands in the table."""
+    if cell == "none":
+        return Default.NONE
+    value = tomllib.loads(f"value = {code(cell)[0]}")["value"]
+    return parse_duration(value) if kind == Seconds else value
+
+
+def effective(field: msgspec.structs.FieldInfo) -> object:
+    default = field.default
+    if default is msgspec.NODEFAULT:
+        default = field.default_factory() if callable(field.default_factory) else None
+    if isinstance(default, tuple):
+        default = list(default)
+    return Default.NONE if default is None else msgspec.to_builtins(default, enc_hook=str)
+
+
+def keys(kind: type[msgspec.Struct]) -> Iterator[msgspec.structs.FieldInfo]:
+    for field in msgspec.structs.fields(kind):
+        if not isinstance(field.default, dict) and field.name != "policy":
+            yield field
+
+
+TABLES = {
+    field.name: field.type
+    for field in msgspec.structs.fields(Sections)
+    if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_key_is_listed_with_its_default(name: str) -> None:
+    rows = {code(row[0])[0]: row for row in table(f"### `[{name}]`", "Key")}
+    fields = {field.name: field for field in keys(TABLES[name])}
+    if name == "reviews":
+        fields |= {f"policy.ROLE.{field.name}": field for field in keys(Policy)}
+    assert list(rows) == list(fields)
+    for key, field in fields.items():
+        assert written(rows[key][1], field.type) == effective(field), key
+        assert rows[key][2].endswith("."), key
+
+
+def test_every_section_has_its_place() -> None:
+    described = re.findall(r"`\[(\w+)\]`", "".join(re.findall("^### .*$", README, flags=re.MULTILINE)))
+    assert sorted(described) == sorted(Sections.__struct_fields__)
+
+
+def test_the_smallest_file_is_one(tmp_path: Path) -> None:
+    from sidecar.config import load
+
+    path = tmp_path / "file.toml"
+    path.write_text(re.findall("```toml\n(.*?)```", section("## Configure"), flags=re.DOTALL)[0])
+    assert load(path).mattermost.recipients == ("ops/access-requests",)
+
+
+def test_the_metrics_are_listed_with_their_labels() -> None:
+    listed = [(code(row[0])[0], row[1], tuple(code(row[2]))) for row in table("## Metrics", "Name")]
+    families = [
+        (
+            f"{one._name.removeprefix('teleport_mattermost_')}{'_total' * (one._type == 'counter')}",
+            one._type,
+            one._labelnames,
+        )
+        for one in vars(Metrics()).values()
+        if hasattr(one, "_labelnames")
+    ]
+    assert sorted(listed) == sorted(families)
+
+
+def test_the_commands_are_listed() -> None:
+    listed = [code(row[0])[0].removeprefix("sidecar ") for row in table("## Commands", "Command")]
+    parser = cli._parser()
+    (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    assert sorted(listed) == sorted(commands.choices)
+
+
+def test_the_exit_codes_are_listed() -> None:
+    listed = {int(number) for row in table("### Exit codes", "Code") for number in re.findall(r"\d+", row[0])}
+    assert listed == {cli.OK, cli.BUG, cli.USAGE, cli.FAILURE, cli.INTERRUPTED, 128 + 15}
+
+
+def test_the_endpoints_are_listed() -> None:
+    listed = {code(row[0])[0] for row in table("## Endpoints", "Path")}
+    paths = {
+        node.value.decode()
+        for node in ast.walk(modules()["sidecar.endpoints"])
+        if isinstance(node, ast.Constant) and isinstance(node.value, bytes) and node.value.startswith(b"/")
+    }
+    assert listed == paths
+
+
+LEVELS = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
+
+
+def events() -> dict[str, set[str]]:
+    """Event -> levels, as the code logs them above DEBUG."""
+    found: dict[str, set[str]] = {}
+    trees = {name: tree for name, tree in modules().items() if not name.startswith("sidecar.simulator")}
+    for node in (one for tree in trees.values() for one in ast.walk(tree) if isinstance(one, ast.Call)):
+        called = ast.unparse(node.func)
+        logger, _, method = called.rpartition(".")
+        if logger not in {"log", "logger"} or method not in {*LEVELS, "log"}:
+            continue
+        names = node.args[1] if method == "log" else node.args[0]
+        for one in ast.walk(names):
+            if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                # What `log.log` computes is for the reader of the code; the table says it in words.
+                found.setdefault(one.value, set()).update({LEVELS[method]} if method in LEVELS else set())
+    return found
+
+
+def test_the_log_events_are_listed_with_their_levels() -> None:
+    listed = {code(row[0])[0]: set(re.findall("[A-Z]{4,}", row[1])) for row in table("## Log", "Event")}
+    found = events()
+    assert sorted(listed) == sorted(found)
+    for event, levels in found.items():
+        assert levels <= listed[event], event
+
+
+def test_the_states_are_listed_with_their_colours() -> None:
+    listed = {code(row[0])[0]: code(row[1])[0] for row in table("## What is posted", "State")}
+    request = AccessRequest(id="1", user="bob", state="PENDING")
+    options = text.TextOptions()
+    shown = {
+        state: (text.render_card(request, options=options, state=state).attachment or {})["color"] for state in listed
+    }
+    assert listed == shown
+    assert set(listed) == {"PENDING", "APPROVED", "DENIED", "PROMOTED", "EXPIRED", "REMOVED"}
+
+
+def test_the_fields_are_listed_in_their_order() -> None:
+    request = AccessRequest(
+        id="0e7a",
+        user="bob",
+        state="PENDING",
+        roles=("dbadmin",),
+        reason="why",
+        resolve_reason="because",
+        created=1e9,
+        expires=1e9,
+        access_until=1e9,
+        thresholds=(Threshold(approve=2, deny=1),),
+        reviews=(Review("alice", "APPROVED"),),
+        resources=(Resource("c", "node", "n"),),
+    )
+    attachment = text.render_card(request, options=text.TextOptions(cluster="example.com")).attachment or {}
+    fields = attachment["fields"]
+    assert isinstance(fields, list)
+    assert [code(row[0])[0] for row in table("## What is posted", "Field")] == [field["title"] for field in fields]
+
+
+def test_the_error_tree_is_the_code_s() -> None:
+    assert errors.__doc__ is not None
+    tree = errors.__doc__[errors.__doc__.index("SidecarError") :].strip()
+    assert f"```\n{tree}\n```" in section("### The errors")
+
+
+def test_the_rooms_are_listed() -> None:
+    listed = {name for row in table("### The rooms", "Room") for name in code(row[0])}
+    rooms = {name.split(".")[1] for name in modules() if name.count(".") >= 1} - {"__main__"}
+    assert sorted(listed) == sorted(rooms)
+
+
+def test_the_make_targets_are_listed() -> None:
+    listed = [code(row[0])[0].removeprefix("make ") for row in table("## Development", "Command")]
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(name for line in targets for name in line.split())
+
+
+def test_what_is_said_to_be_shown_by_a_test_is() -> None:
+    """Each row of the comparison names a scenario or a test file that is there."""
+    scenarios = re.findall(r"^async def (\w+)\(stage", (ROOT / "integration/scenarios.py").read_text(), re.MULTILINE)
+    files = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    for row in table("## Why not the official plugin", "What happens"):
+        assert code(row[3]), row[0]
+        assert set(code(row[3])) <= {*scenarios, *files}, row[0]
+
+
+def test_every_link_inside_the_repository_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("https://"):
+            assert (ROOT / target).exists(), target
