@@ -44,6 +44,11 @@ def table(heading: str, first: str) -> list[list[str]]:
     return rows
 
 
+def assert_equal(listed: set[str], real: set[str]) -> None:
+    missing, wrong = sorted(real - listed), sorted(listed - real)
+    assert not (missing or wrong), f"README.md lacks {missing} and invents {wrong}"
+
+
 def code(cell: str) -> list[str]:
     return re.findall("`([^`]+)`", cell)
 
@@ -127,7 +132,7 @@ def test_the_commands_are_listed() -> None:
     listed = [code(row[0])[0].removeprefix("sidecar ") for row in table("## Commands", "Command")]
     parser = cli._parser()
     (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
-    assert sorted(listed) == sorted(commands.choices)
+    assert_equal(set(listed), set(commands.choices))
 
 
 def test_the_exit_codes_are_listed() -> None:
@@ -168,7 +173,7 @@ def events() -> dict[str, set[str]]:
 def test_the_log_events_are_listed_with_their_levels() -> None:
     listed = {code(row[0])[0]: set(re.findall("[A-Z]{4,}", row[1])) for row in table("## Log", "Event")}
     found = events()
-    assert sorted(listed) == sorted(found)
+    assert_equal(set(listed), set(found))
     for event, levels in found.items():
         assert levels <= listed[event], event
 
@@ -214,13 +219,13 @@ def test_the_error_tree_is_the_code_s() -> None:
 def test_the_rooms_are_listed() -> None:
     listed = {name for row in table("### The rooms", "Room") for name in code(row[0])}
     rooms = {name.split(".")[1] for name in modules() if name.count(".") >= 1} - {"__main__"}
-    assert sorted(listed) == sorted(rooms)
+    assert_equal(listed, rooms)
 
 
 def test_the_make_targets_are_listed() -> None:
     listed = [code(row[0])[0].removeprefix("make ") for row in table("## Development", "Command")]
     targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    assert sorted(listed) == sorted(name for line in targets for name in line.split())
+    assert_equal(set(listed), {name for line in targets for name in line.split()})
 
 
 def test_what_is_said_to_be_shown_by_a_test_is() -> None:
