@@ -46,7 +46,7 @@ def table(heading: str, first: str) -> list[list[str]]:
 
 def assert_equal(listed: set[str], real: set[str]) -> None:
     missing, wrong = sorted(real - listed), sorted(listed - real)
-    assert not (missing or wrong), f"README.md lacks {missing} and invents {wrong}"
+    assert (missing, wrong) == ([], []), f"README.md lacks {missing} and invents {wrong}"
 
 
 def code(cell: str) -> list[str]:
