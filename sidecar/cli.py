@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # here for speed: `version` needs none of it
 
 OK, BUG, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
 
+MODES = ("none", "reviewer", "plugin", "on_behalf", "state")
 DEFAULT_CONFIG = Path("/etc/teleport-mattermost.toml")
 HEALTH_SECONDS = 3.0
 
@@ -76,7 +77,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(health)
     health.add_argument("--url", help="where /healthz is, else by the configuration")
 
-    _command(commands, "configure", _configure, "print a commented example of the configuration")
+    check = _command(commands, "check", _check, "check everything that run needs, and say how to mend it")
+    _add_config(check)
+    form = check.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--pin", action="store_true", help="print also the [reviewers] table with Mattermost user ids")
+    check.add_argument("--send-test", default="", metavar="RECIPIENT", help="post one test message there")
+
+    configure = _command(commands, "configure", _configure, "print a commented example of the configuration")
+    configure.add_argument(
+        "--rbac",
+        nargs="?",
+        const="none",
+        choices=MODES,
+        metavar="MODE",
+        help=f"print instead the Teleport roles and commands for reviews.submit_as = MODE ({', '.join(MODES)})",
+    )
     demo = _command(commands, "demo", _demo, "show the whole story with an embedded Teleport and Mattermost")
     demo.add_argument("--keep", action="store_true", help="go on running until stopped")
     _command(commands, "version", _version, "print the version")
@@ -143,7 +159,8 @@ def _run(options: argparse.Namespace) -> int:
 
     from sidecar.app import run
 
-    return trio.run(functools.partial(run, config, fail_fast=options.fail_fast or _env_fail_fast()))
+    fail_fast = options.fail_fast or _env_fail_fast()
+    return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=functools.partial(_load, options)))
 
 
 def _env_fail_fast() -> bool:
@@ -202,7 +219,38 @@ def _own_url(config: Config) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/healthz"
 
 
-def _configure(options: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes the options
+def _check(options: argparse.Namespace) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        config = _load(options)
+    except ConfigError as exc:
+        if not options.json:
+            raise
+        from sidecar.check.report import failure, to_json
+
+        print(to_json([failure("config", "configuration", problem, "") for problem in exc.problems]))
+        return USAGE
+
+    import trio
+
+    from sidecar import check
+
+    findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
+    if options.json:
+        print(check.to_json(findings))
+    else:
+        print(*(line for finding in findings for line in check.to_lines(finding)), sep="\n")
+    if options.pin:
+        print("", "[reviewers]", check.to_toml(accounts), sep="\n")
+    return OK if check.passed(findings) else FAILURE
+
+
+def _configure(options: argparse.Namespace) -> int:
+    if options.rbac is not None:
+        from sidecar.rbac import render
+
+        print(render(options.rbac), end="")
+        return OK
     from importlib import resources
 
     print(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8"), end="")

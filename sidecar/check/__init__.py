@@ -1,0 +1,34 @@
+"""`sidecar check`: everything that can be known before `run`, each with its fix. Changes nothing at either peer.
+
+Files first, then both peers at once, and all of it although something failed: one run names everything.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from sidecar.check.auth import check_teleport
+from sidecar.check.chat import check_mattermost
+from sidecar.check.local import check_local
+from sidecar.check.report import passed, to_json, to_lines
+from sidecar.check.reviewers import Account, to_toml
+from sidecar.config import Config
+from sidecar.teleport.findings import Finding
+
+__all__ = ["Account", "Finding", "passed", "run", "to_json", "to_lines", "to_toml"]
+
+
+async def run(config: Config, *, send_test: str = "") -> tuple[list[Finding], list[Account]]:
+    """Check everything, within about 30 s even where every peer hangs; return the findings and the reviewers.
+
+    `send_test` names a recipient that gets one message. Raises ConfigError for a proxy in the environment that cannot
+    be used.
+    """
+    teleport: list[Finding] = []
+    mattermost: list[Finding] = []
+    accounts: list[Account] = []
+    findings = check_local(config)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(check_teleport, config, teleport)
+        nursery.start_soon(check_mattermost, config, mattermost, accounts, send_test)
+    return [*findings, *teleport, *mattermost], accounts

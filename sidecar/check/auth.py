@@ -1,0 +1,110 @@
+"""The Auth Service: reach it, then ask everything that `run` will ask, without leaving a trace in it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from sidecar.check import decisions, rights
+from sidecar.check.report import Step, failure, sentence, side_by_side, warning
+from sidecar.check.rights import Answers
+from sidecar.config import Config
+from sidecar.errors import Conflict, LinkError, LinkRefused, RequestGone
+from sidecar.teleport.client import AuthClient, open_client
+from sidecar.teleport.findings import Finding
+from sidecar.teleport.identity import load_credentials
+from sidecar.teleport.tls import preflight
+from sidecar.teleport.x509 import read_certificate
+
+_STEP_SECONDS = 3.0
+_CALL_SECONDS = 7.0
+_LOOK = "Look at the log of the Auth Service."
+
+Ask = Callable[[AuthClient, Answers], Awaitable[None]]
+
+
+async def check_teleport(config: Config, findings: list[Finding]) -> None:
+    """Add what is found to `findings`; takes at most about 27 s."""
+    addr = config.teleport.addr
+    try:
+        credentials = load_credentials(config.teleport)
+    except LinkRefused:
+        # Which file it is has been said.
+        findings.append(_unchecked(addr, "our credentials cannot be read: the connection, our rights, plugin data"))
+        return
+    verify = config.teleport.verify
+    findings += await preflight(addr, credentials, verify=verify, now=time.time(), step_seconds=_STEP_SECONDS)
+    if findings[-1].id != "teleport.client":
+        findings.append(_unchecked(addr, "the Auth Service cannot be used: its version, our rights, plugin data"))
+        return
+    ours = read_certificate(credentials.certificate)
+    # By the cluster's own name also where verify = "hostname": what that finds has been said.
+    async with open_client(addr, credentials, plugin_name=config.teleport.plugin_name) as client:
+        answers = Answers(addr, ours, config.teleport.plugin_name)
+        findings += await _ask(client, answers)
+        findings += rights.judge(answers, time.time())
+        if answers.info is None:
+            if config.reviews.submit_as != "none":
+                findings.append(_unchecked(addr, "Teleport did not say what it is: whether we may submit reviews"))
+            return
+        findings += await decisions.check_decisions(client, config, answers.info, credentials)
+
+
+def _unchecked(addr: str, what: str) -> Finding:
+    return warning("teleport.unchecked", addr, f"Not checked, because {what}.")
+
+
+async def _ask(client: AuthClient, answers: Answers) -> list[Finding]:
+    """Fill `answers`, all at once; what is found already is what failed."""
+    asked: tuple[tuple[str, str, Ask], ...] = (
+        ("teleport.ping", "Ping was not answered", _ping),
+        ("teleport.rights.watch", "The watch of access requests did not begin", _watch),
+        ("teleport.rights.list", "The list of access requests did not come", _list),
+        ("teleport.plugin_data", "Plugin data did not come", _records),
+        ("teleport.rights.plugin_data", "The update of plugin data was not answered", _update),
+    )
+    steps = []
+    for id, silence, ask in asked:
+        late = failure(f"{id}.timeout", answers.addr, f"{silence} within {_CALL_SECONDS:g} s.", _LOOK)
+        steps.append(Step(partial(_told, id, ask, client, answers), late))
+    return await side_by_side(steps, _CALL_SECONDS)
+
+
+async def _told(id: str, ask: Ask, client: AuthClient, answers: Answers) -> list[Finding]:
+    """Denials are judged together, for one may betray another."""
+    try:
+        await ask(client, answers)
+    except LinkError as exc:
+        if exc.reason == "denied" and rights.is_denial(exc.detail):
+            answers.denials[id] = exc.detail
+            return []
+        return [failure(f"{id}.{exc.reason}", answers.addr, sentence(exc.detail), _LOOK)]
+    return []
+
+
+async def _ping(client: AuthClient, answers: Answers) -> None:
+    answers.info = await client.ping()
+
+
+async def _watch(client: AuthClient, answers: Answers) -> None:
+    async with client.watch():
+        answers.watched = True
+
+
+async def _list(client: AuthClient, answers: Answers) -> None:
+    async with client.list_requests() as requests:
+        answers.requests = [request async for request in requests]
+
+
+async def _records(client: AuthClient, answers: Answers) -> None:
+    answers.records = await client.list_plugin_data()
+
+
+async def _update(client: AuthClient, answers: Answers) -> None:
+    # Nobody has this request, and if somebody had, no record says "probe": it cannot be carried out.
+    try:
+        await client.update_plugin_data(str(uuid.uuid4()), {"tm": ""}, {"tm": "probe"})
+    except (RequestGone, Conflict):
+        answers.may_update = True

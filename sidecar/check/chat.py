@@ -1,0 +1,192 @@
+"""Mattermost: reach it, then look at the bot, the settings, every recipient and every reviewer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+from sidecar.check.local import load_authority
+from sidecar.check.recipients import check_recipient, check_requester, send_test
+from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
+from sidecar.check.reviewers import Account, check_reviewer, judge_identity
+from sidecar.config import Config
+from sidecar.errors import LinkError, LinkRefused, PostRejected
+from sidecar.mattermost.client import MattermostClient, open_client
+from sidecar.mattermost.recipients import Recipients
+from sidecar.model import User
+from sidecar.routing import is_email
+from sidecar.teleport.findings import Finding
+
+_REQUEST_SECONDS = 5.0
+_SECONDS = 15.0
+_SKEW_SECONDS = 60.0
+_OLDEST = (5, 37)
+
+_FIXES = {
+    "dns": "Correct mattermost.url, or the name servers of this machine.",
+    "unreachable": "Is Mattermost running, and is mattermost.url right? Look at routes, firewalls and proxy variables.",
+    "timeout": "A firewall may drop the packets, or Mattermost hangs; is mattermost.url right?",
+    "proxy": "Look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY in the environment of the sidecar.",
+    "redirect": "Set mattermost.url to the address that it redirects to.",
+    "not_mattermost": "Set mattermost.url to the address of Mattermost, with its path where it has one.",
+    "unknown_route": "Set mattermost.url to the address of Mattermost, with its path where it has one.",
+    "tls": "Set mattermost.url to a name that the certificate bears, or mattermost.ca_file to its authority.",
+}
+
+
+async def check_mattermost(config: Config, findings: list[Finding], accounts: list[Account], recipient: str) -> None:
+    """Add what is found to `findings`, and each reviewer's account to `accounts`; takes at most about 25 s.
+
+    `recipient` gets a test message, unless it is "".
+    """
+    settings = config.mattermost
+    try:
+        context = load_authority(settings.ca_file)
+    except OSError:
+        context = None  # which has been said
+    async with open_client(
+        settings.url,
+        partial(_token, config),
+        ssl_context=context,
+        max_connections=settings.max_connections,
+        max_posts_per_second=100.0,
+        request_seconds=_REQUEST_SECONDS,
+    ) as client:
+        bot = await _meet(client, config, findings)
+        if bot is None:
+            what = "Mattermost did not say who we are: its settings, the recipients, the reviewers"
+            findings.append(warning("mattermost.unchecked", settings.url, f"Not checked, because {what}."))
+            return
+        findings += _judge_bot(bot)
+        findings += _judge_clock(client, settings.url)
+        findings += await side_by_side([*_steps(client, config, accounts, recipient, bot)], _SECONDS)
+
+
+def _token(config: Config) -> str:
+    """The token; where there is none, anything: the way to Mattermost is checked all the same."""
+    try:
+        return config.mattermost.read_token()
+    except LinkRefused:
+        return "none"
+
+
+async def _meet(client: MattermostClient, config: Config, findings: list[Finding]) -> User | None:
+    url = config.mattermost.url
+    try:
+        bot = await client.me()
+    except LinkError as exc:
+        if exc.reason != "token":
+            fix = _FIXES.get(exc.reason, "Look at the log of Mattermost, and of what stands before it.")
+            findings.append(failure(f"mattermost.reach.{exc.reason}", url, sentence(exc.detail), fix))
+            return None
+        findings.append(ok("mattermost.reach", url, "Mattermost answers."))
+        if _token(config) != "none":
+            subject = str(config.mattermost.token_file or "mattermost.token")
+            fix = (
+                "In Mattermost, Integrations > Bot Accounts, see that the bot is enabled and create a new token; write "
+                "it into the token file."
+            )
+            findings.append(failure("mattermost.token.refused", subject, "Mattermost does not accept this token.", fix))
+        return None
+    except PostRejected as exc:
+        message = f"Mattermost answered {exc.status} {exc.error_id} to the question who we are."
+        findings.append(failure("mattermost.reach.rejected", url, message, "Look at the log of Mattermost."))
+        return None
+    findings.append(ok("mattermost.reach", url, "Mattermost answers."))
+    return bot
+
+
+def _judge_bot(bot: User) -> Iterator[Finding]:
+    subject, roles = f"@{bot.username}", bot.roles.split()
+    if bot.is_bot:
+        yield ok("mattermost.bot", subject, "The token is a bot account's.")
+    else:
+        message = "The token is a person's, so messages come in that person's name and end with that account."
+        fix = "In Mattermost, Integrations > Bot Accounts, make a bot account and use its token."
+        yield warning("mattermost.bot.person", subject, message, fix)
+    if "system_admin" in roles:
+        message = "The account is a system administrator; the sidecar needs no more than a member of its channels."
+        yield warning("mattermost.bot.admin", subject, message, "Give it the role of a plain member.")
+    if {"system_post_all", "system_post_all_public"} & set(roles):
+        message = "The account may post in every channel (post:all), which the sidecar does not need."
+        yield ok("mattermost.bot.post_all", subject, message)
+
+
+def _judge_clock(client: MattermostClient, url: str) -> Iterator[Finding]:
+    offset = client.clock_offset
+    if abs(offset) > _SKEW_SECONDS:
+        message = f"The clock of Mattermost is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} ours."
+        yield warning("mattermost.clock", url, message, "Compare `date -u` on both hosts and let NTP set them.")
+    else:
+        yield ok("mattermost.clock", url, f"The clocks agree within {_SKEW_SECONDS:g} s.")
+
+
+def _steps(
+    client: MattermostClient, config: Config, accounts: list[Account], recipient: str, bot: User
+) -> Iterator[Step]:
+    url, recipients = config.mattermost.url, Recipients(client)
+
+    def late(id: str, subject: str) -> Finding:
+        message = f"Mattermost did not answer within {_SECONDS:g} s."
+        return failure(f"{id}.timeout", subject, message, "Run the check again; look at the log of Mattermost.")
+
+    yield Step(partial(_settings, client, config), late("mattermost.settings", url))
+    for name in dict.fromkeys(name for names in config.role_to_recipients.values() for name in names):
+        yield Step(partial(check_recipient, client, recipients, name, bot), late("recipient", name))
+    if config.mattermost.notify_requester:
+        for names in _requesters(config):
+            yield Step(partial(check_requester, client, recipients, names, bot), late("requester", names[0]))
+    for name, reviewer in config.reviewers.items():
+        account = Account(name, reviewer.user, reviewer.id)
+        accounts.append(account)
+        yield Step(partial(check_reviewer, client, account, config.reviews), late("reviewer.account", f"@{name}"))
+    if recipient:
+        yield Step(partial(send_test, client, recipients, recipient, url), late("mattermost.send_test", recipient))
+
+
+def _requesters(config: Config) -> Iterator[tuple[str, ...]]:
+    """For each line of [requesters] the recipients that it can mean."""
+    for left, right in config.requesters.items():
+        names = dict.fromkeys((config.requester_recipient(left), config.requester_recipient(right)))
+        yield tuple(filter(None, names))
+
+
+async def _settings(client: MattermostClient, config: Config) -> list[Finding]:
+    url = config.mattermost.url
+    try:
+        settings = await client.config()
+    except (LinkError, PostRejected) as exc:
+        fix = "Look at the log of Mattermost."
+        return [failure("mattermost.settings", url, f"The client configuration cannot be read: {exc}.", fix)]
+    return [*_version(url, settings), *_people(config, settings), *judge_identity(config, settings)]
+
+
+def _version(url: str, settings: dict[str, str]) -> Iterator[Finding]:
+    version = settings.get("Version", "")
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        yield warning("mattermost.version.unknown", url, "Mattermost does not say which version it is.")
+    elif (int(found[1]), int(found[2])) < _OLDEST:
+        message = f"Mattermost {version} is older than 5.37, the oldest that the sidecar was tried with."
+        yield warning("mattermost.version.old", url, message, "Upgrade Mattermost.")
+    else:
+        yield ok("mattermost.version", url, f"This is Mattermost {version}.")
+
+
+def _people(config: Config, settings: dict[str, str]) -> Iterator[Finding]:
+    """The two settings that keep direct messages from people, where direct messages are wanted."""
+    mattermost, url = config.mattermost, config.mattermost.url
+    names = {name for names in config.role_to_recipients.values() for name in names}
+    by_email = mattermost.suggested_reviewers == "email" or mattermost.notify_requester
+    if settings.get("ShowEmailAddress") != "true" and (by_email or any(map(is_email, names))):
+        message = "Mattermost hides email addresses from the bot, so nobody is found by theirs (ShowEmailAddress)."
+        fix = (
+            "In the System Console, Users and Teams, show email addresses; or name people as @username, in "
+            "[requesters] and in [reviewers]."
+        )
+        yield warning("mattermost.email_addresses", url, message, fix)
+    direct = mattermost.suggested_reviewers != "off" or mattermost.notify_requester
+    if settings.get("RestrictDirectMessage") == "team" and (direct or any("@" in name for name in names)):
+        message = "Direct messages reach only those who share a team with the bot (RestrictDirectMessage)."
+        yield warning("mattermost.direct_messages", url, message, "Put the bot on the teams of all whom it writes to.")

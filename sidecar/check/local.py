@@ -1,0 +1,120 @@
+"""What can be checked without any network: files, and whether the configuration can do what it says."""
+
+from __future__ import annotations
+
+import ssl
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from sidecar.check.report import failure, ok, warning
+from sidecar.config import Config, MattermostConfig
+from sidecar.errors import LinkRefused
+from sidecar.routing import is_email
+from sidecar.teleport.findings import Finding
+from sidecar.teleport.identity import check_files, check_identity
+
+_NEW_TOKEN = "In Mattermost, Integrations > Bot Accounts, create a token of the bot and write it into this file alone."  # noqa: S105
+
+
+def check_local(config: Config) -> list[Finding]:
+    """Every finding that needs no peer."""
+    teleport = config.teleport
+    if teleport.identity is not None:
+        files = check_identity(teleport.identity)
+    else:
+        files = check_files(teleport.client_crt, teleport.client_key, teleport.root_cas)
+    return [
+        *(_notice(text) for text in config.notices),
+        *files,
+        *_token(config.mattermost),
+        *_authority(config.mattermost.ca_file),
+        *_endpoint_files(config),
+        *_policies(config),
+    ]
+
+
+def _notice(text: str) -> Finding:
+    subject, _, message = text.partition(": ")
+    fix = "sidecar check --pin prints the table with the ids." if "without an id" in message else ""
+    return warning("config.notice", subject, message, fix)
+
+
+def _token(mattermost: MattermostConfig) -> Iterator[Finding]:
+    path = mattermost.token_file
+    try:
+        mattermost.read_token()
+    except LinkRefused as refused:
+        subject = str(path)
+        yield failure("mattermost.token.file", subject, refused.detail.removeprefix(f"{path}: "), _NEW_TOKEN)
+        return
+    if path is None:
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & stat.S_IRWXO:
+        message = f"Every user of this machine can reach the bot's token (mode {mode:04o})."
+        yield warning("mattermost.token.world_readable", str(path), message, f"chmod 600 {path}")
+    else:
+        yield ok("mattermost.token.file", str(path), "The token file is there.")
+
+
+def load_authority(path: Path | None) -> ssl.SSLContext | None:
+    """A context that trusts `path` beside what the system trusts. Raises OSError (ssl.SSLError is one)."""
+    if path is None:
+        return None
+    context = ssl.create_default_context()
+    context.load_verify_locations(path)
+    return context
+
+
+def _authority(path: Path | None) -> Iterator[Finding]:
+    try:
+        load_authority(path)
+    except OSError as exc:
+        message = f"The certificate authority of Mattermost cannot be used: {exc.strerror or exc}."
+        fix = "Correct mattermost.ca_file: a PEM file with the authority's certificate."
+        yield failure("mattermost.ca_file", str(path), message, fix)
+
+
+def _endpoint_files(config: Config) -> Iterator[Finding]:
+    endpoints = config.endpoints
+    for name in ("tls_crt", "tls_key", "bearer_token_file"):
+        path: Path | None = getattr(endpoints, name)
+        try:
+            content = path.read_bytes() if path is not None else b""
+        except OSError as exc:
+            fix = f"Correct endpoints.{name}, or give the file to the user that runs the sidecar."
+            yield failure("endpoints.file", str(path), f"The file cannot be read: {exc.strerror}.", fix)
+        else:
+            if path is not None and not content.strip():
+                yield failure("endpoints.file", str(path), "The file is empty.", f"Correct endpoints.{name}.")
+
+
+def _policies(config: Config) -> Iterator[Finding]:
+    """Whether each role's policy can ever be met by the people who are known."""
+    reviews = config.reviews
+    if reviews.submit_as not in {"plugin", "state"}:
+        return
+    known = {reviewer.user for reviewer in config.reviewers.values()}
+    for role, policy in reviews.policy.items():
+        subject = f"reviews.policy.{role}"
+        if reviews.identity == "email":
+            missing = [user for user in policy.reviewers if not is_email(user)]
+            who = "no email address, so no Mattermost user is taken for them"
+        else:
+            missing = [user for user in policy.reviewers if user not in known]
+            who = "not in [reviewers], so no Mattermost user is taken for them"
+        heard = len(set(policy.reviewers)) - len(set(missing))
+        if heard < policy.approvals:
+            message = f"It needs {policy.approvals} approvals, but only {heard} of its reviewers can be recognised."
+            yield failure("reviews.policy.unreachable", subject, message, f"{', '.join(missing)}: {who}.")
+        elif missing:
+            yield warning("reviews.policy.unknown_reviewer", subject, f"{', '.join(missing)}: {who}.")
+        else:
+            counts = f"{policy.approvals} approvals or {policy.denials} denials of {heard} people decide."
+            yield ok("reviews.policy", subject, counts)
+    uncovered = [role for role in config.role_to_recipients if role != "*" and role not in reviews.policy]
+    if uncovered and "*" not in reviews.policy:
+        message = f"Requests for {', '.join(uncovered)} are announced, but no policy says who approves them."
+        fix = 'Add a table reviews.policy for each of them, or one for "*".'
+        yield warning("reviews.policy.missing", "reviews.policy", message, fix)

@@ -1,0 +1,76 @@
+"""What a check found, for people and for scripts, and how checks run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from sidecar.teleport.findings import Finding
+
+_WORDS = {"ok": "ok", "warning": "warning", "failure": "FAILURE"}
+_INDENT = " " * 8
+
+
+def ok(id: str, subject: str, message: str) -> Finding:
+    """All is well."""
+    return Finding(id, "ok", subject, message)
+
+
+def warning(id: str, subject: str, message: str, fix: str = "") -> Finding:
+    """Something deserves a look; the sidecar works."""
+    return Finding(id, "warning", subject, message, fix)
+
+
+def failure(id: str, subject: str, message: str, fix: str) -> Finding:
+    """Something that was configured does not work."""
+    return Finding(id, "failure", subject, message, fix)
+
+
+def passed(findings: Sequence[Finding]) -> bool:
+    """Whether there is no failure."""
+    return all(finding.status != "failure" for finding in findings)
+
+
+def to_lines(finding: Finding) -> list[str]:
+    """One line, and the fix indented below it. Peers chose some of the words, so nothing may move the cursor."""
+    message = " ".join(finding.message.split())
+    fix = [f"{_INDENT}{line}" for line in finding.fix.splitlines()]
+    return [_printable(line) for line in (f"{_WORDS[finding.status]:<8}{finding.subject}: {message}", *fix)]
+
+
+def to_json(findings: Sequence[Finding]) -> str:
+    """`{"ok", "checks": [{"id", "status", "subject", "message", "fix"}]}`."""
+    return msgspec.json.format(msgspec.json.encode({"ok": passed(findings), "checks": findings}), indent=2).decode()
+
+
+def sentence(words: str) -> str:
+    """Words of an error as a sentence."""
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?')) else '.'}"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+class Step(NamedTuple):
+    """A check that asks a peer, and what to say when the peer keeps silent."""
+
+    run: Callable[[], Awaitable[list[Finding]]]
+    late: Finding
+
+
+async def side_by_side(steps: Sequence[Step], seconds: float) -> list[Finding]:
+    """Run all steps at once, each for at most `seconds`; what they found, in the order of the steps."""
+    found: list[list[Finding]] = [[step.late] for step in steps]
+
+    async def one(place: int) -> None:
+        with trio.move_on_after(seconds):
+            found[place] = await steps[place].run()
+
+    async with trio.open_nursery() as nursery:
+        for place in range(len(steps)):
+            nursery.start_soon(one, place)
+    return [finding for findings in found for finding in findings]

@@ -1,0 +1,165 @@
+"""The Teleport roles, users and commands that each way of submitting reviews needs, as `sidecar configure --rbac`.
+
+Role version v3 is the one that every Teleport from 7 on reads. It opens all apps, clusters and databases to a role
+that does not mention them, and `none: none` matches nothing (lib/services/role.go, api/types/role.go).
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+_CLOSED = """\
+    app_labels: {none: none}
+    kubernetes_labels: {none: none}
+    db_labels: {none: none}
+"""
+_RULES = """\
+    rules:
+      - resources: [access_request]
+        verbs: [%s]
+      - resources: [access_plugin_data]
+        verbs: [list, read, update]
+"""
+# What allow holds beyond the rules.
+_REVIEWS = {
+    "plugin": """\
+    # The sidecar's one review, once the people of reviews.policy agreed.
+    review_requests:
+      roles: [dbadmin]
+""",
+    "on_behalf": """\
+    # Whose reviews it may submit (Teleport 18.11 or newer); their own rights are judged as well.
+    review_requests:
+      submit_for_users: ["alice@example.com", "ivan@example.com"]
+""",
+}
+_TWO = """\
+        - approve: 2
+          deny: 1
+"""
+_THRESHOLDS = {
+    "none": _TWO,
+    "reviewer": _TWO,
+    "on_behalf": _TWO,
+    # Each of the two is enough: two people on Teleport, or the sidecar for those of its policy.
+    "plugin": """\
+        - name: people
+          approve: 2
+          deny: 1
+          filter: 'contains(reviewer.roles, "reviewer")'
+        - name: mattermost
+          approve: 1
+          deny: 1
+          filter: 'contains(reviewer.roles, "access-plugin")'
+""",
+}
+_NOTES = {
+    "none": "Nobody decides from Mattermost: messages link to Teleport and show the tsh commands.",
+    "reviewer": (
+        "Reviews are submitted with each reviewer's own credentials, and Teleport counts them. The reviewers must be "
+        "local users, best ones that hold the role reviewer alone, for the sidecar holds their keys. Give that role to "
+        "alice@example.com and ivan@example.com (tctl get user/NAME, add it, tctl create -f)."
+    ),
+    "plugin": (
+        "The sidecar counts the people of [reviews.policy] and then submits one review as its own user, whose reason "
+        "names them. It works for single sign-on users."
+    ),
+    "on_behalf": (
+        "The sidecar submits each person's own review under its own user. Teleport 18.11 or newer; older ones drop "
+        "submit_for_users without a word. Experimental."
+    ),
+    "state": (
+        "For the community edition alone, which has no reviews: the sidecar counts the people of [reviews.policy] and "
+        "then sets the state. Its user can approve anything, so guard these credentials well."
+    ),
+}
+
+
+def render(mode: str) -> str:
+    """One file for `tctl create`, with everything that is no YAML in comments."""
+    # Without a separator after the comment: tctl takes a document of comments alone for one without a kind.
+    return _head(mode) + "---\n".join([*_own(mode), *_examples(mode)]) + _commands(mode)
+
+
+def _head(mode: str) -> str:
+    text = f"""\
+Teleport's side of the sidecar, for reviews.submit_as = "{mode}".
+{_NOTES[mode]}
+Look it through, then on the Auth Service host: tctl create rbac.yaml (with -f it replaces what bears these names).
+The commands that come after that stand at the end."""
+    return _comment(text)
+
+
+def _comment(text: str) -> str:
+    lines = [wrapped for line in text.splitlines() for wrapped in textwrap.wrap(line, 110) or [""]]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def _role(name: str, allow: str, about: str = "") -> str:
+    comment = f"# {about}\n" if about else ""
+    return f"{comment}kind: role\nversion: v3\nmetadata:\n  name: {name}\nspec:\n  allow:\n{allow}{_CLOSED}"
+
+
+def _own(mode: str) -> list[str]:
+    verbs = "list, read, update" if mode == "state" else "list, read"
+    role = _role("access-plugin", _RULES % verbs + _REVIEWS.get(mode, ""), "What the sidecar itself may do.")
+    user = "kind: user\nversion: v2\nmetadata:\n  name: access-plugin\nspec:\n  roles: [access-plugin]\n"
+    return [role, user]
+
+
+def _examples(mode: str) -> list[str]:
+    """The dual authorisation guide's: who may ask for dbadmin, how many must agree, and who they are."""
+    thresholds = _THRESHOLDS.get(mode, "")
+    asks = "    request:\n      roles: [dbadmin]\n" + (f"      thresholds:\n{thresholds}" if thresholds else "")
+    dbadmin = "    logins: [root]\n    node_labels:\n      env: db\n"
+    about = "An example: who holds devops may ask for dbadmin" + (", and two people must agree." if thresholds else ".")
+    reviewer = [_role("reviewer", "    review_requests:\n      roles: [dbadmin]\n")] if thresholds else []
+    # Roles first that others name.
+    return [_role("dbadmin", dbadmin, about), _role("devops", asks), *reviewer]
+
+
+def _commands(mode: str) -> str:
+    text = """
+After that, a few seconds later, still on the Auth Service host:
+  tctl auth sign --format=tls --user=access-plugin --ttl=8760h --out=auth
+"""
+    if mode == "reviewer":
+        text += """\
+  mkdir -m 700 reviewers
+  tctl auth sign --format=tls --user=alice@example.com --ttl=8760h --out=reviewers/alice@example.com
+  tctl auth sign --format=tls --user=ivan@example.com --ttl=8760h --out=reviewers/ivan@example.com
+The sidecar needs the .crt and .key of each reviewer; remove the .cas. reviews.identities names the folder.
+"""
+    if mode in {"plugin", "state"}:
+        text += """
+In the sidecar's configuration:
+  [reviews.policy."*"]
+  reviewers = ["alice@example.com", "ivan@example.com"]
+  approvals = 2
+  denials = 1
+"""
+    text += """
+In Kubernetes, where the sidecar finds them as files of a Secret:
+  kubectl create secret generic teleport-mattermost --from-file=auth.crt --from-file=auth.key --from-file=auth.cas \\
+    --from-file=token=mattermost-token
+"""
+    if mode == "reviewer":
+        text += """\
+Keys of a Secret bear no @, so the volume gives the files their names:
+  kubectl create secret generic teleport-mattermost-reviewers \\
+    --from-file=alice.crt=reviewers/alice@example.com.crt --from-file=alice.key=reviewers/alice@example.com.key \\
+    --from-file=ivan.crt=reviewers/ivan@example.com.crt --from-file=ivan.key=reviewers/ivan@example.com.key
+  volumes:
+    - name: reviewers
+      secret:
+        secretName: teleport-mattermost-reviewers
+        defaultMode: 0400
+        items:
+          - {key: alice.crt, path: alice@example.com.crt}
+          - {key: alice.key, path: alice@example.com.key}
+          - {key: ivan.crt, path: ivan@example.com.crt}
+          - {key: ivan.key, path: ivan@example.com.key}
+"""
+    text += """
+Then: sidecar check --config FILE"""
+    return "".join(f"# {line}".rstrip() + "\n" for line in text.splitlines())
