@@ -93,7 +93,8 @@ class Sidecar:
             await self._read(process)
             code = await process.wait()
         finally:
-            await _end(process)
+            with trio.move_on_after(2 * _CUT_SECONDS, shield=True):
+                await _end(process)
         if process is self._process:
             raise StoryWentWrongError(f"The sidecar ended by itself in the middle of the story, {_how(code)}.")
 
@@ -139,16 +140,15 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 async def _end(process: trio.Process) -> None:
     """End a process for certain: first as one asks, then as one insists."""
-    with trio.CancelScope(shield=True):
-        if process.poll() is None:
-            process.terminate()
-            with trio.move_on_after(_CUT_SECONDS):
-                await process.wait()
-        if process.poll() is None:
-            process.kill()
+    if process.poll() is None:
+        process.terminate()
+        with trio.move_on_after(_CUT_SECONDS):
             await process.wait()
-        if process.stderr is not None:
-            await process.stderr.aclose()
+    if process.poll() is None:
+        process.kill()
+        await process.wait()
+    if process.stderr is not None:
+        await process.stderr.aclose()
 
 
 def _how(code: int) -> str:
