@@ -34,7 +34,8 @@ def missing() -> str:
     return ""
 
 
-pytestmark = pytest.mark.skipif(bool(WHY := missing()), reason=WHY)
+if WHY := missing():
+    pytest.skip(WHY, allow_module_level=True)
 
 
 async def engine(*arguments: str, check: bool = True) -> str:
