@@ -76,6 +76,10 @@ class LinkStatus:
         self._reported = ""
         log.info("link.ready", extra={"link": self.name})
 
+    def ended(self) -> None:
+        """Nobody holds the link for now: the work begins anew."""
+        self._enter("lost", "not connected yet")
+
     def failed(self, exc: LinkError) -> None:
         """The link does not work; said once for each incident, a refusal as an error."""
         refused = isinstance(exc, LinkRefused)
@@ -128,7 +132,7 @@ async def keep(
     Raises LinkRefused with `fail_fast` when the peer refuses before the link was ever ready.
     """
     while True:
-        seen = _signature(files())
+        seen = signature(files())
         try:
             await live()
         except LinkError as exc:
@@ -141,7 +145,7 @@ async def keep(
             if fail_fast and not status.was_ready:
                 raise
             with trio.move_on_after(status.times.refused_retry):
-                await _changed(files, seen, status.times.file_poll)
+                await changed(files, seen, status.times.file_poll)
 
 
 @contextmanager
@@ -175,19 +179,27 @@ def _leaf(group: BaseExceptionGroup[LinkError]) -> LinkError:
     return error
 
 
-async def _changed(files: Callable[[], Iterable[Path]], seen: list[object], poll: float) -> None:
-    while _signature(files()) == seen:  # noqa: ASYNC110 - the file system tells nobody
+async def changed(files: Callable[[], Iterable[Path]], seen: list[object], poll: float) -> list[object]:
+    """Wait until the files differ from `seen` and have come to rest, so that a pair is not read half written."""
+    now = signature(files())
+    while now == seen:
         await trio.sleep(poll)
+        now = signature(files())
+    while True:
+        await trio.sleep(poll)
+        before, now = now, signature(files())
+        if before == now:
+            return now
 
 
-def _signature(files: Iterable[Path]) -> list[object]:
+def signature(files: Iterable[Path]) -> list[object]:
     """What changes when a file is rewritten or a link to it is swapped."""
-    signature: list[object] = []
+    found: list[object] = []
     for path in files:
         try:
             stat = os.stat(path)  # noqa: PTH116 - follows links, as Kubernetes secrets need
         except OSError as exc:
-            signature.append(exc.errno)
+            found.append(exc.errno)
         else:
-            signature.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return signature
+            found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return found

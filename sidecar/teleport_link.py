@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 import trio
 
-from sidecar.errors import LinkGarbled, LinkLost, LinkRefused
-from sidecar.links import Backoff, one_error, pinging
+from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
+from sidecar.links import Backoff, changed, one_error, pinging, signature
 from sidecar.model import Put
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from sidecar.followed import Followed
     from sidecar.links import LinkStatus
@@ -53,6 +54,18 @@ class Auth(Protocol):
     def watch(self) -> AbstractAsyncContextManager[AsyncIterator[Put | Delete]]: ...
 
 
+class _Standing(NamedTuple):
+    """An open connection that has answered."""
+
+    client: Auth
+    info: Ping
+    stack: AsyncExitStack
+
+    async def close(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self.stack.aclose()
+
+
 class TeleportLink:
     """Holds the connection; also the store for workers, whose calls fail with LinkLost while there is none.
 
@@ -62,11 +75,13 @@ class TeleportLink:
     def __init__(
         self,
         connect: Callable[[], AbstractAsyncContextManager[Auth]],
+        files: Callable[[], Iterable[Path]],
         followed: Followed,
         status: LinkStatus,
         metrics: Metrics,
     ) -> None:
         self._connect = connect
+        self._files = files
         self._followed = followed
         self._status = status
         self._times = status.times
@@ -84,22 +99,79 @@ class TeleportLink:
         self.listed = trio.Event()
 
     async def live(self) -> None:
-        """One connection's life. Ends by raising a LinkError."""
-        async with self._connect() as client:
-            self.info = await client.ping()
-            if self._quiet:
-                self._intake.cancel()
-            self._client = client
-            self._connected.set()
+        """Be connected, also across new credentials. Ends by raising a LinkError."""
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                standing = await self._open()
+                try:
+                    while True:
+                        newer = await self._serve(standing)
+                        nursery.start_soon(self._close_later, standing, name="teleport.old")
+                        standing = newer
+                finally:
+                    self._client = None
+                    self._connected = trio.Event()
+                    await standing.close()
+
+    async def _open(self) -> _Standing:
+        """A connection that was proven: the server answers, and grants the watch."""
+        stack = AsyncExitStack()
+        try:
+            client = await stack.enter_async_context(self._connect())
+            return _Standing(client, await client.ping(), stack)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await stack.aclose()
+            raise
+
+    async def _serve(self, standing: _Standing) -> _Standing:
+        """Use one connection until newer credentials have proven to work; return the connection made with them."""
+        self.info = standing.info
+        self._client = standing.client
+        self._connected.set()
+        self._intake = trio.CancelScope()
+        if self._quiet:
+            self._intake.cancel()
+        newer: list[_Standing] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_in, standing.client, name="teleport.intake")
+            newer.append(await self._rotated())
+            nursery.cancel_scope.cancel()
+        return newer[0]
+
+    async def _take_in(self, client: Auth) -> NoReturn:
+        with self._intake:
+            await self._watch_again_and_again(client)
+        # Asked to take nothing more in: the connection stays for those who still write.
+        await trio.sleep_forever()
+
+    async def _rotated(self) -> _Standing:
+        """When a credential file changed: connect with the new ones first, and keep the old where they do not serve."""
+        seen = signature(self._files())
+        while True:
+            seen = await changed(self._files, seen, self._times.file_poll)
             try:
-                with self._intake:
-                    await self._watch_again_and_again(client)
-                # Asked to take nothing more in: the connection stays for those who still write.
-                await trio.sleep_forever()
-            finally:
-                self._intake = trio.CancelScope()
-                self._client = None
-                self._connected = trio.Event()
+                return await self._open_watching()
+            except LinkError as exc:
+                log.warning("credentials.kept", extra={"reason": exc.reason, "detail": exc.detail})
+
+    async def _open_watching(self) -> _Standing:
+        """A connection on which a watch was granted, too."""
+        standing = await self._open()
+        try:
+            async with self._initialised(standing.client):
+                log.info("credentials.replaced")
+        except BaseException:
+            await standing.close()
+            raise
+        return standing
+
+    async def _close_later(self, standing: _Standing) -> None:
+        """Calls under way on the old connection may end in good order."""
+        try:
+            await trio.sleep(self._times.call)
+        finally:
+            await standing.close()
 
     def quiesce(self) -> None:
         """Take nothing more in; the connection stays for workers."""

@@ -58,6 +58,11 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     # A post whose first try got no answer is looked for once more after this: Mattermost may have carried out both.
     verify: float = 35.0
 
+    # How long a call on a connection that was replaced may still take.
+    call: float = 15.0
+    # How often the end of our certificates is looked at.
+    expiry_every: float = 60.0
+
     # From SIGTERM to the end of what is being written; containers are usually killed after 10 s.
     drain: float = 8.0
 

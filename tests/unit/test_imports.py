@@ -17,7 +17,7 @@ BASE = "model errors log times"
 
 # A room (or several that may know each other, or a folder) -> the rooms it may import.
 ALLOWED = {
-    "errors log neutral metrics": "",
+    "errors log neutral metrics rbac": "",
     "model times": "",
     "config": "model errors",
     PURE: PURE,
@@ -27,10 +27,12 @@ ALLOWED = {
     WORK: f"{PURE} {BASE} {WORK} metrics",
     "teleport_link mattermost_link listening": f"{PURE} {BASE} {WORK} metrics links mattermost_link",
     "endpoints": "errors log metrics",
-    "check": f"{BASE} config teleport mattermost routing",
-    "app": f"{PURE} {BASE} {WORK} metrics config endpoints links teleport_link mattermost_link"
-    " listening teleport mattermost",
-    "cli": "app check config errors log simulator",
+    "check": f"{BASE} config teleport mattermost routing record people",
+    "expiry": "metrics log",
+    "assembly": f"{PURE} {BASE} {WORK} metrics config expiry links teleport_link mattermost_link listening"
+    " teleport mattermost",
+    "app": "assembly config endpoints errors links log metrics times",
+    "cli": "app check rbac config errors log simulator",
     "__main__": "cli",
     # The rooms of the stand-ins. The demo starts the sidecar itself beside them.
     "simulator": "model teleport.pb",

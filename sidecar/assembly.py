@@ -1,0 +1,338 @@
+"""Everything that works by one configuration: built leaf to root, started, and stopped in order.
+
+When asked to stop, nothing new is taken in, what is being written is finished and recorded, and then everything ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from sidecar.breaker import Breaker
+from sidecar.coldstart import close_orphans
+from sidecar.direct import Direct
+from sidecar.errors import ConfigError, LinkError, LinkLost, LinkRefused
+from sidecar.expiry import Expiry, watch
+from sidecar.fields import TextOptions
+from sidecar.followed import Followed
+from sidecar.judge import Policy, Rules
+from sidecar.lease import LeaseTimes
+from sidecar.links import Backoff, LinkStatus, keep
+from sidecar.listening import Ear
+from sidecar.mattermost.client import open_client as open_mattermost
+from sidecar.mattermost.events import open_events
+from sidecar.mattermost.recipients import Recipients
+from sidecar.mattermost_link import MattermostLink
+from sidecar.people import Identity, People, Reviewer
+from sidecar.reconcile import Chat, Reconciler, Settings
+from sidecar.review import Reviews
+from sidecar.routing import Routes
+from sidecar.submit import Submit
+from sidecar.sweep import Sweeper
+from sidecar.teleport.client import open_client as open_teleport
+from sidecar.teleport.identity import credential_files, load_credentials
+from sidecar.teleport.reviewers import open_reviewers
+from sidecar.teleport.tls import preflight
+from sidecar.teleport.x509 import read_certificate
+from sidecar.teleport_link import TeleportLink
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from sidecar.config import Config
+    from sidecar.mattermost.client import MattermostClient
+    from sidecar.metrics import Metrics
+    from sidecar.teleport.credentials import Credentials
+    from sidecar.teleport.reviewers import Reviewers
+    from sidecar.teleport_link import Auth
+    from sidecar.times import Times
+
+log = logging.getLogger(__name__)
+
+# One answer of Mattermost, and the share of a lease that it may take: a write must end before the lease does.
+REQUEST_SECONDS = 10.0
+# Questions asked in direct messages shortly before the start are still answered.
+QUESTION_SECONDS = 60.0
+ORPHANS_RETRY_SECONDS = 60.0
+# Findings that say the peer is away, not that it says no.
+AWAY = ("teleport.connect", "teleport.resolve", "teleport.handshake.timeout", "teleport.handshake.closed",
+        "teleport.client.timeout", "teleport.client.closed")  # fmt: skip
+
+
+class Assembly:
+    """The work by one configuration. `statuses` are the links as /readyz shows them, Teleport's first."""
+
+    def __init__(self, config: Config, metrics: Metrics, times: Times, statuses: tuple[LinkStatus, LinkStatus]) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._times = times
+        self._teleport_status, self._mattermost_status = statuses
+        self._rules = rules(config)
+        self._routes = routes(config)
+        self._breaker = Breaker(times)
+        limits = config.limits
+        self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
+        self._teleport = TeleportLink(
+            self._connect, self._credential_files, self._followed, self._teleport_status, metrics
+        )
+        self._own_user = ""
+        self._certificate_end: float | None = None
+        self._warned: set[str] = set()
+
+    async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:
+        """Work until `stop`; True where everything under way was finished. Raises LinkRefused with `fail_fast`."""
+        settings = self._config.mattermost
+        async with (
+            AsyncExitStack() as stack,
+            open_mattermost(
+                settings.url,
+                settings.read_token,
+                ssl_context=client_context(settings.ca_file),
+                max_connections=settings.max_connections,
+                max_posts_per_second=settings.max_posts_per_second,
+                request_seconds=min(REQUEST_SECONDS, self._config.teleport.lease / 3),
+                observe=self._metrics.observe_rest,
+            ) as client,
+            trio.open_nursery() as nursery,
+        ):
+            ears: list[Ear] = []
+            link = MattermostLink(
+                client, self._mattermost_status, self._breaker, self._metrics, lambda: ears[0] if ears else None
+            )
+            recipients = Recipients(client)
+            pool = await self._open_pool(stack)
+            reviews = self._listen(client, link, ears, pool)
+            await nursery.start(self._reconciler(client, recipients, link, reviews).run, name="reconcile")
+            nursery.start_soon(partial(self._keep_teleport, fail_fast=fail_fast), name="teleport")
+            nursery.start_soon(partial(self._keep_mattermost, link, fail_fast=fail_fast), name="mattermost")
+            nursery.start_soon(self._clean_up, client, recipients, link, name="coldstart")
+            nursery.start_soon(watch, self._expiries(pool), self._times.expiry_every, name="expiry")
+            await stop.wait()
+            self._teleport.quiesce()
+            with trio.move_on_after(self._times.drain) as drain:
+                await self._breaker.drained()
+            nursery.cancel_scope.cancel()
+        return not drain.cancelled_caught
+
+    # -- Mattermost --------------------------------------------------------------------------------------------------
+
+    def _reconciler(
+        self, client: MattermostClient, recipients: Recipients, link: MattermostLink, reviews: Reviews | None
+    ) -> Reconciler:
+        config, rules = self._config, self._rules
+        seeds: tuple[str, ...] = ()
+        if reviews is not None and "reaction" in rules.ways:
+            seeds = (rules.approve[0], rules.deny[0])
+        return Reconciler(
+            self._followed,
+            self._teleport,
+            Chat(client, recipients.resolve, recipients.forget, self._breaker, lambda: link.bot_id, reviews, seeds),
+            Settings(
+                routes=self._routes,
+                lease=LeaseTimes(max(1, int(config.teleport.lease))),
+                announce_resolved=config.announce.resolved,
+                announce_delay_seconds=config.announce.delay,
+                workers=config.limits.workers,
+                times=self._times,
+            ),
+            self._metrics,
+            self._text_options,
+        )
+
+    def _listen(
+        self, client: MattermostClient, link: MattermostLink, ears: list[Ear], pool: Reviewers | None
+    ) -> Reviews | None:
+        """Build what takes decisions from Mattermost; nothing where the configuration asks for none."""
+        config, rules = self._config, self._rules
+        if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
+            return None
+        people = People(client, identity(config))
+        direct = Direct(
+            client,
+            self._followed,
+            self._teleport.get_request,
+            people.find,
+            rules,
+            self._text_options,
+            bot_id=lambda: link.bot_id,
+            secret=config.mattermost.read_token,
+        )
+        direct.answer_since = (time.time() - QUESTION_SECONDS) * 1000
+        sweeper = Sweeper(client, self._followed, rules, direct.take, lambda: link.bot_id, self._times)
+        connect = partial(
+            open_events,
+            config.mattermost.url,
+            config.mattermost.read_token,
+            ssl_context=client_context(config.mattermost.ca_file),
+            ping_seconds=self._times.socket_ping_every,
+            answer_seconds=self._times.socket_ping_limit,
+        )
+        wants_direct = direct if "direct" in rules.ways else None
+        ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, self._times))
+        if rules.mode == "none":
+            return None
+        submit = Submit(rules.mode, self._teleport, lambda: self._own_user, pool)
+        return Reviews(client, people.find, submit, rules, self._metrics, lambda: link.bot_id)
+
+    def _text_options(self) -> TextOptions:
+        """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""
+        info = self._teleport.info
+        web_url = self._config.teleport.web_url
+        if not web_url and info is not None and info.proxy_public_addr:
+            web_url = f"https://{info.proxy_public_addr}"
+        has_reviews = info is not None and (info.advanced_workflows or info.any_entitlement)
+        return TextOptions(
+            cluster=info.cluster if info is not None else "",
+            web_url=web_url,
+            reviews_supported=bool(self._config.teleport.web_url) or has_reviews,
+            time_zone=self._config.messages.time_zone or None,
+            ways=self._rules.ways if self._rules.mode != "none" else (),
+            approve_emoji=self._rules.approve[0],
+            deny_emoji=self._rules.deny[0],
+            require_reason=self._rules.require_reason,
+        )
+
+    async def _keep_mattermost(self, link: MattermostLink, *, fail_fast: bool) -> None:
+        token_file = self._config.mattermost.token_file
+        files = [token_file] if token_file is not None else []
+        await keep(self._mattermost_status, link.live, Backoff(0.25, 2.0), lambda: files, fail_fast=fail_fast)
+
+    async def _clean_up(self, client: MattermostClient, recipients: Recipients, link: MattermostLink) -> None:
+        """Once both links have been up: end the cards of requests that nobody remembers."""
+        await self._teleport.listed.wait()
+        await link.known.wait()
+        names = dict.fromkeys(name for names in self._routes.roles.values() for name in names)
+        while True:
+            try:
+                await close_orphans(
+                    names,
+                    recipients.resolve,
+                    client,
+                    self._teleport,
+                    bot_id=link.bot_id,
+                    followed=self._followed.__contains__,
+                )
+            except LinkError as exc:
+                log.debug("orphans.postponed", extra={"link": exc.link, "reason": exc.reason})
+                await trio.sleep(ORPHANS_RETRY_SECONDS)
+            else:
+                return
+
+    # -- Teleport ----------------------------------------------------------------------------------------------------
+
+    async def _keep_teleport(self, *, fail_fast: bool) -> None:
+        files = self._credential_files
+        await keep(self._teleport_status, self._teleport.live, Backoff(0.1, 5.0), files, fail_fast=fail_fast)
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Auth]:
+        """A connection with the credentials as they are now, after a look at what grpcio would not explain."""
+        teleport = self._config.teleport
+        credentials = load_credentials(teleport)
+        await self._inspect(credentials)
+        ours = read_certificate(credentials.certificate)
+        async with open_teleport(
+            teleport.addr,
+            credentials,
+            server_name=self._server_name,
+            plugin_name=teleport.plugin_name,
+            observe=self._metrics.observe_grpc,
+        ) as client:
+            self._own_user = ours.user
+            self._certificate_end = ours.not_after
+            yield client
+
+    async def _inspect(self, credentials: Credentials) -> None:
+        """Raise what stands in the way as its one sentence with the fix; warn of the rest once."""
+        teleport = self._config.teleport
+        findings = await preflight(teleport.addr, credentials, verify=teleport.verify, now=time.time())
+        for finding in findings:
+            detail = f"{finding.message} {finding.fix}".rstrip()
+            if finding.status == "failure":
+                if finding.id.startswith(AWAY):
+                    raise LinkLost("teleport", "unreachable", detail)
+                raise LinkRefused("teleport", "tls", detail)
+            if finding.status == "warning" and finding.id not in self._warned:
+                self._warned.add(finding.id)
+                log.warning("preflight.warned", extra={"check": finding.id, "detail": detail})
+
+    async def _open_pool(self, stack: AsyncExitStack) -> Reviewers | None:
+        config = self._config
+        if self._rules.mode != "reviewer" or config.reviews.identities is None:
+            return None
+        return await stack.enter_async_context(
+            open_reviewers(
+                config.reviews.identities,
+                config.teleport.addr,
+                config.teleport.identity or config.teleport.root_cas,
+                server_name=self._server_name,
+                observe=self._metrics.observe_grpc,
+            )
+        )
+
+    def _expiries(self, pool: Reviewers | None) -> list[Expiry]:
+        expiries = [Expiry("main", lambda: self._certificate_end, self._metrics)]
+        if pool is not None:
+            expiries.append(Expiry("reviewer", pool.expiry, self._metrics))
+        return expiries
+
+    @property
+    def _server_name(self) -> str | None:
+        """The name that the Auth Service's certificate must bear; None is the host that is dialled."""
+        return "teleport.cluster.local" if self._config.teleport.verify == "cluster" else None
+
+    def _credential_files(self) -> tuple[Path, ...]:
+        return credential_files(self._config.teleport)
+
+
+def routes(config: Config) -> Routes:
+    """The routing part of the configuration, by recipient names."""
+    users = {*config.requesters, *config.requesters.values()}
+    return Routes(
+        roles=dict(config.role_to_recipients),
+        suggested_reviewers=config.mattermost.suggested_reviewers,
+        reviewers={one.user: f"user:{one.id}" if one.id else f"@{name}" for name, one in config.reviewers.items()},
+        requesters={user: config.requester_recipient(user) for user in users},
+        notify_requester=config.mattermost.notify_requester,
+    )
+
+
+def rules(config: Config) -> Rules:
+    """What the configuration says of decisions."""
+    reviews = config.reviews
+    policies = {
+        role: Policy(policy.reviewers, policy.approvals, policy.denials) for role, policy in reviews.policy.items()
+    }
+    return Rules(
+        mode=reviews.submit_as,
+        ways=reviews.ways,
+        approve=reviews.approve,
+        deny=reviews.deny,
+        require_reason=reviews.require_reason,
+        policies=policies,
+    )
+
+
+def identity(config: Config) -> Identity:
+    """How reviewers are recognised."""
+    reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
+    return Identity(reviewers, config.reviews.identity, config.reviews.require_ids)
+
+
+def client_context(ca_file: Path | None) -> ssl.SSLContext | None:
+    """Trust the system's authorities and those in `ca_file`. Raises ConfigError."""
+    if ca_file is None:
+        return None
+    try:
+        context = ssl.create_default_context()
+        context.load_verify_locations(ca_file)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError([f"mattermost.ca_file: {ca_file} cannot be used: {exc.strerror or exc}"]) from exc
+    return context

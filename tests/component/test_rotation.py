@@ -1,0 +1,193 @@
+"""Credentials and tokens that change while the sidecar runs: no restart, no event lost, and bad ones change nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trio
+
+from sidecar.times import Times
+from tests.world import World, process, running, world
+
+FAST = Times(file_poll=0.02, expiry_every=0.05, call=0.05)
+
+
+def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.getMessage() == event]
+
+
+async def said(caplog: pytest.LogCaptureFixture, event: str) -> logging.LogRecord:
+    """Return the first line with this event, when there is one."""
+    while not (found := lines(caplog, event)):  # noqa: ASYNC110 - the log tells nobody
+        await trio.sleep(0.01)
+    return found[0]
+
+
+def write_expired(here: World, folder: Path) -> None:
+    """Put credentials in place that ended a day ago."""
+    now = datetime.now(UTC)
+    begin, end = now - timedelta(days=9), now - timedelta(days=1)
+    here.auth.pki.write_credentials(folder, "access-plugin", ["access-plugin"], not_before=begin, not_after=end)
+
+
+async def announced(here: World) -> str:
+    """Make a request and return its id once it is announced and its record is free."""
+    request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
+    await here.chat.wait_for(lambda: request_id in here.states())
+    await here.released(request_id)
+    return request_id
+
+
+async def test_new_credentials_are_taken_before_the_old_are_let_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The new watch stands before the old one ends, and requests made meanwhile are announced once."""
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config(), times=FAST):
+            await here.recorded(lambda: here.auth.watchers > 0)
+            watches = here.auth.calls["WatchEvents"]
+            here.auth.write_credentials(tmp_path, "access-plugin")
+            made = [here.auth.create_request("bob@example.com", ["dbadmin"]) for _ in range(20)]
+            await said(caplog, "credentials.replaced")
+            made += [here.auth.create_request("bob@example.com", ["dbadmin"]) for _ in range(20)]
+            await here.shows("PENDING", 40)
+            assert here.auth.calls["WatchEvents"] > watches
+            for request_id in made:
+                await here.released(request_id)
+            assert {request_id: ["PENDING"] for request_id in made} == here.states()
+
+
+async def test_a_swapped_folder_of_links_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As Kubernetes updates a mounted secret: the files are links into a folder that is replaced by renaming."""
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            mount = tmp_path / "mount"
+            mount.mkdir()
+            (mount / "first").mkdir()
+            here.auth.write_credentials(mount / "first", "access-plugin")
+            (mount / "..data").symlink_to("first")
+            for name in ("auth.crt", "auth.key", "auth.cas"):
+                (mount / name).symlink_to(f"..data/{name}")
+            paths = {f"teleport__{key}": str(mount / name) for key, name in NAMES.items()}
+            async with running(here.config(**paths), times=FAST):
+                await announced(here)
+                (mount / "second").mkdir()
+                here.auth.write_credentials(mount / "second", "access-plugin")
+                (mount / "..new").symlink_to("second")
+                (mount / "..new").rename(mount / "..data")
+                await said(caplog, "credentials.replaced")
+                await announced(here)
+
+
+NAMES = {"client_crt": "auth.crt", "client_key": "auth.key", "root_cas": "auth.cas"}
+
+
+@pytest.mark.parametrize("damage", ["half", "other key", "expired", "empty"])
+async def test_bad_credentials_keep_the_old_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """One warning says what is wrong; the link stays; good ones are taken afterwards."""
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config(), times=FAST) as sidecar:
+            await announced(here)
+            crt, key = here.credentials.crt, here.credentials.key
+            if damage == "half":
+                crt.write_bytes(crt.read_bytes()[:300])
+            elif damage == "empty":
+                key.write_bytes(b"")
+            elif damage == "other key":
+                shutil.copy(here.auth.write_credentials(tmp_path, "access-plugin", name="other").key, key)
+            else:
+                write_expired(here, tmp_path)
+            kept = await said(caplog, "credentials.kept")
+            assert kept.levelno == logging.WARNING
+            assert (await sidecar.readiness())["ready"]
+            await announced(here)
+            here.auth.write_credentials(tmp_path, "access-plugin")
+            await said(caplog, "credentials.replaced")
+            await announced(here)
+
+
+async def test_the_end_of_a_certificate_is_a_metric_and_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning from 14 days, an error from one day, each once."""
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            soon = datetime.now(UTC) + timedelta(days=10)
+            here.auth.pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"], not_after=soon)
+            async with running(here.config(), times=FAST) as sidecar:
+                await announced(here)
+                record = await said(caplog, "certificate.expires")
+                assert record.levelno == logging.WARNING
+                left = (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}']
+                assert 9.9 * 86400 < left <= 10 * 86400
+            caplog.clear()
+            tomorrow = datetime.now(UTC) + timedelta(hours=12)
+            here.auth.pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"], not_after=tomorrow)
+            async with running(here.config(), times=FAST):
+                await announced(here)
+                assert (await said(caplog, "certificate.expires")).levelno == logging.ERROR
+            assert len(lines(caplog, "certificate.expires")) == 1
+
+
+async def test_an_expired_certificate_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The process waits, says it once with the fix, and goes on as soon as there is a good one."""
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            write_expired(here, tmp_path)
+            waiting = here.auth.create_request("bob@example.com", ["dbadmin"])
+            async with running(here.config(), times=FAST) as sidecar:
+                refused = await said(caplog, "link.refused")
+                assert refused.levelno == logging.ERROR
+                assert "expired" in refused.detail  # type: ignore[attr-defined]
+                assert "tctl auth sign" in refused.detail  # type: ignore[attr-defined]
+                body = await sidecar.readiness()
+                assert body["links"]["teleport"]["state"] == "refused"
+                here.auth.write_credentials(tmp_path, "access-plugin")
+                await here.chat.wait_for(lambda: waiting in here.states())
+            assert len(lines(caplog, "link.refused")) == 1
+
+
+async def test_a_rotated_bot_token_is_used_at_once(tmp_path: Path) -> None:
+    """The old one may be revoked as soon as the file holds the new one."""
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config(), times=FAST):
+            await announced(here)
+            old = here.token_file.read_text()
+            here.token_file.write_text(here.chat.new_token(here.bot))
+            here.chat.disable_token(here.bot, old)
+            await announced(here)
+
+
+async def test_sighup_takes_the_new_configuration(tmp_path: Path) -> None:
+    """Other recipients from then on, nothing announced twice; a broken file changes nothing."""
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            other = here.chat.add_channel(here.team, "dba", members=(here.bot,))
+            file = tmp_path / "sidecar.toml"
+            settings = here.settings()
+            del settings["mattermost.recipients"]
+            file.write_text('mattermost.recipients = ["ops/access-requests"]\n')
+            with process(settings, "--config", str(file)) as child:
+                first = await announced(here)
+                file.write_text("mattermost.recipients = [\n")
+                os.kill(child.pid, signal.SIGHUP)
+                second = await announced(here)
+                file.write_text('mattermost.recipients = ["ops/dba"]\n')
+                os.kill(child.pid, signal.SIGHUP)
+                await here.chat.wait_for(lambda: set(here.states(other)) == {first, second})
+                third = here.auth.create_request("bob@example.com", ["dbadmin"])
+                await here.chat.wait_for(lambda: third in here.states(other))
+                child.terminate()
+                assert await trio.to_thread.run_sync(child.wait) == 0
+            assert here.states() == {first: ["PENDING"], second: ["PENDING"]}
