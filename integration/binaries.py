@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self, command: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
         self._command, self._folder, self._log = command, folder, log
-        self._environment = os.environ | _OFFLINE | environment
+        self._environment = {**os.environ, **_OFFLINE, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, answers: Callable[[], bool]) -> None:
@@ -133,7 +133,9 @@ class Mattermost:
         """Use the local socket, which asks for no password: the database may have had its first user long ago."""
         name = f"check-admin-{os.urandom(3).hex()}"
         user = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._socket)), base_url="http://local/api/v4") as local:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self._socket)), base_url="http://local/api/v4"
+        ) as local:
             made = local.post("/users", json=user).raise_for_status().json()
             roles = {"roles": "system_admin system_user"}
             local.put(f"/users/{made['id']}/roles", json=roles).raise_for_status()

@@ -1,4 +1,4 @@
-"""Where the servers come from. A part that is missing is stood in for by its simulator; a way without any is skipped."""
+"""Where the servers come from. A simulator stands in for a part that is missing; a way without any is skipped."""
 
 from __future__ import annotations
 

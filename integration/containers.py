@@ -15,15 +15,15 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import docker  # type: ignore[import-untyped]
+from docker.errors import DockerException  # type: ignore[import-untyped]
+from testcontainers.core.container import DockerContainer
 
 from integration.binaries import answers_ping, free_port, mattermost_settings, teleport_config
 from integration.mattermost import PASSWORD, Rest, log_in
 from integration.stage import Unavailable
 from integration.teleport import TctlError
-
-if TYPE_CHECKING:
-    from testcontainers.core.container import DockerContainer
 
 MATTERMOST_IMAGE = os.environ.get("MATTERMOST_IMAGE", "mattermost/mattermost-preview")
 TELEPORT_IMAGE = os.environ.get("TELEPORT_IMAGE", "public.ecr.aws/gravitational/teleport-distroless:17")
@@ -41,9 +41,6 @@ def require_engine() -> None:
 
 
 def _engine_answers() -> bool:
-    import docker
-    from docker.errors import DockerException
-
     try:
         client = docker.from_env(timeout=5)
     except DockerException:
@@ -53,8 +50,6 @@ def _engine_answers() -> bool:
 
 
 def _start(container: DockerContainer) -> None:
-    from docker.errors import DockerException
-
     try:
         container.start()
     except DockerException as exc:
@@ -66,8 +61,6 @@ class ContainedAuthService:
     """An Auth Service alone, with a stock certificate."""
 
     def __init__(self) -> None:
-        from testcontainers.core.container import DockerContainer
-
         port = free_port()
         self.addr = f"127.0.0.1:{port}"
         tag = re.search(r":(\d+)[^/]*$", TELEPORT_IMAGE)
@@ -123,8 +116,6 @@ class ContainedMattermost:
     """`mattermost-preview`: a Mattermost with its own PostgreSQL. The first user is its administrator."""
 
     def __init__(self) -> None:
-        from testcontainers.core.container import DockerContainer
-
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._container = (

@@ -31,9 +31,7 @@ class SimulatedCluster:
         for name, role in {self.requester: "devops", **dict.fromkeys(self.reviewers, "reviewer")}.items():
             self._server.add_user(name, [role])
         thresholds = [Threshold(approve=2, deny=1)]
-        self._server.add_role(
-            "devops", request_roles=[ROLE], thresholds=thresholds, suggested_reviewers=self.reviewers
-        )
+        self._server.add_role("devops", request_roles=[ROLE], thresholds=thresholds, suggested_reviewers=self.reviewers)
         self._server.start()
         self.name = f"simulated Teleport {version}"
         self.addr = self._server.addr
@@ -63,6 +61,9 @@ class SimulatedCluster:
     async def remove(self, *request_ids: str) -> None:
         for request_id in request_ids:
             self._server.delete_request(request_id)
+
+    async def forget(self, *request_ids: str) -> None:
+        """Nobody comes after this scenario."""
 
     async def state(self, request_id: str) -> str:
         found = self._server.request(request_id)
@@ -139,9 +140,7 @@ class SimulatedChat:
 
 
 @asynccontextmanager
-async def simulated_chat(
-    version: str = "5.37.0", emails: Mapping[str, str] = EMAILS
-) -> AsyncIterator[SimulatedChat]:
+async def simulated_chat(version: str = "5.37.0", emails: Mapping[str, str] = EMAILS) -> AsyncIterator[SimulatedChat]:
     """A simulated Mattermost, running."""
     async with trio.open_nursery() as nursery:
         server = mattermost.MattermostServer(version)

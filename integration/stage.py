@@ -97,6 +97,10 @@ class Cluster(Protocol):
         """As `tctl requests rm`."""
         ...
 
+    async def forget(self, *request_ids: str) -> None:
+        """Remove those of the requests that are still there."""
+        ...
+
     async def state(self, request_id: str) -> str:
         """The state as the Auth Service says it, "" when the request is gone."""
         ...
@@ -112,7 +116,7 @@ class Chat(Protocol):
     name: str
     url: str
     bot_token: str
-    people: Mapping[str, Person]
+    people: dict[str, Person]
 
     async def channel(self) -> Channel:
         """Make a private channel with the bot and all people in it."""
@@ -147,6 +151,7 @@ class Sidecar:
     def __init__(self, process: trio.Process) -> None:
         self.process = process
         self.lines: list[dict[str, Any]] = []
+        self._ended = False
         self._more = trio.Event()
 
     async def read(self) -> None:
@@ -161,13 +166,16 @@ class Sidecar:
                     self.lines.append(json.loads(line) if line.startswith(b"{") else {"event": line.decode()})
                 self._more.set()
                 self._more = trio.Event()
+        self._ended = True
+        self._more.set()
 
     async def logged(self, event: str, **facts: object) -> dict[str, Any]:
-        """Return the first line of an event with these facts, waiting for it."""
+        """Return the first line of an event with these facts, waiting for it while the process lives."""
         while True:
             for line in self.lines:
                 if line["event"] == event and facts.items() <= line.items():
                     return line
+            assert not self._ended, f"the sidecar ended without {event}"
             await self._more.wait()
 
     async def ready(self) -> None:
@@ -279,8 +287,8 @@ async def open_stage(cluster: Cluster, chat: Chat, folder: Path) -> AsyncIterato
         yield stage
     finally:
         with trio.move_on_after(30, shield=True):
-            if left := [one for one in stage.request_ids if await cluster.state(one)]:
-                await cluster.remove(*left)
+            if stage.request_ids:
+                await cluster.forget(*stage.request_ids)
 
 
 def _states(cards: Sequence[Card]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -66,7 +67,7 @@ class Account:
         """Make one call for each message, all at once; the answers, undecoded, in the same order."""
         options = [("grpc.ssl_target_name_override", "teleport.cluster.local")]
         with grpc.secure_channel(self._addr, self._credentials, options) as channel:
-            unary = channel.unary_unary(f"/proto.AuthService/{method}")
+            unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/proto.AuthService/{method}")
             futures = [
                 unary.future(message.SerializeToString(), timeout=_CALL_SECONDS, wait_for_ready=True)
                 for message in messages
@@ -132,6 +133,15 @@ class RealCluster:
 
     async def remove(self, *request_ids: str) -> None:
         await self._tctl("requests", "rm", ",".join(request_ids))
+
+    async def forget(self, *request_ids: str) -> None:
+        try:
+            await self.remove(*request_ids)
+        except TctlError:
+            # It stops at the first that is gone.
+            for request_id in request_ids:
+                with contextlib.suppress(TctlError):
+                    await self.remove(request_id)
 
     async def state(self, request_id: str) -> str:
         try:
@@ -200,7 +210,9 @@ class RealCluster:
     def _make_user(self, name: str, role: str) -> Credentials:
         self._create("user", "v2", name, {"roles": [self._role(role)]})
         out = self._host.path(f"{self._tag}-{role}-{secrets.token_hex(2)}")
-        _patiently(lambda: self._host.tctl("auth", "sign", "--format=tls", f"--user={name}", f"--out={out}", "--ttl=8h"))
+        _patiently(
+            lambda: self._host.tctl("auth", "sign", "--format=tls", f"--user={name}", f"--out={out}", "--ttl=8h")
+        )
         files = Credentials(*(self._folder / f"{secrets.token_hex(4)}.{end}" for end in ("crt", "key", "cas")))
         for file in files:
             file.touch(mode=0o600)
