@@ -1,0 +1,654 @@
+"""`sidecar check` against both simulators: what the operator reads, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from sidecar import check
+from sidecar.check import Finding, to_lines
+from sidecar.config import Config, load
+from sidecar.record import Record, encode
+from sidecar.simulator.auth_roles import PLUGIN_DATA, REQUEST
+from sidecar.simulator.mattermost import Answer, MattermostServer
+from sidecar.simulator.pki import ClusterPki
+from sidecar.teleport.x509 import read_certificate
+from tests import world as worlds
+from tests.mattermost_peer import SILENCE, always, answer, http_peer, serving
+from tests.world import World
+
+WHOLE = 30.0
+
+
+@asynccontextmanager
+async def world(folder: Path, **versions: str) -> AsyncIterator[World]:
+    """Both servers, and files as a careful operator leaves them."""
+    async with worlds.world(folder, **versions) as here:
+        here.token_file.chmod(0o600)
+        yield here
+
+
+async def found(config: Config, send_test: str = "") -> dict[str, list[Finding]]:
+    """The findings by id; a check that takes longer than it promises fails the test."""
+    with trio.fail_after(WHOLE):
+        findings, _ = await check.run(config, send_test=send_test)
+    by_id: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_id.setdefault(finding.id, []).append(finding)
+    return by_id
+
+
+async def read(config: Config) -> str:
+    """What stands on the terminal and is not ok; the stock certificate's warning left out."""
+    with trio.fail_after(WHOLE):
+        findings, _ = await check.run(config)
+    told = [one for one in findings if one.status != "ok" and not one.id.startswith("teleport.names")]
+    return "\n".join(line for one in told for line in to_lines(one))
+
+
+def quiet(here: World) -> None:
+    """Nothing was posted, recorded, reviewed or decided."""
+    assert not [post for post in here.chat.all_posts.values() if not post.type]
+    assert not here.auth.find_plugin_data()
+    assert all(not request.reviews and request.state == "PENDING" for request in here.auth.requests())
+
+
+@pytest.mark.parametrize(("version", "chat_version"), [("7.0.0-dev", "5.37.0"), ("18.11.0", "11.0.0")])
+async def test_all_is_well(tmp_path: Path, version: str, chat_version: str) -> None:
+    """Each check has its line, in the order of the way that a message takes."""
+    async with world(tmp_path, version=version, chat_version=chat_version) as here:
+        here.ask()
+        with trio.fail_after(WHOLE):
+            findings, _ = await check.run(here.config())
+        assert [(one.id, one.status) for one in findings if not one.id.startswith("teleport.names")] == [
+            ("teleport.file", "ok"),
+            ("teleport.file", "ok"),
+            ("teleport.file", "ok"),
+            ("mattermost.token.file", "ok"),
+            ("teleport.certificate", "ok"),
+            ("teleport.certificate.expires_today", "warning"),
+            ("teleport.key", "ok"),
+            ("teleport.authorities", "ok"),
+            ("teleport.handshake", "ok"),
+            ("teleport.server", "ok"),
+            ("teleport.client", "ok"),
+            ("teleport.ping", "ok"),
+            ("teleport.rights.watch", "ok"),
+            ("teleport.rights.list", "ok"),
+            ("teleport.rights.plugin_data.read", "ok"),
+            ("teleport.rights.plugin_data.update", "ok"),
+            ("mattermost.reach", "ok"),
+            ("mattermost.bot", "ok"),
+            ("mattermost.clock", "ok"),
+            ("mattermost.version", "ok"),
+            ("recipient", "ok"),
+        ]
+        assert [
+            one.message for one in findings if one.id in {"teleport.ping", "teleport.rights.list", "recipient"}
+        ] == [
+            f"Teleport {version} of cluster example.com answers.",
+            "Teleport lists 1 access requests, 1 of them pending.",
+            "The bot is in it and may post.",
+        ]
+        quiet(here)
+
+
+@pytest.mark.parametrize("mode", ["reviewer", "plugin", "state", "on_behalf"])
+async def test_nothing_is_posted_saved_or_decided(tmp_path: Path, mode: str) -> None:
+    """Rights are tried, and every try must come to nothing; also with all rights there are."""
+    async with world(tmp_path, version="18.11.0") as here:
+        request_id = here.ask()[0]
+        here.auth.add_role(
+            "access-plugin",
+            review_roles=["dbadmin"],
+            submit_for_users=["*"],
+            rules={REQUEST: ("list", "read", "update"), PLUGIN_DATA: ("list", "read", "update")},
+        )
+        here.auth.advanced_workflows = mode != "state"
+        by_id = await found(deciding(here, mode))
+        assert not [one for ones in by_id.values() for one in ones if one.status == "failure"]
+        assert here.auth.request(request_id) is not None
+        quiet(here)
+
+
+def deciding(here: World, mode: str, **changes: str) -> Config:
+    """A configuration by which Alice and Ivan decide."""
+    folder = here.folder / "reviewers"
+    if not folder.exists():
+        for name in ("alice@example.com", "ivan@example.com"):
+            here.auth.write_credentials(folder, name, name=name)
+    policy = '{ reviewers = ["alice@example.com", "ivan@example.com"], approvals = 2, denials = 1 }'
+    settings = {
+        "reviews__submit_as": mode,
+        "reviews__identities": str(folder),
+        "reviews__policy": f'{{ "*" = {policy} }}',
+        "reviewers__alice": f'{{ id = "{here.alice.id}", user = "alice@example.com" }}',
+        "reviewers__ivan": "ivan@example.com",
+    }
+    return here.config(**(settings | changes))
+
+
+async def test_ten_things_wrong_are_ten_lines(tmp_path: Path) -> None:
+    """One run names them all: nobody mends a sidecar one error at a time."""
+    async with world(tmp_path) as here:
+        here.auth.add_role("access-plugin", rules={REQUEST: ("read",)})
+        here.token_file.chmod(0o644)
+        here.chat.set_roles(here.bot, "system_user system_admin")
+        here.chat.clock_offset = 120.0
+        here.chat.configure(RestrictDirectMessage="team")
+        archive = here.chat.add_channel(here.team, "old", members=[here.bot])
+        here.chat.archive(archive)
+        here.chat.add_channel(here.team, "team-leads", display_name="Team Leads", members=[here.bot])
+        config = here.config(
+            mattermost__recipients=f'["{archive.id}", "ops/Team Leads", "@nobody", "ops/access-requests"]',
+            reviews__submit_as="plugin",
+            reviews__policy='{ "*" = { reviewers = ["alice@example.com"], approvals = 1, denials = 1 } }',
+            reviewers__alicia="alice@example.com",
+        )
+        told = await read(config)
+        assert told == ten_lines(here, archive.id)
+        quiet(here)
+
+
+def ten_lines(here: World, archived: str) -> str:
+    addr, url = here.auth.addr, here.chat.url
+    left = "11 hours"
+    until = time.strftime(
+        "%Y-%m-%d %H:%M:%S", time.gmtime(read_certificate(here.credentials.crt.read_bytes()).not_after)
+    )
+    return f"""\
+warning reviewers: alicia named without an id; a renamed Mattermost user could take the name
+        sidecar check --pin prints the table with the ids.
+warning {here.token_file}: Every user of this machine can reach the bot's token (mode 0644).
+        chmod 600 {here.token_file}
+warning client_crt: Our certificate expires on {until} UTC, in {left}; tbot would renew it by itself.
+        Do it now: Sign new credentials on the Auth Service host and put the three files in place: \
+tctl auth sign --format=tls --user=access-plugin --ttl=8760h --out=auth
+FAILURE {addr}: We may not list access requests, and Teleport hides them without an error: access denied to perform \
+action "list" on "access_plugin_data", which list on access_request would allow.
+        Add to allow.rules of the role access-plugin; sidecar configure --rbac prints all of it:
+          - resources: [access_request]
+            verbs: [list, read]
+FAILURE {addr}: We may not read plugin data: access denied to perform action "list" on "access_plugin_data".
+        Add to allow.rules of the role access-plugin; sidecar configure --rbac prints all of it:
+          - resources: [access_plugin_data]
+            verbs: [list, read, update]
+FAILURE {addr}: We may not save plugin data, where the sidecar remembers what it posted: access denied to perform \
+action "update" on "access_plugin_data".
+        Add to allow.rules of the role access-plugin; sidecar configure --rbac prints all of it:
+          - resources: [access_plugin_data]
+            verbs: [list, read, update]
+FAILURE access-plugin: Teleport would refuse: user "access-plugin" cannot submit reviews.
+        Add to allow of the role access-plugin:
+          review_requests:
+            roles: [dbadmin]
+warning @teleport: The account is a system administrator; the sidecar needs no more than a member of its channels.
+        Give it the role of a plain member.
+warning {url}: The clock of Mattermost is 120 s ahead of ours.
+        Compare `date -u` on both hosts and let NTP set them.
+warning {url}: Direct messages reach only those who share a team with the bot (RestrictDirectMessage).
+        Put the bot on the teams of all whom it writes to.
+FAILURE {archived}: The channel is archived.
+        Unarchive the channel, or name another one.
+FAILURE ops/Team Leads: URL names are needed, as they stand in the channel's link; did you mean ops/team-leads?
+        Write team/channel as in the channel's address, ~channel, @username, an email address or an id.
+FAILURE @nobody: There is no such user.
+        Write it as it stands in the channel's address, team/channel; a private channel shows itself only once the bot \
+is in it: /invite @teleport
+FAILURE @alicia: There is no user of this name.
+        Correct the line in [reviewers]: the Mattermost username on the left, best with the user's id."""
+
+
+# Teleport
+
+
+async def test_watch_denied_names_the_rule(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.auth.add_role("access-plugin", rules={REQUEST: ("list",), PLUGIN_DATA: ("update", "list", "read")})
+        (finding,) = (await found(here.config()))["teleport.rights.watch"]
+        assert (finding.status, finding.message) == (
+            "failure",
+            'We may not watch access requests: access denied to perform action "read" on "access_request".',
+        )
+        assert finding.fix.splitlines()[1:] == ["  - resources: [access_request]", "    verbs: [list, read]"]
+
+
+async def test_a_list_without_the_right_is_betrayed_by_records(tmp_path: Path) -> None:
+    """The role may list plugin data but not requests: Teleport shows none, and says nothing."""
+    async with world(tmp_path) as here:
+        request_id = here.ask()[0]
+        here.auth.write_plugin_data(request_id, {"tm": record(exp=time.time() + 600)})
+        here.auth.add_role("access-plugin", rules={REQUEST: ("read",), PLUGIN_DATA: ("list", "read", "update")})
+        by_id = await found(here.config())
+        (finding,) = by_id["teleport.rights.list"]
+        assert finding.status == "failure"
+        assert finding.message == (
+            "Teleport lists no access request, but 1 of those that the sidecar announced should be there: without the "
+            "verb list Teleport hides them without an error."
+        )
+
+
+def record(*, exp: float) -> str:
+    """The sidecar's own record of an announced request."""
+    return encode(Record(seed="s", owner="", at=int(time.time()), exp=int(exp), seen=("PENDING", 0), posts=()))
+
+
+async def test_the_official_plugin_under_our_name_is_noticed(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        ours, theirs = here.ask(2)
+        here.auth.write_plugin_data(ours, {"tm": record(exp=time.time() + 600), "messages": "c/p", "user": "bob"})
+        here.auth.write_plugin_data(theirs, {"user": "bob", "messages": "c/p"})
+        (finding,) = (await found(here.config()))["teleport.official_plugin"]
+        assert finding == Finding(
+            "teleport.official_plugin",
+            "warning",
+            "mattermost",
+            "The official plugin has announced 1 of today's access requests under the plugin name mattermost, the last "
+            "of them made 0 minutes ago.",
+            "Never run both under one plugin name: stop the official plugin (systemctl stop teleport-mattermost), or "
+            "set plugin_name in [teleport]. If it is stopped already, all is well: the sidecar takes its requests "
+            "over.",
+        )
+        assert "teleport.official_plugin" not in await found(here.config(teleport__plugin_name="sidecar"))
+
+
+async def test_an_old_teleport_is_refused(tmp_path: Path) -> None:
+    async with world(tmp_path, version="6.2.0") as here:
+        (finding,) = (await found(here.config()))["teleport.version.too_old"]
+        assert finding.message == "Teleport 6.2.0 is older than 7, the oldest that the sidecar knows."
+
+
+async def test_the_preflight_s_failures_are_here_too(tmp_path: Path) -> None:
+    """And what could not be checked because of them is said."""
+    async with world(tmp_path) as here:
+        other = ClusterPki("other.example.com").write_credentials(
+            tmp_path / "other", "access-plugin", ["access-plugin"]
+        )
+        by_id = await found(
+            here.config(
+                teleport__client_crt=str(other.crt),
+                teleport__client_key=str(other.key),
+                teleport__root_cas=str(other.cas),
+            )
+        )
+        (finding,) = by_id["teleport.server.other_cluster"]
+        assert finding.message == (
+            f"The Auth Service at {here.auth.addr} belongs to cluster example.com; our certificate is of cluster "
+            "other.example.com."
+        )
+        assert by_id["teleport.unchecked"][0].message == (
+            "Not checked, because the Auth Service cannot be used: its version, our rights, plugin data."
+        )
+        assert by_id["recipient"][0].status == "ok"
+
+
+async def test_rights_are_checked_though_the_name_is_refused(tmp_path: Path) -> None:
+    """On `verify = "hostname"` and a stock cluster: the documented error, and all else besides."""
+    async with world(tmp_path) as here:
+        by_id = await found(here.config(teleport__verify="hostname"))
+        (finding,) = by_id["teleport.names.no_ip_sans"]
+        assert finding.status == "failure"
+        assert finding.message.startswith("x509: cannot validate certificate for 127.0.0.1")
+        assert by_id["teleport.rights.watch"][0].status == "ok"
+
+
+async def test_a_missing_file_is_said_once(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.credentials.key.unlink()
+        told = await read(here.config())
+        assert told.splitlines()[0] == f"FAILURE {here.credentials.key}: There is no file {here.credentials.key}."
+        assert told.splitlines()[-1] == (
+            f"warning {here.auth.addr}: Not checked, because our credentials cannot be read: the connection, our "
+            "rights, plugin data."
+        )
+
+
+async def test_one_file_is_enough(tmp_path: Path) -> None:
+    """`identity` stands for the three files."""
+    async with world(tmp_path) as here:
+        parts = (here.credentials.key, here.credentials.crt, here.credentials.cas)
+        identity = tmp_path / "auth.pem"
+        identity.touch(mode=0o600)
+        identity.write_bytes(b"".join(part.read_bytes() for part in parts))
+        flags = {
+            key: value
+            for key, value in here.settings().items()
+            if key[:15] not in {"teleport.client", "teleport.root_ca"}
+        }
+        config = load(None, {}, flags | {"teleport.identity": str(identity)})
+        by_id = await found(config)
+        assert by_id["teleport.rights.watch"][0].status == "ok"
+        assert [one.subject for one in by_id["teleport.file"]] == [str(identity)]
+
+
+async def test_a_hung_auth_service_is_named_call_by_call(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.auth.faults.hang("Ping", "WatchEvents", "GetAccessRequestsV2", "GetAccessRequests", "UpdatePluginData")
+        by_id = await found(here.config(reviews__submit_as="reviewer", reviews__identities=str(tmp_path)))
+        assert by_id["teleport.rights.watch.timeout"][0].message == (
+            "The watch of access requests did not begin within 7 s."
+        )
+        assert "teleport.ping.deadline_exceeded" in by_id
+        assert "teleport.rights.list.timeout" in by_id
+        assert "teleport.rights.plugin_data.timeout" in by_id
+        assert by_id["teleport.rights.plugin_data.read"][0].status == "ok"
+        assert by_id["teleport.unchecked"][0].message == (
+            "Not checked, because Teleport did not say what it is: whether we may submit reviews."
+        )
+        here.auth.faults.release()
+
+
+async def test_everything_silent_ends_in_time(tmp_path: Path) -> None:
+    """Neither peer ever answers; the check does."""
+    files = ClusterPki().write_credentials(tmp_path, "access-plugin", ["access-plugin"])
+    token = tmp_path / "token"
+    token.write_text("secret-token")
+
+    async def keep_silent(*_: trio.abc.Stream) -> None:
+        await trio.sleep_forever()
+
+    async with http_peer(always(SILENCE)) as chat, serving(keep_silent) as port:
+        config = load(
+            None,
+            {},
+            {
+                "teleport.addr": f"127.0.0.1:{port}",
+                "teleport.client_crt": str(files.crt),
+                "teleport.client_key": str(files.key),
+                "teleport.root_cas": str(files.cas),
+                "mattermost.url": chat.url,
+                "mattermost.token_file": str(token),
+                "mattermost.recipients": "ops/requests",
+            },
+        )
+        by_id = await found(config)
+    assert "teleport.handshake.timeout" in by_id
+    assert by_id["mattermost.reach.timeout"][0].message == "No answer within 5 s."
+    assert by_id["mattermost.unchecked"][0].message == (
+        "Not checked, because Mattermost did not say who we are: its settings, the recipients, the reviewers."
+    )
+
+
+# Mattermost
+
+
+async def test_a_refused_token_is_not_a_lost_mattermost(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.chat.disable_token(here.bot)
+        by_id = await found(here.config())
+        assert by_id["mattermost.reach"][0].status == "ok"
+        (finding,) = by_id["mattermost.token.refused"]
+        assert (finding.subject, finding.message) == (
+            str(here.token_file),
+            "Mattermost does not accept this token.",
+        )
+
+
+async def test_without_a_token_the_way_is_checked_all_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.token_file.unlink()
+        by_id = await found(here.config())
+        assert [(one.status, one.message) for one in by_id["mattermost.token.file"]] == [
+            ("failure", "the token cannot be read: No such file or directory")
+        ]
+        assert by_id["mattermost.reach"][0].status == "ok"
+        assert "mattermost.token.refused" not in by_id
+
+
+async def test_an_unknown_authority_names_ca_file(tmp_path: Path, ca: trustme.CA) -> None:
+    """And with it all is well."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(server)
+    authority = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(authority)
+    async with world(tmp_path) as here, trio.open_nursery() as nursery:
+        secure = MattermostServer(ssl_context=server)
+        bot = secure.add_bot("teleport")
+        team = secure.add_team("ops", members=[bot])
+        secure.add_channel(team, "access-requests", members=[bot])
+        await nursery.start(secure.serve)
+        here.token_file.write_text(bot.token)
+        by_id = await found(here.config(mattermost__url=secure.url))
+        (finding,) = by_id["mattermost.reach.tls"]
+        assert finding.message.startswith(f"The certificate of {secure.url} is not accepted")
+        assert finding.message.endswith("name its certificate authority in mattermost.ca_file.")
+        by_id = await found(here.config(mattermost__url=secure.url, mattermost__ca_file=str(authority)))
+        assert by_id["recipient"][0].status == "ok"
+        authority.write_text("no PEM")
+        by_id = await found(here.config(mattermost__url=secure.url, mattermost__ca_file=str(authority)))
+        assert by_id["mattermost.ca_file"][0].status == "failure"
+        assert "mattermost.reach.tls" in by_id
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_page_that_is_no_mattermost(tmp_path: Path) -> None:
+    async with world(tmp_path) as here, http_peer(always(answer(404, b"<html>", kind="text/html"))) as other:
+        (finding,) = (await found(here.config(mattermost__url=other.url)))["mattermost.reach.not_mattermost"]
+        assert finding.fix == "Set mattermost.url to the address of Mattermost, with its path where it has one."
+
+
+async def test_a_person_s_token_and_post_all_are_told(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.chat.set_roles(here.alice, "system_user system_post_all")
+        here.token_file.write_text(here.alice.token)
+        by_id = await found(here.config())
+        assert by_id["mattermost.bot.person"][0].status == "warning"
+        assert by_id["mattermost.bot.post_all"][0].status == "ok"
+
+
+async def test_a_channel_that_takes_no_posts(tmp_path: Path) -> None:
+    """Membership alone is no permission; what Mattermost says to a post is, and none is made."""
+    async with world(tmp_path) as here:
+        refusal = Answer(403, {"id": "api.context.permissions.app_error", "status_code": 403})
+        here.chat.fail(method="POST", path="/api/v4/posts", answer=refusal, times=None)
+        (finding,) = (await found(here.config()))["recipient.cannot_post"]
+        assert finding.message == (
+            "The bot may not post there: Mattermost would answer 403 api.context.permissions.app_error."
+        )
+
+
+async def test_hidden_addresses_matter_where_people_are_found_by_them(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.chat.configure(ShowEmailAddress="false")
+        by_id = await found(here.config(mattermost__recipients='["alice@example.com"]'))
+        assert by_id["mattermost.email_addresses"][0].status == "warning"
+        assert by_id["recipient.forbidden"][0].message == (
+            "Mattermost hides e-mail addresses (PrivacySettings.ShowEmailAddress); name @username."
+        )
+        assert "mattermost.email_addresses" not in await found(here.config(mattermost__suggested_reviewers="off"))
+
+
+async def test_requesters_are_a_warning_at_most(tmp_path: Path) -> None:
+    """People leave; one of them must not stop a roll-out. A line reads either way, and one reading is enough."""
+    async with world(tmp_path) as here:
+        by_id = await found(
+            here.config(
+                mattermost__notify_requester="true",
+                requesters__bob="bob@corp.example.com",
+                requesters__gone="gone@x.example",
+            )
+        )
+        assert [one.subject for one in by_id["requester"]] == ["@bob"]
+        (finding,) = by_id["requester.not_found"]
+        assert (finding.status, finding.subject) == ("warning", "gone@x.example")
+
+
+async def test_a_test_message_is_sent_only_when_asked_for(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        (finding,) = (await found(here.config(), "ops/access-requests"))["mattermost.send_test"]
+        (post,) = here.cards()
+        assert finding.message == f"The test message stands at {here.chat.url}/_redirect/pl/{post.id}"
+        assert "sidecar check --send-test" in post.message
+        (finding,) = (await found(here.config(), "@nobody"))["mattermost.send_test"]
+        assert finding.message == "The test message was not sent: @nobody: there is no such user."
+
+
+# Decisions
+
+
+async def test_reviewers_credentials_and_accounts_are_well(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        by_id = await found(deciding(here, "reviewer"))
+        assert [one.message for one in by_id["reviewer.rights"]] == [
+            "Teleport accepts the credentials of alice@example.com and would take a review.",
+            "Teleport accepts the credentials of ivan@example.com and would take a review.",
+        ]
+        assert [one.subject for one in by_id["reviewer.account"]] == ["@alice", "@ivan"]
+
+
+async def test_each_thing_wrong_with_reviewers_has_its_sentence(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        config = deciding(here, "reviewer")
+        folder = tmp_path / "reviewers"
+        (folder / "alice@example.com.key").chmod(0o640)
+        here.auth.write_credentials(folder, "bob@example.com", name="ivan@example.com")
+        here.chat.rename(here.alice, "alice.s")
+        here.chat.deactivate(here.ivan)
+        by_id = await found(config)
+        first, second = by_id["reviewer.credential.refused"]
+        assert first.message == "Others may read alice@example.com.key: its mode must be 0600."
+        assert first.fix == f"chmod 600 {folder}/alice@example.com.key"
+        assert second.message == "The certificate in ivan@example.com.crt is not ivan@example.com's."
+        assert "tctl auth sign --format=tls --user=ivan@example.com" in second.fix
+        (renamed,) = by_id["reviewer.account.renamed"]
+        assert renamed.fix == f'"alice.s" = {{ id = "{here.alice.id}", user = "alice@example.com" }}'
+        assert by_id["reviewer.account.deactivated"][0].subject == "@ivan"
+
+
+async def test_a_reviewer_without_rights_or_with_a_second_factor(tmp_path: Path) -> None:
+    """Teleport's own words, before a decision is lost on them."""
+    async with world(tmp_path, version="16.0.0") as here:
+        config = deciding(here, "reviewer")
+        here.auth.add_role("reviewer")
+        (first, _) = (await found(config))["reviewer.rights.not_allowed"]
+        assert first.message == 'Teleport would refuse: user "alice@example.com" cannot submit reviews.'
+        here.auth.add_role("reviewer", review_roles=["dbadmin"])
+        here.auth.mfa_required = True
+        here.auth.write_credentials(
+            tmp_path / "reviewers", "alice@example.com", name="alice@example.com", impersonator=""
+        )
+        (mfa,) = (await found(config))["reviewer.rights.mfa_required"]
+        assert mfa.subject == "alice@example.com"
+        assert mfa.fix.startswith("Sign the credentials by tctl auth sign on the Auth Service host itself")
+
+
+async def test_credentials_that_nobody_needs_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        config = deciding(here, "reviewer")
+        here.auth.write_credentials(tmp_path / "reviewers", "bob@example.com", name="bob@example.com")
+        (unused,) = (await found(config))["reviews.identities.unused"]
+        assert unused.message == "It holds credentials of bob@example.com, whom [reviewers] does not name."
+        by_id = await found(deciding(here, "reviewer", reviews__identities=str(tmp_path / "nowhere")))
+        assert by_id["reviews.identities"][0].message == "There is no such folder."
+        assert len(by_id["reviewer.credential.refused"]) == 2
+
+
+async def test_a_certificate_that_ends_soon(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        config = deciding(here, "reviewer")
+        ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=5, hours=1)
+        here.auth.pki.write_credentials(
+            tmp_path / "reviewers", "ivan@example.com", ["reviewer"], name="ivan@example.com", not_after=ends
+        )
+        messages = [one.message for one in (await found(config))["reviewer.credential.expires_soon"]]
+        assert messages == ["The certificate expires in 11 hours.", "The certificate expires in 5 days."]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((True, {}), "Ping says AdvancedAccessWorkflows (feature 7)."),
+        ((False, {"AccessRequests": True}), "Ping names an enabled entitlement (field 35)."),
+    ],
+)
+async def test_state_is_refused_where_teleport_has_reviews(
+    tmp_path: Path, flags: tuple[bool, dict[str, bool]], said: str
+) -> None:
+    async with world(tmp_path, version="18.0.0") as here:
+        here.auth.advanced_workflows, here.auth.entitlements = flags
+        (finding,) = (await found(deciding(here, "state")))["reviews.state.edition"]
+        assert finding.status == "failure"
+        assert finding.message.endswith(said)
+
+
+async def test_state_needs_the_verb_update(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.auth.advanced_workflows = False
+        by_id = await found(deciding(here, "state"))
+        assert by_id["reviews.state.edition"][0].status == "ok"
+        (finding,) = by_id["teleport.rights.state.not_allowed"]
+        assert finding.fix.endswith("  - resources: [access_request]\n    verbs: [list, read, update]")
+
+
+async def test_a_community_edition_takes_no_reviews(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.auth.advanced_workflows = False
+        assert (await found(deciding(here, "reviewer")))["reviews.edition"][0].status == "warning"
+
+
+async def test_on_behalf_needs_its_version_and_its_right(tmp_path: Path) -> None:
+    async with world(tmp_path, version="16.0.0") as here:
+        by_id = await found(deciding(here, "on_behalf"))
+        assert by_id["reviews.on_behalf.version"][0].message == (
+            '"on_behalf" needs Teleport 18.11 or newer; this is 16.0.0.'
+        )
+        assert "reviewer.rights" not in by_id
+    async with world(tmp_path, version="18.11.0") as here:
+        here.auth.add_role(
+            "access-plugin",
+            rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)},
+            submit_for_users=["alice@example.com"],
+        )
+        by_id = await found(deciding(here, "on_behalf"))
+        assert [one.subject for one in by_id["reviewer.rights"]] == ["alice@example.com"]
+        (finding,) = by_id["reviewer.rights.not_allowed"]
+        assert finding.fix.endswith("submit_for_users: [ivan@example.com]")
+
+
+async def test_identity_by_email_is_refused_where_addresses_prove_nothing(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        config = deciding(here, "reviewer", reviews__identity="email")
+        (finding,) = (await found(config))["reviews.identity.unsafe"]
+        assert finding.message.startswith("Anybody can give themselves a reviewer's address")
+        here.chat.configure(RequireEmailVerification="true")
+        assert (await found(config))["reviews.identity"][0].status == "ok"
+
+
+async def test_pin_prints_what_can_be_pasted(tmp_path: Path) -> None:
+    """A table of names becomes one of ids, and the configuration takes it."""
+    async with world(tmp_path) as here:
+        here.chat.add_user("dots.and-dashes")
+        names = {"alice": "alice@example.com", "dots.and-dashes": "d", "nobody": "n@example.com"}
+        config = here.config(**{f"reviewers__{name}": user for name, user in names.items()})
+        _, accounts = await check.run(config)
+        table = check.to_toml(accounts)
+        assert table.splitlines()[2] == '# nobody: no such user in Mattermost, or not asked; was for "n@example.com"'
+        path = tmp_path / "pinned.toml"
+        path.write_text(f"[reviewers]\n{table}\n")
+        pinned = load(path, {}, here.settings()).reviewers
+        assert {name: (one.user, one.id) for name, one in pinned.items()} == {
+            "alice": ("alice@example.com", here.alice.id),
+            "dots.and-dashes": ("d", here.chat.user_by_name("dots.and-dashes").id),  # type: ignore[union-attr]
+        }
+
+
+async def test_json_has_the_promised_shape(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.chat.archive(here.channel)
+        findings, _ = await check.run(here.config())
+        document = json.loads(check.to_json(findings))
+        assert list(document) == ["ok", "checks"]
+        assert document["ok"] is False
+        assert all(list(one) == ["id", "status", "subject", "message", "fix"] for one in document["checks"])
+        assert {one["status"] for one in document["checks"]} == {"ok", "warning", "failure"}
+        assert all(one["fix"] for one in document["checks"] if one["status"] == "failure")
+        assert here.bot.token not in json.dumps(document)
