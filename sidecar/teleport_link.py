@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Closing a connection waits for nobody; the limit only says so.
+CLOSE_SECONDS = 5.0
 # A watch that the server dropped is opened again on the same connection.
 DROPPED = frozenset({"closed", "overflow"})
 
@@ -60,10 +62,6 @@ class _Standing(NamedTuple):
     client: Auth
     info: Ping
     stack: AsyncExitStack
-
-    async def close(self) -> None:
-        with trio.CancelScope(shield=True):
-            await self.stack.aclose()
 
 
 class TeleportLink:
@@ -111,7 +109,8 @@ class TeleportLink:
                 finally:
                     self._client = None
                     self._connected = trio.Event()
-                    await standing.close()
+                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                        await standing.stack.aclose()
 
     async def _open(self) -> _Standing:
         """A connection that was proven: the server answers, and grants the watch."""
@@ -120,7 +119,7 @@ class TeleportLink:
             client = await stack.enter_async_context(self._connect())
             return _Standing(client, await client.ping(), stack)
         except BaseException:
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await stack.aclose()
             raise
 
@@ -162,7 +161,8 @@ class TeleportLink:
             async with self._initialised(standing.client):
                 log.info("credentials.replaced")
         except BaseException:
-            await standing.close()
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await standing.stack.aclose()
             raise
         return standing
 
@@ -171,7 +171,8 @@ class TeleportLink:
         try:
             await trio.sleep(self._times.call)
         finally:
-            await standing.close()
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await standing.stack.aclose()
 
     def quiesce(self) -> None:
         """Take nothing more in; the connection stays for workers."""
@@ -249,7 +250,8 @@ class TeleportLink:
         try:
             yield events
         finally:
-            await watch.__aexit__(None, None, None)
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await watch.__aexit__(None, None, None)
 
     def _take(self, event: Put | Delete) -> None:
         kind = "put" if isinstance(event, Put) else "delete"
