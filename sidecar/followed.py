@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sidecar.delivery import Doubts
     from sidecar.judge import Expression
     from sidecar.model import AccessRequest, Delete, PluginData
+    from sidecar.review import Answer
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ class Entry:
     """A followed request between two looks; small, because there may be 50,000."""
 
     __slots__ = (
-        "absent", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign", "gone",
-        "heard", "id", "known", "mark", "queued", "request", "retries", "retry_at", "silent", "text", "touched",
-        "version", "wake",
+        "absent", "answers", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign",
+        "gone", "heard", "hinted", "id", "known", "mark", "own", "queued", "request", "retries", "retry_at", "silent",
+        "text", "touched", "version", "wake",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -76,11 +77,15 @@ class Entry:
         self.gone = self.absent = False
         # Resolved before anybody announced it: nobody is told.
         self.silent = False
-        # The cards on which decisions are heard, as (post, channel); whether all that was said is judged; and the
-        # direct messages that name the request.
+        # The cards on which decisions are heard, as (post, channel), and the channel where the requester is told;
+        # whether all that was said is judged; whether something was said during the look that is under way; the direct
+        # messages that name the request; and the answers that nobody could be given yet.
         self.cards: tuple[tuple[str, str], ...] = ()
+        self.own = ""
         self.heard = True
+        self.hinted = False
         self.direct: tuple[Expression, ...] = ()
+        self.answers: tuple[Answer, ...] = ()
 
     def remember(self, text: str) -> None:
         """Keep the record text that Teleport has, where it is small enough."""
@@ -206,6 +211,7 @@ class Followed:
     def show_cards(self, entry: Entry, record: Record) -> None:
         """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
         cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
+        entry.own = next((slot.c for slot in record.posts if slot.k == "requester" and slot.p), "")
         if cards == entry.cards or entry.id not in self._entries:
             return
         self._hide_cards(entry)
@@ -220,19 +226,30 @@ class Followed:
         """Something was said on this post: if it is a card, look at what stands there."""
         entry = self._entries.get(self._cards.get(post_id, ""))
         if entry is not None:
-            entry.heard = False
-            self.enqueue(entry)
+            self._hint(entry)
             return
         if len(self._early) >= EARLY_HINTS:
             del self._early[next(iter(self._early))]
         self._early[post_id] = None
 
-    def tell(self, request_id: str, expression: Expression) -> None:
-        """Somebody decided about this request in a direct message."""
+    def tell(self, request_id: str, expression: Expression) -> bool:
+        """Somebody decided about this request in a direct message; False where too many wait to be judged."""
         entry = self._entries.get(request_id)
-        if entry is not None and expression not in entry.direct:
-            entry.direct = (*entry.direct[-DIRECT_MESSAGES:], expression)
-            entry.heard = False
+        if entry is None:
+            return False
+        if expression not in entry.direct:
+            if len(entry.direct) >= DIRECT_MESSAGES:
+                return False
+            entry.direct = (*entry.direct, expression)
+        self._hint(entry)
+        return True
+
+    def _hint(self, entry: Entry) -> None:
+        """Listen again. A look that is under way is not called off for it: people could keep it from ever ending."""
+        entry.heard = False
+        if entry.busy:
+            entry.hinted = True
+        else:
             self.enqueue(entry)
 
     def open_cards(self) -> dict[str, str]:
@@ -245,11 +262,14 @@ class Followed:
         }
 
     def open_requests(self) -> dict[str, tuple[str, ...]]:
-        """Request id -> the channels of its cards, of all requests that are not resolved and announced somewhere."""
+        """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
+
+        The oldest comes first.
+        """
         return {
-            entry.id: tuple(channel for _, channel in entry.cards)
+            entry.id: (*dict.fromkeys(channel for _, channel in entry.cards), *([entry.own] if entry.own else []))
             for entry in self._entries.values()
-            if entry.cards and entry.version.rank <= 0
+            if (entry.cards or entry.own) and entry.version.rank <= 0
         }
 
     def _hide_cards(self, entry: Entry) -> None:
@@ -271,8 +291,8 @@ class Followed:
     def release(self, entry: Entry) -> None:
         """The look is over; what came in meanwhile is the next one."""
         entry.busy = False
-        if entry.dirty and entry.id in self._entries:
-            entry.dirty = False
+        again, entry.dirty, entry.hinted = entry.dirty or entry.hinted, False, False
+        if again and entry.id in self._entries:
             self.enqueue(entry)
 
     def enqueue(self, entry: Entry) -> None:

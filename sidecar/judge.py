@@ -32,9 +32,13 @@ FORGED = frozenset({
     "override_icon_emoji", "webhook_display_name", "ai_generated_by",
 })  # fmt: skip
 
-# One person's, and everybody's, verdicts in one ledger; who goes on after that is not heard on this request.
+# One person's verdicts in one ledger; who goes on after that is not heard on this request.
 MOST_BY_ONE = 20
-MOST_BY_ALL = 300
+# Strangers (anybody can join a public channel) and all together: 100 KB of the 1 MB that Teleport stores.
+MOST_STRANGERS = 200
+MOST_BY_ALL = 1000
+# The ledger's word for "whatever this person said until then".
+ANYTHING = "*"
 
 STATES: Mapping[str, str] = {"approve": APPROVED, "deny": DENIED}
 
@@ -63,11 +67,21 @@ class Expression(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Person(msgspec.Struct, frozen=True):
-    """Who a Mattermost user is on Teleport; `problem` says why they are nobody."""
+    """Who a Mattermost user is on Teleport; `problem` says why they are nobody.
+
+    `username` is for addressing them and proves nothing. `also` are other Teleport users that the operator's table of
+    requesters gives to the same account: its requests are theirs.
+    """
 
     user_id: str
     teleport_user: str = ""
     problem: str = ""
+    username: str = ""
+    also: tuple[str, ...] = ()
+
+    def asked_for(self, request: AccessRequest) -> bool:
+        """Whether the request is this person's own. Addresses are compared without case: some servers keep it."""
+        return request.user.casefold() in {user.casefold() for user in (self.teleport_user, *self.also)}
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -105,6 +119,11 @@ class Verdict(msgspec.Struct, frozen=True):
 ACCEPTED = "accepted"
 # Outcomes under which an expression goes on counting towards a quorum.
 COUNTED = "counted"
+
+
+def key_of(expression: Expression) -> tuple[str, str, str, int]:
+    """What makes it the same expression: who, what, where and when."""
+    return expression.user_id, expression.verb, expression.source, expression.at
 
 
 def read_reactions(slot: Slot, reactions: Iterable[Reaction], rules: Rules, bot_id: str) -> list[Expression]:
@@ -180,13 +199,38 @@ def unjudged(expressions: Iterable[Expression], ledger: tuple[LedgerEntry, ...])
         judged[key] = max(at, judged.get(key, 0))
     by_user = Counter(entry[0] for entry in ledger)
     fresh = []
-    for expression in sorted(expressions, key=lambda one: (one.at, one.post_id, one.verb)):
+    for expression in sorted(set(expressions), key=_order):
         known = judged.get((expression.user_id, expression.verb, expression.source), -1)
+        refused_until = judged.get((expression.user_id, ANYTHING, ANYTHING), -1)
         room = by_user[expression.user_id] < MOST_BY_ONE and by_user.total() < MOST_BY_ALL
-        if expression.at > known and (room or known >= 0):
+        if expression.at > max(known, refused_until) and (room or known >= 0):
             fresh.append(expression)
             by_user[expression.user_id] += known < 0
     return fresh
+
+
+def with_room(
+    fresh: Iterable[Expression], people: Mapping[str, Person], ledger: tuple[LedgerEntry, ...]
+) -> list[Expression]:
+    """Leave out strangers beyond those that a ledger has room for: they must not crowd out the reviewers."""
+    strangers = {entry[0] for entry in ledger if entry[1] == ANYTHING}
+    kept = []
+    for expression in fresh:
+        person = people.get(expression.user_id)
+        if person is None or person.problem:
+            if expression.user_id not in strangers and len(strangers) >= MOST_STRANGERS:
+                continue
+            strangers.add(expression.user_id)
+        kept.append(expression)
+    return kept
+
+
+def entry_for(verdict: Verdict, outcome: str) -> LedgerEntry:
+    """What the ledger remembers: of nobody in particular only until when all that they said is refused."""
+    one = verdict.expression
+    if verdict.person.problem:
+        return (one.user_id, ANYTHING, ANYTHING, one.at, outcome)
+    return (one.user_id, one.verb, one.source, one.at, outcome)
 
 
 def judge(
@@ -200,19 +244,32 @@ def judge(
     verbs: dict[str, set[str]] = {}
     for expression in standing:
         person = people.get(expression.user_id)
-        if person is not None and person.teleport_user and not expression.flaw:
+        if person is not None and not person.problem and person.teleport_user and _speaks(expression, rules):
             verbs.setdefault(person.teleport_user, set()).add(expression.verb)
     verdicts = []
     accepted: set[str] = set()
-    for expression in fresh:
+    for expression in sorted(fresh, key=_order):
         person = people.get(expression.user_id, Person(expression.user_id, problem="unknown"))
         outcome = _refusal(expression, person, request, rules, verbs.get(person.teleport_user, set()))
-        if not outcome and person.teleport_user in accepted:
+        if not outcome and not rules.by_quorum and person.teleport_user in accepted:
             outcome = "duplicate"
         if not outcome:
             accepted.add(person.teleport_user)
         verdicts.append(Verdict(expression, outcome or ACCEPTED, person))
     return verdicts
+
+
+def _order(expression: Expression) -> tuple[int, str, str, str]:
+    return expression.at, expression.post_id, expression.user_id, expression.verb
+
+
+def _speaks(expression: Expression, rules: Rules) -> bool:
+    """Whether this says what its author wants: one that lacks a required reason was no decision."""
+    return not expression.flaw and not _lacks_reason(expression, rules)
+
+
+def _lacks_reason(expression: Expression, rules: Rules) -> bool:
+    return not expression.reason and rules.require_reason in (expression.verb, "both")
 
 
 def _refusal(expression: Expression, person: Person, request: AccessRequest, rules: Rules, verbs: set[str]) -> str:
@@ -221,13 +278,13 @@ def _refusal(expression: Expression, person: Person, request: AccessRequest, rul
         return "malformed"
     checks = (
         expression.flaw if expression.flaw != "malformed" else "",
-        person.problem,
-        "own_request" if person.teleport_user == request.user else "",
+        person.problem or ("" if person.teleport_user else "unmapped"),
+        "own_request" if person.asked_for(request) else "",
         "long_term" if request.long_term else "",
         _reviewed(expression, person, request, rules),
         "resolved" if request.state != PENDING else "",
         "conflict" if len(verbs) > 1 else "",
-        "reason_required" if not expression.reason and rules.require_reason in (expression.verb, "both") else "",
+        "reason_required" if _lacks_reason(expression, rules) else "",
         "" if _may_decide(person, request, rules) else "not_reviewer",
     )
     return next(filter(None, checks), "")
@@ -265,11 +322,30 @@ def tally(request: AccessRequest, votes: Mapping[str, str], rules: Rules) -> str
         if policy is None:
             approved = False
             continue
-        heard = {user: verb for user, verb in votes.items() if user in policy.reviewers and user != request.user}
-        if sum(verb == "deny" for verb in heard.values()) >= policy.denials:
+        approvals, denials = _heads(request, votes, policy)
+        if denials >= policy.denials:
             return DENIED
-        approved = approved and sum(verb == "approve" for verb in heard.values()) >= policy.approvals
+        approved = approved and approvals >= policy.approvals
     return APPROVED if approved else ""
+
+
+def progress(request: AccessRequest, votes: Mapping[str, str], rules: Rules) -> str:
+    """How far the quorum is: "1 of 2 approvals", by role where several count apart."""
+    lines = {}
+    for role in request.roles or ("*",):
+        policy = _policy(role, rules)
+        if policy is not None:
+            lines[role] = f"{_heads(request, votes, policy)[0]} of {policy.approvals} approvals"
+    if len(set(lines.values())) == 1:
+        return next(iter(lines.values()))
+    return ", ".join(f"{line} for {role}" for role, line in lines.items())
+
+
+def _heads(request: AccessRequest, votes: Mapping[str, str], policy: Policy) -> tuple[int, int]:
+    """How many of the policy's people approve and deny; the requester is none of them."""
+    requester = request.user.casefold()
+    heard = [verb for user, verb in votes.items() if user in policy.reviewers and user.casefold() != requester]
+    return heard.count("approve"), heard.count("deny")
 
 
 def votes(
@@ -277,22 +353,19 @@ def votes(
     ledger: tuple[LedgerEntry, ...],
     verdicts: Iterable[Verdict],
     people: Mapping[str, Person],
+    rules: Rules,
 ) -> dict[str, str]:
     """What each Teleport user stands for now: accepted before or just now, still there, and of one mind."""
     counted = {(user, verb, source, at) for user, verb, source, at, outcome in ledger if outcome == COUNTED}
-    counted |= {
-        (one.expression.user_id, one.expression.verb, one.expression.source, one.expression.at)
-        for one in verdicts
-        if one.outcome == ACCEPTED
-    }
+    counted |= {key_of(one.expression) for one in verdicts if one.outcome == ACCEPTED}
     found: dict[str, set[str]] = {}
     for one in standing:
         person = people.get(one.user_id)
-        if person is None or person.problem or not person.teleport_user or one.flaw:
+        if person is None or person.problem or not person.teleport_user or not _speaks(one, rules):
             continue
         verbs = found.setdefault(person.teleport_user, set())
         # A contradiction counts against even where it was itself refused.
-        verbs.add(one.verb if (one.user_id, one.verb, one.source, one.at) in counted else f"un{one.verb}")
+        verbs.add(one.verb if key_of(one) in counted else f"un{one.verb}")
     clear: dict[str, str] = {}
     for user, verbs in found.items():
         meant = {verb.removeprefix("un") for verb in verbs}

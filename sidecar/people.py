@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
+import trio
 
+from sidecar.errors import PostRejected
 from sidecar.judge import Person
 from sidecar.routing import is_email
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from sidecar.model import User
 
 log = logging.getLogger(__name__)
+
+# What the server's settings say of addresses is believed for so long.
+SETTINGS_SECONDS = 60.0
 
 
 class Reviewer(msgspec.Struct, frozen=True):
@@ -25,11 +31,15 @@ class Reviewer(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """How people are recognised. `require_ids` makes lines without an id count for nobody."""
+    """How people are recognised. `require_ids` makes lines without an id count for nobody.
+
+    `requesters` gives the requests of a Teleport user to a Mattermost account, by "@name" or address.
+    """
 
     reviewers: tuple[Reviewer, ...] = ()
     by: Literal["map", "email"] = "map"
     require_ids: bool = False
+    requesters: tuple[tuple[str, str], ...] = ()
 
 
 class Directory(Protocol):
@@ -53,12 +63,13 @@ class People:
         # Teleport user -> the account that first had that address in this process
         self._addresses: dict[str, str] = {}
         self.unsafe = "not checked yet" if identity.by == "email" else ""
+        self._checked = -math.inf
 
     async def pin(self) -> None:
         """Look up bare names once, and whether the server's settings make addresses trustworthy. Raises LinkError."""
         for reviewer in self._identity.reviewers:
             if not reviewer.id and not self._identity.require_ids and reviewer.name not in self._pins:
-                user = await self._directory.user_by_username(reviewer.name)
+                user = await self._named(reviewer.name)
                 if user is not None:
                     self._pins[reviewer.name] = user.id
         if self._identity.by == "email":
@@ -66,13 +77,28 @@ class People:
 
     async def find(self, user_id: str) -> Person:
         """Who this is now. Raises LinkError."""
-        user = await self._directory.user(user_id)
+        try:
+            user = await self._directory.user(user_id)
+        except PostRejected:
+            # Not for us to see (v11 hides people from each other): nobody we could vouch for.
+            user = None
         if user is None:
             return Person(user_id, problem="unknown")
-        problem = _not_a_colleague(user)
-        if problem:
-            return Person(user_id, problem=problem)
-        return self._mapped(user) if self._identity.by == "map" else self._by_address(user)
+        if problem := _not_a_colleague(user):
+            return Person(user_id, problem=problem, username=user.username)
+        person = self._mapped(user) if self._identity.by == "map" else await self._by_address(user)
+        return msgspec.structs.replace(person, username=user.username, also=self._also(user))
+
+    async def _named(self, name: str) -> User | None:
+        try:
+            return await self._directory.user_by_username(name)
+        except PostRejected as exc:
+            log.warning("reviewer.not_found", extra={"reviewer": name, "status": exc.status})
+            return None
+
+    def _also(self, user: User) -> tuple[str, ...]:
+        names = {f"@{user.username}", user.email.lower()} - {""}
+        return tuple(teleport for teleport, recipient in self._identity.requesters if recipient.lower() in names)
 
     def _mapped(self, user: User) -> Person:
         for reviewer in self._identity.reviewers:
@@ -87,7 +113,9 @@ class People:
                 return Person(user.id, reviewer.user) if same else self._impostor(user, "renamed")
         return Person(user.id, problem="unmapped")
 
-    def _by_address(self, user: User) -> Person:
+    async def _by_address(self, user: User) -> Person:
+        if trio.current_time() >= self._checked + SETTINGS_SECONDS:
+            await self._check_server()
         if self.unsafe:
             return Person(user.id, problem="identity_unsafe")
         address = user.email.lower()
@@ -101,10 +129,13 @@ class People:
         return Person(user.id, problem=problem)
 
     async def _check_server(self) -> None:
-        unsafe = address_risk(await self._directory.config())
+        try:
+            unsafe = address_risk(await self._directory.config())
+        except PostRejected as exc:
+            unsafe = f"Mattermost does not show its settings ({exc.status})"
         if unsafe and unsafe != self.unsafe:
             log.error("identity.unsafe", extra={"detail": unsafe})
-        self.unsafe = unsafe
+        self.unsafe, self._checked = unsafe, trio.current_time()
 
 
 def _not_a_colleague(user: User) -> str:

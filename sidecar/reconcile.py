@@ -19,6 +19,7 @@ import trio
 from sidecar import plan as planning
 from sidecar.delivery import Deliverer, Doubts
 from sidecar.errors import Conflict, LinkError, RecipientError, RequestGone, SidecarError
+from sidecar.judge import unjudged
 from sidecar.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
 from sidecar.model import PENDING
 from sidecar.plan import Target
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Destination
     from sidecar.plan import Plan
-    from sidecar.review import Heard, Reviews
+    from sidecar.review import Answer, Heard, Reviews, Settled
     from sidecar.text import TextOptions
 
 log = logging.getLogger(__name__)
@@ -173,8 +174,17 @@ class Reconciler:
         if entry.gone:
             await self._end(entry)
             return
-        if request is None:
-            request = await self._store.get_request(entry.id)
+        early: list[Heard] = []
+        try:
+            if request is None:
+                request = await self._read(entry, early)
+            await self._look_at(entry, request, early)
+        finally:
+            if early:
+                # Heard, but nothing came of it: it must be heard again.
+                entry.heard = False
+
+    async def _look_at(self, entry: Entry, request: AccessRequest | None, early: list[Heard]) -> None:
         if request is None:
             await self._missing(entry)
         elif request.dry_run:
@@ -186,7 +196,23 @@ class Reconciler:
             if wait > 0:
                 self._followed.wake_in(entry, wait)
             else:
-                await self._converge(entry, request)
+                await self._converge(entry, request, early)
+
+    async def _read(self, entry: Entry, early: list[Heard]) -> AccessRequest | None:
+        """The request by id; what was said about it is read meanwhile, for a person waits for an answer."""
+        found: list[AccessRequest | None] = []
+
+        async def read() -> None:
+            found.append(await self._store.get_request(entry.id))
+
+        async def hear() -> None:
+            record = decode(entry.text) if entry.text is not None and self._chat.breaker.open else None
+            heard = await self._hear(entry, record) if isinstance(record, Record) else None
+            if heard is not None:
+                early.append(heard)
+
+        await _all([read] if entry.heard else [read, hear])
+        return found[0]
 
     def _announce_wait(self, entry: Entry, request: AccessRequest) -> float:
         """Seconds to wait before announcing, so that a request that is approved at once wakes nobody."""
@@ -210,7 +236,7 @@ class Reconciler:
         else:
             self._followed.drop(entry)
 
-    async def _converge(self, entry: Entry, request: AccessRequest) -> None:
+    async def _converge(self, entry: Entry, request: AccessRequest, early: list[Heard]) -> None:
         stored: Stored | None = None
         if entry.known or request.state != PENDING:
             stored = await self._stored(entry, request)
@@ -226,19 +252,19 @@ class Reconciler:
                 return
         async with self._chat.breaker.writing():
             if not entry.dirty:  # else something newer came while we waited for our turn
-                await self._act(entry, request, stored)
+                await self._act(entry, request, stored, early)
 
-    async def _act(self, entry: Entry, request: AccessRequest, stored: Stored | None) -> None:
+    async def _act(self, entry: Entry, request: AccessRequest, stored: Stored | None, early: list[Heard]) -> None:
         targets = await self._targets(request)
         record = self._new_record(request) if stored is None else stored.record
         step = self._plan(entry, request, record, targets, announce=stored is None)
         if step.stale:
             # Another process has acted on more than we were told; its look was later than ours.
             return
-        heard = await self._hear(entry, record)
+        heard = early.pop() if early else await self._hear(entry, record)
         verify = entry.doubts is not None and entry.doubts.ripe(trio.current_time() - self._times.verify)
         idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
-        if idle and not verify and heard is None:
+        if idle and not verify and heard is None and not entry.answers:
             self._rest(entry, request, record)
             return
         hold = self._hold(entry, step.record, stored, request)
@@ -275,31 +301,57 @@ class Reconciler:
         reviews = self._chat.reviews
         if reviews is None:
             return
+        try:
+            settled = await self._settle(entry, hold, record, heard, reviews)
+            if settled is None:
+                # Taken back meanwhile, or the request is gone; whether for good is for the next look to prove.
+                await hold.save(release=not entry.doubts)
+                entry.remember(hold.saved)
+                self._postpone(entry, self._times.failure_first, self._times.failure_most)
+                return
+            request = settled.request
+            entry.version, entry.digest = request.version, hash(request)
+            entry.direct = tuple(unjudged(entry.direct, settled.ledger))
+            entry.answers = tuple({one.identity: one for one in (*entry.answers, *settled.answers)}.values())
+            step = self._plan(entry, request, msgspec.structs.replace(hold.record, dec=settled.ledger), targets)
+            hold.record = step.record
+            hold.official = partial(official_fields, request)
+            await self._work(entry, hold, request, step, targets)
+        except BaseException:
+            entry.heard = False
+            if hold.saved:
+                entry.remember(hold.saved)
+            raise
+        if settled.lost is not None:
+            entry.heard = False
+            raise settled.lost
+
+    async def _settle(self, entry: Entry, hold: Hold, record: Record, heard: Heard, reviews: Reviews) -> Settled | None:
+        """Take the record, read the request, and judge; None where there is nothing to judge any more."""
         now: list[AccessRequest | None] = []
 
         async def read() -> None:
             now.append(await self._store.get_request(entry.id))
 
+        await _all([partial(self._take, entry, hold, record), read])
+        again: Heard | None = heard
+        if trio.current_time() - heard.at > self._times.hearsay:
+            # Taking it took long: what was said may be taken back, and somebody else may have decided.
+            again = await reviews.hear(hold.record, entry.direct)
+            now.clear()
+            await read()
+        if again is None or now[0] is None:
+            return None
+
+        def guard() -> None:
+            if not hold.valid:
+                raise LeaseLost(entry.id)
+
         try:
-            await _all([partial(self._take, entry, hold, record), read])
-            settled = await reviews.settle(heard, now[0], hold.record) if now[0] is not None else None
+            async with hold.renewing():
+                return await reviews.settle(again, now[0], hold.record, guard)
         except RequestGone:
-            settled = None
-        except BaseException:
-            entry.heard = False
-            raise
-        if settled is None:
-            # Whether it is gone for good is for the next look to prove.
-            await hold.save(release=not entry.doubts)
-            self._postpone(entry, self._times.failure_first, self._times.failure_most)
-            return
-        request = settled.request
-        entry.version, entry.digest = request.version, hash(request)
-        step = self._plan(entry, request, msgspec.structs.replace(hold.record, dec=settled.ledger), targets)
-        hold.record = step.record
-        hold.official = partial(official_fields, request)
-        answers = [partial(self._deliverer(entry, hold).answer, *answer) for answer in settled.answers]
-        await self._work(entry, hold, request, step, targets, answers)
+            return None
 
     async def _take(self, entry: Entry, hold: Hold, record: Record) -> None:
         """Acquire a record that exists; what its last holder may have left unrecorded becomes a doubt."""
@@ -316,21 +368,25 @@ class Reconciler:
         request: AccessRequest,
         step: Plan,
         targets: tuple[Target, ...],
-        answers: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         """Act until nothing newer is known, then write down what was done."""
         entry.known = True
         deliverer = self._deliverer(entry, hold)
+
+        async def answer(one: Answer) -> None:
+            await deliverer.answer(*one)
+            entry.answers = tuple(other for other in entry.answers if other is not one)
+
         async with self._recording(entry, hold):
             if await deliverer.verify(trio.current_time() - self._times.verify):
                 entry.dirty = True
             while True:
+                answers = [partial(answer, one) for one in entry.answers]
                 await _all([*answers, *(partial(deliverer.deliver, work) for work in step.work)])
                 self._followed.show_cards(entry, hold.record)
                 for slot in hold.record.posts:
                     if slot.s == "failed" and slot.c:
                         self._chat.forget(slot.r)
-                answers = ()
                 entry.touched = frozenset()
                 newer = entry.request
                 if newer is None or entry.gone or newer.version < request.version:

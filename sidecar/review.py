@@ -7,15 +7,16 @@ no verdict covers yet; `settle` judges it against the request as it is now, subm
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import trio
 
 from sidecar import judge as judging
 from sidecar.answers import render_answer
-from sidecar.errors import LinkError, PostRejected, ReviewRejected
+from sidecar.command import Decision, parse_direct
+from sidecar.errors import LinkError, LinkLost, PostRejected, ReviewRejected
 from sidecar.judge import ACCEPTED, COUNTED, STATES, Expression, LedgerEntry, Person, Rules, Verdict
 from sidecar.model import PENDING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from sidecar.record import Record, Slot
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Refusals that one person hears once for a request: more often would only be noise in the thread.
 _ONCE = frozenset({"unmapped", "guest", "renamed", "address_moved", "identity_unsafe", "edited", "not_reviewer"})
@@ -52,11 +55,12 @@ class Submitting(Protocol):
 
 
 class Heard(NamedTuple):
-    """What stands in Mattermost for one request, and what of it is new."""
+    """What stands in Mattermost for one request, what of it is new, and since when we know (trio's clock)."""
 
     fresh: list[Expression]
     standing: list[Expression]
     people: dict[str, Person]
+    at: float
 
 
 class Answer(NamedTuple):
@@ -69,11 +73,15 @@ class Answer(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What came of it: the request as Teleport has it now, the new ledger, the answers to give."""
+    """What came of it: the request as Teleport has it now, the new ledger, the answers to give.
+
+    `lost` is why some of it has no verdict yet and must be heard again.
+    """
 
     request: AccessRequest
     ledger: tuple[LedgerEntry, ...]
     answers: list[Answer]
+    lost: LinkLost | None = None
 
 
 class Reviews:
@@ -99,98 +107,105 @@ class Reviews:
 
     async def hear(self, record: Record, direct: Iterable[Expression]) -> Heard | None:
         """Read reactions and replies of all cards; None where every one has its verdict. Raises LinkError."""
-        standing = await self._standing(record)
-        standing += [expression for expression in direct if not await self._void(expression)]
-        standing += await self._counted_direct(record, standing)
+        at = trio.current_time()
+        standing = await self._standing(record, judging.unjudged(direct, record.dec))
         genuine = [one for one in standing if one.flaw != "forged" or self._say(one)]
         fresh = judging.unjudged(genuine, record.dec)
         if not fresh:
             return None
         users = {one.user_id for one in (standing if self._rules.by_quorum else fresh)}
-        people: dict[str, Person] = {}
+        found = await gather([partial(self._find, user_id) for user_id in users])
+        people = {person.user_id: person for person in found}
+        fresh = judging.with_room(fresh, people, record.dec)
+        return Heard(fresh, standing, people, at) if fresh else None
 
-        async def find(user_id: str) -> None:
-            people[user_id] = await self._find(user_id)
+    async def settle(self, heard: Heard, request: AccessRequest, record: Record, guard: Callable[[], None]) -> Settled:
+        """Judge, submit, and say what to write down and to answer. Raises LinkError and RequestGone.
 
-        await gather([partial(find, user_id) for user_id in users])
-        return Heard(fresh, standing, people)
-
-    async def settle(self, heard: Heard, request: AccessRequest, record: Record) -> Settled:
-        """Judge, submit, and say what to write down and to answer. Raises LinkError and RequestGone."""
+        `guard` raises where we may no longer act for this request; it is asked before each submission.
+        """
         verdicts = judging.judge(heard.fresh, heard.standing, heard.people, request, self._rules)
         outcomes: list[tuple[Verdict, str, str]] = []
+        lost: LinkLost | None = None
         for verdict in verdicts:
             outcome, detail = verdict.outcome, ""
             if outcome == ACCEPTED and not self._rules.by_quorum:
                 if request.state == PENDING:
-                    request, outcome, detail = await self._submit(verdict, request)
+                    guard()
+                    try:
+                        request, outcome, detail = await self._submit(verdict, request)
+                    except LinkLost as exc:
+                        # One reviewer's connection must not keep the others waiting; whether it was submitted all the
+                        # same is read when this one is heard again.
+                        lost = exc
+                        continue
                 else:
                     # The one before it decided. Older servers would take this one silently, to no effect.
                     outcome = "resolved"
             outcomes.append((verdict, outcome, detail))
         if self._rules.by_quorum:
-            request, outcomes = await self._count_heads(heard, request, record, verdicts)
+            request, outcomes = await self._count_heads(heard, request, record, verdicts, guard)
         for verdict, outcome, _ in outcomes:
             self._account(verdict, outcome, request)
-        return Settled(request, _ledger(record.dec, outcomes), _answers(record.dec, outcomes, request))
+        return Settled(request, _ledger(record.dec, outcomes), _answers(record.dec, outcomes, request), lost)
 
     # -- hearing -----------------------------------------------------------------------------------------------------
 
-    async def _standing(self, record: Record) -> list[Expression]:
+    async def _standing(self, record: Record, direct: Iterable[Expression]) -> list[Expression]:
+        """All that stands for a decision now, read at once."""
         cards = [slot for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted"]
-        found: list[Expression] = []
-        bot_id = self._bot_id()
-
-        async def reactions() -> None:
-            by_post = await self._reading.reactions([slot.p for slot in cards])
-            for slot in cards:
-                found.extend(judging.read_reactions(slot, by_post.get(slot.p, ()), self._rules, bot_id))
-
-        async def replies(slot: Slot) -> None:
-            try:
-                posts = await self._reading.thread(slot.p)
-            except PostRejected:
-                return
-            found.extend(judging.read_thread(slot, posts, self._rules, bot_id))
-
-        jobs: list[Callable[[], Awaitable[None]]] = []
+        jobs: list[Callable[[], Awaitable[list[Expression]]]] = []
         if cards and "reaction" in self._rules.ways:
-            jobs.append(reactions)
+            jobs.append(partial(self._reactions, cards))
         if "reply" in self._rules.ways:
-            jobs += [partial(replies, slot) for slot in cards]
-        await gather(jobs)
-        return found
+            jobs += [partial(self._replies, slot) for slot in cards]
+        messages = {one.post_id: one for one in (*self._counted_direct(record), *direct)}
+        jobs += [partial(self._message, one) for one in messages.values()]
+        return [expression for found in await gather(jobs) for expression in found]
 
-    async def _void(self, expression: Expression) -> bool:
-        """Whether a direct message that was heard before is gone or changed by now."""
-        post = await self._reading.get_post(expression.post_id)
-        return (
-            post is None or bool(post.delete_at) or judging.find_flaw(post) != expression.flaw.replace("malformed", "")
-        )
+    async def _reactions(self, cards: list[Slot]) -> list[Expression]:
+        by_post = await self._reading.reactions([slot.p for slot in cards])
+        bot_id = self._bot_id()
+        return [
+            one for slot in cards for one in judging.read_reactions(slot, by_post.get(slot.p, ()), self._rules, bot_id)
+        ]
 
-    async def _counted_direct(self, record: Record, known: list[Expression]) -> list[Expression]:
-        """Direct messages that count towards a quorum, read again: they must still be there, unchanged."""
+    async def _replies(self, slot: Slot) -> list[Expression]:
+        try:
+            posts = await self._reading.thread(slot.p)
+        except PostRejected:
+            return []
+        return judging.read_thread(slot, posts, self._rules, self._bot_id())
+
+    async def _message(self, expression: Expression) -> list[Expression]:
+        """A direct message that was heard, or judged, before: it must still be there, unchanged."""
+        try:
+            post = await self._reading.get_post(expression.post_id)
+        except PostRejected:
+            return []
+        command = parse_direct(post.message) if post is not None else None
+        if post is None or not isinstance(command, Decision):
+            return []
+        now = judging.express(post, "direct", command)
+        same = judging.key_of(now) == judging.key_of(expression) and now.flaw == expression.flaw
+        return [now] if same else []
+
+    def _counted_direct(self, record: Record) -> list[Expression]:
+        """The direct messages that count towards a quorum: the ledger says all of them that matters."""
         if not self._rules.by_quorum:
             return []
-        ids = {one.post_id for one in known}
-        found = []
-        for user_id, verb, source, at, outcome in record.dec:
-            way, _, post_id = source.partition("|")
-            if way != "direct" or outcome != COUNTED or post_id in ids or verb not in STATES:
-                continue
-            post = await self._reading.get_post(post_id)
-            if post is not None and post.user_id == user_id and not judging.find_flaw(post):
-                found.append(
-                    Expression(
-                        user_id=user_id,
-                        verb="approve" if verb == "approve" else "deny",
-                        way="direct",
-                        post_id=post_id,
-                        at=at,
-                        channel_id=post.channel_id,
-                    )
-                )
-        return found
+        return [
+            Expression(
+                user_id=user_id,
+                verb="approve" if verb == "approve" else "deny",
+                way="direct",
+                post_id=source.partition("|")[2],
+                at=at,
+                channel_id="",
+            )
+            for user_id, verb, source, at, outcome in record.dec
+            if source.startswith("direct|") and outcome == COUNTED and verb in STATES
+        ]
 
     def _say(self, expression: Expression) -> bool:
         """Log a forged post once. It is nobody's decision, so it leaves nothing in the ledger."""
@@ -220,13 +235,19 @@ class Reviews:
         return after, "submitted", ""
 
     async def _count_heads(
-        self, heard: Heard, request: AccessRequest, record: Record, verdicts: list[Verdict]
+        self,
+        heard: Heard,
+        request: AccessRequest,
+        record: Record,
+        verdicts: list[Verdict],
+        guard: Callable[[], None],
     ) -> tuple[AccessRequest, list[tuple[Verdict, str, str]]]:
         """The policy's quorum: one submission once it is met."""
-        votes = judging.votes(heard.standing, record.dec, verdicts, heard.people)
+        votes = judging.votes(heard.standing, record.dec, verdicts, heard.people, self._rules)
         state = judging.tally(request, votes, self._rules)
-        refusal, detail = "", ""
+        refusal, detail = "", judging.progress(request, votes, self._rules)
         if state and any(verdict.outcome == ACCEPTED for verdict in verdicts):
+            guard()
             agreed = tuple(sorted(user for user, verb in votes.items() if STATES[verb] == state))
             try:
                 request = await self._submitting.resolve(request, state, _reason(agreed, heard), agreed)
@@ -236,7 +257,8 @@ class Reviews:
                 refusal, detail = exc.reason, exc.detail
         accepted = refusal or COUNTED
         return request, [
-            (verdict, accepted if verdict.outcome == ACCEPTED else verdict.outcome, detail) for verdict in verdicts
+            (verdict, accepted, detail) if verdict.outcome == ACCEPTED else (verdict, verdict.outcome, "")
+            for verdict in verdicts
         ]
 
     def _account(self, verdict: Verdict, outcome: str, request: AccessRequest) -> None:
@@ -263,8 +285,8 @@ class Reviews:
 def _ledger(old: tuple[LedgerEntry, ...], outcomes: list[tuple[Verdict, str, str]]) -> tuple[LedgerEntry, ...]:
     ledger = {entry[:3]: entry for entry in old}
     for verdict, outcome, _ in outcomes:
-        one = verdict.expression
-        ledger[one.user_id, one.verb, one.source] = (one.user_id, one.verb, one.source, one.at, outcome)
+        entry = judging.entry_for(verdict, outcome)
+        ledger[entry[:3]] = entry
     return tuple(ledger.values())
 
 
@@ -296,18 +318,20 @@ def _reason(agreed: tuple[str, ...], heard: Heard) -> str:
     return text.encode()[:_REASON_BYTES].decode(errors="ignore")
 
 
-async def gather(jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
-    """Run reads at once. The first failure is raised as it is, when all have ended."""
+async def gather(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Run reads at once and return what they read, in order. The first failure is raised when all have ended."""
+    results: dict[int, T] = {}
     failures: list[LinkError | PostRejected] = []
 
-    async def run(job: Callable[[], Awaitable[None]]) -> None:
+    async def run(number: int, job: Callable[[], Awaitable[T]]) -> None:
         try:
-            await job()
+            results[number] = await job()
         except (LinkError, PostRejected) as exc:
             failures.append(exc)
 
     async with trio.open_nursery() as nursery:
-        for job in jobs:
-            nursery.start_soon(run, job, name="review.read")
+        for number, job in enumerate(jobs):
+            nursery.start_soon(run, number, job, name="review.read")
     if failures:
         raise failures[0]
+    return [results[number] for number in range(len(jobs))]

@@ -31,6 +31,8 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     # Reading again what the websocket may have missed: how often, and the pause after each call (2 a second at most).
     sweep_every: float = 60.0
     sweep_pace: float = 0.5
+    # What was read of a decision is read again before it is submitted, where it is older than this.
+    hearsay: float = 5.0
     # To the websocket's hello, between two JSON pings, and how long an answer may take.
     hello: float = 10.0
     socket_ping_every: float = 15.0
