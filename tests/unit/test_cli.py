@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import subprocess
 import sys
@@ -32,9 +33,10 @@ def app(monkeypatch: pytest.MonkeyPatch, clean_log: logging.Logger) -> Callable[
     def install(outcome: int | Exception) -> Calls:
         calls: Calls = []
 
-        async def run(config: Config, *, fail_fast: bool) -> int:
+        async def run(config: Config, *, fail_fast: bool, reload: Callable[[], Config]) -> int:
             await trio.lowlevel.checkpoint()
-            calls.append({"config": config, "fail_fast": fail_fast, "level": logging.getLogger().level})
+            level = logging.getLogger().level
+            calls.append({"config": config, "fail_fast": fail_fast, "level": level, "reloaded": reload()})
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
@@ -55,6 +57,12 @@ def test_run_exits_with_what_the_program_returns(app: Callable[[int | Exception]
     assert isinstance(config, Config)
     assert config.teleport.plugin_name == "other"
     assert calls[0]["fail_fast"] is False
+
+
+def test_reloading_reads_the_same_layers_again(app: Callable[[int | Exception], Calls]) -> None:
+    calls = app(0)
+    cli.main(["run", "--config", GOOD, "--set", "teleport.plugin_name=other"])
+    assert calls[0]["reloaded"] == calls[0]["config"]
 
 
 def test_start_is_run_as_the_official_unit_file_calls_it(app: Callable[[int | Exception], Calls]) -> None:
@@ -155,7 +163,16 @@ def test_interrupted_before_the_program_listens(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["run", "--set", "no-equals-sign"], ["run", "--unknown"], ["health", "--url"]]
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["run", "--set", "no-equals-sign"],
+        ["run", "--unknown"],
+        ["health", "--url"],
+        ["check", "--json", "--pin"],
+        ["configure", "--rbac", "all"],
+    ],
 )
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -170,6 +187,80 @@ def test_configure_prints_a_configuration(capsys: pytest.CaptureFixture[str], tm
     path = tmp_path / "config.toml"
     path.write_text(capsys.readouterr().out)
     assert load(path).mattermost.url == "https://mattermost.example.com"
+
+
+def test_configure_prints_roles(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a mode for the way that decides nothing, which is the default."""
+    from sidecar.rbac import render
+
+    assert cli.main(["configure", "--rbac"]) == 0
+    assert capsys.readouterr().out == render("none")
+    assert cli.main(["configure", "--rbac", "plugin"]) == 0
+    assert capsys.readouterr().out == render("plugin")
+
+
+def test_check_with_a_wrong_configuration_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """For a script, too, which reads JSON whatever happens."""
+    wrong = str(DATA / "invalid-every-kind.toml")
+    assert cli.main(["check", "-c", wrong]) == 2
+    assert capsys.readouterr().err.startswith("configuration: 12 problems\n")
+    assert cli.main(["check", "-c", wrong, "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is False
+    assert len(document["checks"]) == 12
+    assert {one["id"] for one in document["checks"]} == {"config"}
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Let the check find what it is told; returns the recipients of test messages."""
+    from sidecar import check
+
+    def install(*findings: check.Finding, accounts: tuple[check.Account, ...] = ()) -> list[str]:
+        asked: list[str] = []
+
+        async def run(_: Config, *, send_test: str) -> tuple[list[check.Finding], list[check.Account]]:
+            await trio.lowlevel.checkpoint()
+            asked.append(send_test)
+            return list(findings), list(accounts)
+
+        monkeypatch.setattr(check, "run", run)
+        return asked
+
+    return install
+
+
+def test_check_prints_lines_and_is_0_with_warnings(
+    checked: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sidecar.check import Finding
+
+    asked = checked(Finding("a", "ok", "one", "fine."), Finding("b", "warning", "two", "look.", "mend"))
+    assert cli.main(["check", "-c", GOOD, "--send-test", "@alice"]) == 0
+    assert capsys.readouterr().out == "ok      one: fine.\nwarning two: look.\n        mend\n"
+    assert asked == ["@alice"]
+
+
+def test_check_is_3_with_a_failure(checked: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    from sidecar.check import Finding
+
+    asked = checked(Finding("a", "failure", "one", "broken.", "mend"))
+    assert cli.main(["check", "-c", GOOD, "--json"]) == 3
+    document = {"id": "a", "status": "failure", "subject": "one", "message": "broken.", "fix": "mend"}
+    assert json.loads(capsys.readouterr().out) == {"ok": False, "checks": [document]}
+    assert asked == [""]
+
+
+def test_check_pin_prints_the_table(checked: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    from sidecar.check import Account
+
+    checked(accounts=(Account("alice", "alice@example.com", ""),))
+    assert cli.main(["check", "-c", GOOD, "--pin"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "",
+        "[reviewers]",
+        '# alice: no such user in Mattermost, or not asked; was for "alice@example.com"',
+    ]
 
 
 def test_version_tells_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,7 +329,9 @@ def test_health_refuses_what_is_no_address(url: str, capsys: pytest.CaptureFixtu
     assert "is no http:// or https:// address" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["version"], ["configure"], ["health", "-c", GOOD]])
+@pytest.mark.parametrize(
+    "arguments", [["version"], ["configure"], ["configure", "--rbac", "state"], ["health", "-c", GOOD]]
+)
 def test_small_commands_load_nothing_heavy(arguments: list[str]) -> None:
     """A container's health check runs every few seconds for ever."""
     code = (

@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from sidecar.config import TeleportConfig
 from sidecar.errors import LinkRefused
 from sidecar.simulator.pki import ClusterPki, Issued
 from sidecar.teleport.credentials import Credentials
 from sidecar.teleport.findings import Finding, judge_names
-from sidecar.teleport.identity import check_credentials, check_files, check_identity, split_identity
+from sidecar.teleport.identity import (
+    check_credentials,
+    check_files,
+    check_identity,
+    credential_files,
+    load_credentials,
+    split_identity,
+)
 from sidecar.teleport.x509 import read_certificate
 
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
@@ -366,3 +374,28 @@ def test_incomplete_identity(content: bytes, sentence: str) -> None:
     with pytest.raises(LinkRefused) as caught:
         split_identity(content)
     assert (caught.value.reason, caught.value.detail) == ("credentials", sentence)
+
+
+def test_credentials_from_three_files_or_from_one(tmp_path: Path) -> None:
+    """`identity` beats the defaults of the three; what has to be watched is what is read."""
+    crt, key, cas = (tmp_path / name for name in ("tlscert", "key", "teleport-host-ca.crt"))
+    issued = issue()
+    for path, content in ((crt, issued.certificate), (key, issued.key), (cas, cluster.host_ca.pem)):
+        path.write_bytes(content)
+    three = TeleportConfig(client_crt=crt, client_key=key, root_cas=cas)
+    assert load_credentials(three) == credentials(issued)
+    assert credential_files(three) == (crt, key, cas)
+    identity = tmp_path / "auth.pem"
+    identity.write_bytes(issued.key + b"ssh-rsa AAAA\n" + issued.certificate + cluster.host_ca.pem)
+    one = TeleportConfig(identity=identity)
+    assert load_credentials(one) == credentials(issued)
+    assert credential_files(one) == (identity,)
+
+
+def test_an_identity_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(LinkRefused, match=f"cannot read {tmp_path}/auth.pem: No such file or directory") as caught:
+        load_credentials(TeleportConfig(identity=tmp_path / "auth.pem"))
+    assert caught.value.reason == "credentials"
+    (tmp_path / "auth.pem").write_bytes(issue().certificate)
+    with pytest.raises(LinkRefused, match="The identity file holds no private key"):
+        load_credentials(TeleportConfig(identity=tmp_path / "auth.pem"))

@@ -1,0 +1,142 @@
+"""What a check says before it asks anybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.check.local import check_local
+from sidecar.config import Config, load
+from sidecar.simulator.pki import ClusterPki
+from sidecar.teleport.findings import Finding
+
+pki = ClusterPki()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, str]:
+    files = pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"])
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("secret-token\n")
+    return {
+        "teleport.client_crt": str(files.crt),
+        "teleport.client_key": str(files.key),
+        "teleport.root_cas": str(files.cas),
+        "mattermost.url": "https://mattermost.example.com",
+        "mattermost.token_file": str(token),
+        "mattermost.recipients": "ops/requests",
+    }
+
+
+def config(settings: dict[str, str], **flags: str) -> Config:
+    return load(None, {}, settings | {name.replace("__", "."): text for name, text in flags.items()})
+
+
+def wrong(config: Config) -> list[Finding]:
+    return [one for one in check_local(config) if one.status != "ok"]
+
+
+def test_all_is_well(settings: dict[str, str]) -> None:
+    assert [one.id for one in check_local(config(settings))] == ["teleport.file"] * 3 + ["mattermost.token.file"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the token file is empty"),
+        (b" \n", "the token file is empty"),
+        (b"\xff", "this is no token"),
+        (None, "the token cannot be read: No such file or directory"),
+    ],
+)
+def test_the_token_file(settings: dict[str, str], content: bytes | None, said: str) -> None:
+    path = Path(settings["mattermost.token_file"])
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    (finding,) = wrong(config(settings))
+    assert (finding.id, finding.status, finding.subject) == ("mattermost.token.file", "failure", str(path))
+    assert finding.message == said
+
+
+def test_a_token_in_the_configuration_is_a_notice(settings: dict[str, str]) -> None:
+    del settings["mattermost.token_file"]
+    (finding,) = wrong(config(settings, mattermost__token="secret-token"))
+    assert finding == Finding(
+        "config.notice",
+        "warning",
+        "mattermost.token",
+        "the token stands in the configuration, better give token_file",
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff no PEM"])
+def test_an_authority_that_cannot_be_used(settings: dict[str, str], tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    (finding,) = wrong(config(settings, mattermost__ca_file=str(path)))
+    assert (finding.id, finding.subject) == ("mattermost.ca_file", str(path))
+
+
+def test_files_of_the_endpoints(settings: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "tls.crt").touch()
+    found = wrong(
+        config(
+            settings,
+            endpoints__tls_crt=str(tmp_path / "tls.crt"),
+            endpoints__tls_key=str(tmp_path / "tls.key"),
+            endpoints__bearer_token_file=str(tmp_path / "token"),
+        )
+    )
+    assert [one.message for one in found] == [
+        "The file is empty.",
+        "The file cannot be read: No such file or directory.",
+    ]
+
+
+def policy(settings: dict[str, str], *, reviewers: str, approvals: int, **flags: str) -> list[tuple[str, str]]:
+    text = f"{{ dbadmin = {{ reviewers = [{reviewers}], approvals = {approvals}, denials = 1 }} }}"
+    given = config(settings, reviews__submit_as="plugin", reviews__policy=text, **flags)
+    return [(one.id, one.message) for one in check_local(given) if one.id.startswith("reviews")]
+
+
+def test_a_policy_that_can_be_met(settings: dict[str, str]) -> None:
+    people = {"reviewers__alice": "alice", "reviewers__ivan": "ivan"}
+    assert policy(settings, reviewers='"alice", "ivan"', approvals=2, **people) == [
+        ("reviews.policy", "2 approvals or 1 denials of 2 people decide.")
+    ]
+
+
+def test_a_policy_that_can_never_be_met(settings: dict[str, str]) -> None:
+    """Nobody would learn it before a request waits for ever."""
+    assert policy(settings, reviewers='"alice", "ivan"', approvals=2, reviewers__alice="alice") == [
+        ("reviews.policy.unreachable", "It needs 2 approvals, but only 1 of its reviewers can be recognised.")
+    ]
+
+
+def test_a_policy_with_somebody_unknown(settings: dict[str, str]) -> None:
+    assert policy(settings, reviewers='"alice", "ivan"', approvals=1, reviewers__alice="alice") == [
+        ("reviews.policy.unknown_reviewer", "ivan: not in [reviewers], so no Mattermost user is taken for them.")
+    ]
+
+
+def test_by_email_only_addresses_are_anybody(settings: dict[str, str]) -> None:
+    assert policy(settings, reviewers='"alice@example.com", "ivan"', approvals=1, reviews__identity="email") == [
+        (
+            "reviews.policy.unknown_reviewer",
+            "ivan: no email address, so no Mattermost user is taken for them.",
+        )
+    ]
+
+
+def test_an_announced_role_without_a_policy(settings: dict[str, str]) -> None:
+    found = policy(
+        settings, reviewers='"alice"', approvals=1, reviewers__alice="alice", role_to_recipients__editor="ops/editors"
+    )
+    assert found[1] == (
+        "reviews.policy.missing",
+        "Requests for editor are announced, but no policy says who approves them.",
+    )

@@ -1,0 +1,71 @@
+"""The roles for Teleport: nothing more than each way needs, and a file that tctl 7 and 16 take as it is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sidecar.rbac import render
+
+MODES = ("none", "reviewer", "plugin", "on_behalf", "state")
+
+
+def documents(mode: str) -> dict[str, str]:
+    """Name -> YAML without comments, of "role" and "user" documents alike."""
+    text = "\n".join(line for line in render(mode).splitlines() if not line.lstrip().startswith("#"))
+    found = {}
+    for document in text.split("---\n"):
+        kind, name = re.findall(r"^kind: (\w+)$|^  name: (\S+)$", document, re.MULTILINE)
+        found[f"{kind[0]} {name[1]}"] = document
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_document_is_whole_and_none_is_empty(mode: str) -> None:
+    """Tctl refuses a file with a document of comments alone."""
+    expected = ["role access-plugin", "user access-plugin", "role dbadmin", "role devops"]
+    assert list(documents(mode)) == expected + (["role reviewer"] if mode != "state" else [])
+    assert not render(mode).startswith("---")
+    assert "---\n#\n" not in render(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_role_opens_what_it_does_not_mention(mode: str) -> None:
+    """A role of version v3 without these lines may reach every app, cluster and database."""
+    for name, document in documents(mode).items():
+        if name.startswith("role "):
+            assert "version: v3" in document
+            for labels in ("app_labels", "kubernetes_labels", "db_labels"):
+                assert f"\n    {labels}: {{none: none}}" in document
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_sidecar_s_own_role_has_what_the_mode_needs_and_no_more(mode: str) -> None:
+    own = documents(mode)["role access-plugin"]
+    assert ("verbs: [list, read, update]\n      - resources: [access_plugin_data]" in own) is (mode == "state")
+    assert "- resources: [access_request]" in own
+    assert "- resources: [access_plugin_data]\n        verbs: [list, read, update]" in own
+    assert ("review_requests:\n      roles: [dbadmin]" in own) is (mode == "plugin")
+    assert ("submit_for_users:" in own) is (mode == "on_behalf")
+    assert "logins" not in own
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_people_must_agree(mode: str) -> None:
+    """The community edition has neither thresholds nor reviews in its roles: there the sidecar's policy counts."""
+    devops = documents(mode)["role devops"]
+    assert ("approve: 2\n          deny: 1" in devops) is (mode != "state")
+    assert ("""filter: 'contains(reviewer.roles, "access-plugin")'""" in devops) is (mode == "plugin")
+    assert ("reviewers = " in render(mode)) is (mode in {"plugin", "state"})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_commands(mode: str) -> None:
+    text = render(mode)
+    assert "#   tctl auth sign --format=tls --user=access-plugin --ttl=8760h --out=auth\n" in text
+    assert ("--user=alice@example.com" in text) is (mode == "reviewer")
+    assert "kubectl create secret generic teleport-mattermost " in text
+    # a key of a Secret may hold letters, digits, dots, dashes and underscores
+    assert all(re.fullmatch(r"[\w.-]+", key) for key in re.findall(r"--from-file=([^=\s]+)=", text))
+    assert max(map(len, text.splitlines())) <= 120
