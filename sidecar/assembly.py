@@ -103,10 +103,15 @@ class Assembly:
             trio.open_nursery() as nursery,
         ):
             ears: list[Ear] = []
+            recipients = Recipients(client, unknown_seconds=self._times.unknown_recipient)
             link = MattermostLink(
-                client, self._mattermost_status, self._breaker, self._metrics, lambda: ears[0] if ears else None
+                client,
+                self._mattermost_status,
+                self._breaker,
+                self._metrics,
+                lambda: ears[0] if ears else None,
+                recipients.clear,
             )
-            recipients = Recipients(client)
             pool = await self._open_pool(stack)
             reviews = self._listen(client, link, ears, pool)
             await nursery.start(self._reconciler(client, recipients, link, reviews).run, name="reconcile")

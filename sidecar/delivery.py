@@ -234,9 +234,14 @@ class Deliverer:
         return slot
 
     async def _create(self, work: Work, card: Draft) -> None:
-        post_id = await self._place(self._spot(work.position, self._slot(work).k), card)
-        slot = self._update(work.position, p=post_id, s="posted", h=work.card_hash, shown=self._hold.record.seen)
-        if slot.k == "card":
+        post_id, doubtful = await self._place(self._spot(work.position, self._slot(work).k), card)
+        self._update(work.position, p=post_id)
+        if doubtful:
+            # An earlier try made it, perhaps of an earlier version of the request.
+            await self._patch(work, card)
+        else:
+            self._update(work.position, s="posted", h=work.card_hash, shown=self._hold.record.seen)
+        if self._slot(work).k == "card":
             await self._seed(post_id)
 
     async def _seed(self, post_id: str) -> None:
@@ -281,18 +286,19 @@ class Deliverer:
         await self._place(self._spot(work.position, "review" if number > 0 else "end", abs(number)), draft)
         self._hold.update(work.position, replied(self._slot(work), number))
 
-    async def _place(self, spot: Spot, draft: Draft) -> str:
-        """The id of the one post with this identity, made now unless a look-up finds it."""
+    async def _place(self, spot: Spot, draft: Draft) -> tuple[str, bool]:
+        """The id of the one post with this identity, made now unless a look-up finds it; True where it may be older."""
         attempt = spot.attempt
         for _ in range(MAX_ATTEMPTS):
             key = self._key(spot, attempt)
-            if self._doubts.about(key, reply=bool(spot.root_id)) and (found := await self._find_spot(spot)):
+            doubtful = self._doubts.about(key, reply=bool(spot.root_id))
+            if doubtful and (found := await self._find_spot(spot)):
                 self._count(spot.kind, "found")
-                return found
+                return found, True
             post, error_id = await self._try(spot, key, draft)
             if post is not None and self._ours(post, frozenset((key,)), spot.channel_id):
                 self._count(spot.kind, "ok")
-                return post.id
+                return post.id, doubtful
             if error_id == PENDING_ID:
                 # Our own earlier try is still under way there; with the same key we are given its post.
                 await trio.sleep(PENDING_RETRY_SECONDS)
@@ -392,6 +398,8 @@ class Deliverer:
         else:
             status = "failed"
         self._update(position, s=status)
+        if slot.s == status:
+            return  # said before
         log.warning(
             "recipient.rejected",
             extra={

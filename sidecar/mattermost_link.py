@@ -69,9 +69,17 @@ class MattermostLink:
     """
 
     def __init__(
-        self, client: Me, status: LinkStatus, breaker: Breaker, metrics: Metrics, ear: Callable[[], Ear | None]
+        self,
+        client: Me,
+        status: LinkStatus,
+        breaker: Breaker,
+        metrics: Metrics,
+        ear: Callable[[], Ear | None],
+        another: Callable[[], None],
     ) -> None:
+        """`another` is called when the token is that of another bot than before."""
         self._client = client
+        self._another = another
         self._status = status
         self._breaker = breaker
         self._metrics = metrics
@@ -91,7 +99,10 @@ class MattermostLink:
         A websocket that breaks does not keep workers from writing: only REST's own failures do.
         """
         with self._rest():
-            self.bot = await self._client.me()
+            bot = await self._client.me()
+        if self.bot is not None and bot.id != self.bot.id:
+            self._another()
+        self.bot = bot
         self.known.set()
         self._breaker.trust()
         with one_error():

@@ -66,8 +66,9 @@ class Lines(logging.Handler):
 
     @property
     def problems(self) -> list[str]:
-        """The events at WARNING and above, in order."""
-        return [line.getMessage() for line in self._lines if line.levelno >= logging.WARNING]
+        """The events at WARNING and above, in order, without what the start says of the configuration."""
+        events = [line.getMessage() for line in self._lines if line.levelno >= logging.WARNING]
+        return [event for event in events if not event.startswith("preflight.")]
 
     async def heard(self, event: str, count: int = 1, **facts: object) -> dict[str, Any]:
         """Wait for so many lines of this event; the last of them."""

@@ -186,18 +186,19 @@ def get_channel(api: Api, request: Request, user: User) -> Answer:
 
 
 def channel_by_name(api: Api, request: Request, user: User) -> Answer:
-    return _channel_by_name(api, api.board.team_named(request.args[0]), request.args[1], user)
+    return _channel_by_name(api, api.board.team_named(request.args[0]), request, user)
 
 
 def channel_by_team(api: Api, request: Request, user: User) -> Answer:
     team = api.board.teams.get(request.args[0])
     if team is None:
         raise ApiError(404, "app.channel.get_by_name.missing.app_error", "Channel does not exist.")
-    return _channel_by_name(api, team, request.args[1], user)
+    return _channel_by_name(api, team, request, user)
 
 
-def _channel_by_name(api: Api, team: Team, name: str, user: User) -> Answer:
-    channel = api.board.channel_named(team.id, name)
+def _channel_by_name(api: Api, team: Team, request: Request, user: User) -> Answer:
+    archived = request.query.get("include_deleted", "") == "true"
+    channel = api.board.channel_named(team.id, request.args[1], archived=archived)
     readable = channel is not None and api.board.can_read(user, channel, public=True)
     if channel is None or (channel.type != "O" and not readable):  # a private one looks as if it were not there
         raise ApiError(404, "app.channel.get_by_name.missing.app_error", "Channel does not exist.")

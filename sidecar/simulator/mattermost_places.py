@@ -124,9 +124,9 @@ class Places(People):
         self.hub.publish("user_removed", {"channel_id": channel.id, "remover_id": remover_id}, user_id=user.id)
         self.changed()
 
-    def channel_named(self, team_id: str, name: str) -> Channel | None:
+    def channel_named(self, team_id: str, name: str, *, archived: bool = False) -> Channel | None:
         channel = self._by_name.get((team_id, name))
-        return None if channel is None or channel.delete_at else channel
+        return None if channel is None or (channel.delete_at and not archived) else channel
 
     def team_named(self, name: str) -> Team:
         for team in self.teams.values():

@@ -1,0 +1,270 @@
+"""Every way in which Mattermost fails a write: it is made good when Mattermost is back, and never made twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import pytest
+import trio
+
+from sidecar.simulator.mattermost import Answer, Request, proxy_answer
+from tests.world import QUICK, World, field, running, world
+
+POSTS = "/api/v4/posts"
+PATCH = "/api/v4/posts/{post_id}/patch"
+
+
+async def reviewed_and_denied(here: World, ids: list[str]) -> None:
+    """Alice agrees, Ivan denies; every card and thread says so, once, and nobody holds a record any more."""
+    for request_id in ids:
+        here.auth.review(request_id, "alice@example.com", "APPROVED", "fine")
+        here.auth.review(request_id, "ivan@example.com", "DENIED", "no")
+    await here.told(ids, "DENIED")
+    cards = [card for card in here.cards() if card.props["tm"]["id"] in ids]
+    await here.chat.wait_for(lambda: all(len(here.replies(card)) >= 3 for card in cards))
+    for request_id in ids:
+        await here.released(request_id)
+    assert [len(here.replies(card)) for card in cards] == [3] * len(ids)
+
+
+@pytest.mark.parametrize("how", ["503", "refuse"])
+async def test_requests_made_while_mattermost_is_away(how: Literal["503", "refuse"], tmp_path: Path) -> None:
+    """200 requests wait; all are told after it returns, none twice; said once, and not ready meanwhile."""
+    with trio.fail_after(20):
+        async with world(tmp_path, watch_buffer=1000) as here, running(here.config(), times=QUICK) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            await here.lines.heard("link.ready", link="teleport")
+            await here.chat.down(how)
+            ids = here.ask(200)
+            await here.lines.heard("link.lost", link="mattermost")
+            body = await sidecar.readiness()
+            assert (body["ready"], body["links"]["mattermost"]["state"]) == (False, "lost")
+            assert body["links"]["teleport"]["state"] == "ready"
+            began = trio.current_time()
+            await here.chat.up()
+            await here.chat.wait_for(lambda: len(here.channel.posts) >= len(ids))
+            print(f"200 waiting requests told {trio.current_time() - began:.2f} s after the return")
+            await here.told(ids)
+            await here.lines.heard("link.ready", 2, link="mattermost")
+            assert (await sidecar.readiness())["ready"]
+            assert here.lines.problems == ["link.lost"]
+
+
+@pytest.mark.parametrize("how", ["cut before", "cut after", "hang", "stored, then hang", "502", "500", "html", "429"])
+@pytest.mark.parametrize("path", [POSTS, PATCH])
+async def test_a_write_that_fails_is_made_good_once(how: str, path: str, tmp_path: Path) -> None:
+    """Refused, cut off, unanswered, or carried out without an answer: for cards, patches and replies alike."""
+    faults = {"method": "PUT" if path == PATCH else "POST", "path": path, "times": 3}
+    with trio.fail_after(20):
+        # A request may take a third of the lease.
+        async with world(tmp_path) as here, running(here.config(teleport__lease="2s"), times=QUICK):
+            await here.lines.heard("link.ready", link="mattermost")
+            match how:
+                case "cut before" | "cut after":
+                    here.chat.cut(when="after" if how == "cut after" else "before", **faults)  # type: ignore[arg-type]
+                case "hang" | "stored, then hang":
+                    here.chat.hang(when="before" if how == "hang" else "after", **faults)  # type: ignore[arg-type]
+                case "502":
+                    here.chat.fail(**faults)  # type: ignore[arg-type]
+                case "500":
+                    here.chat.fail(answer=Answer(500, {"id": "app.post.save.app_error"}), **faults)  # type: ignore[arg-type]
+                case "html":
+                    here.chat.fail(answer=Answer(200, proxy_answer(502).body), **faults)  # type: ignore[arg-type]
+                case "429":
+                    limited = Answer(429, b"limit exceeded\n", (("Retry-After", "1"),))
+                    here.chat.fail(answer=limited, **faults)  # type: ignore[arg-type]
+            ids = here.ask(5)
+            await here.told(ids)
+            await reviewed_and_denied(here, ids)
+            assert "request.bug" not in here.lines.problems
+
+
+async def test_the_rate_limiter_slows_and_loses_nothing(tmp_path: Path) -> None:
+    """With the limiter on, bursts wait as long as Retry-After says."""
+    times = msgspec.structs.replace(QUICK, ask_limit=10.0)
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            here.chat.rate_limit(per_second=40, burst=20)
+            async with running(here.config(), times=times):
+                ids = here.ask(60)
+                await here.told(ids)
+                await reviewed_and_denied(here, ids[:5])
+                assert here.lines.of("rest.paused")
+                assert not here.lines.of("link.lost", link="mattermost")
+
+
+async def test_a_first_try_that_is_carried_out_after_the_second_is_repaired(tmp_path: Path) -> None:
+    """Two nodes, no common memory of pending ids: the look afterwards keeps the older card and deletes the younger."""
+    with trio.fail_after(20):
+        async with world(tmp_path) as here, running(here.config(teleport__lease="2s"), times=QUICK) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            here.chat.late(1.2, method="POST", path=POSTS, when="before")
+            (request_id,) = here.ask()
+            await here.chat.wait_for(lambda: len(here.cards()) == 1)
+            here.chat.pending.forget()
+            await here.chat.wait_for(lambda: len(here.cards()) == 2)
+            older = here.cards()[0]
+            await here.chat.wait_for(lambda: len(here.cards()) == 1)
+            await here.released(request_id)
+            assert here.cards() == [older]
+            assert (await sidecar.metrics())["duplicates_repaired_total"] == 1
+            await here.told([request_id])
+            here.auth.set_state(request_id, "DENIED")
+            await here.told([request_id], "DENIED")
+
+
+async def test_somebody_else_took_our_pending_id(tmp_path: Path) -> None:
+    """Mattermost answers 201 with their post: it is not ours, and ours is made under another key."""
+
+    def alice_was_first(request: Request) -> bool:
+        key = json.loads(request.body)["pending_post_id"]
+        if not theirs:
+            theirs.append(here.chat.post(here.alice, here.channel, "mine", pending_post_id=key))
+        return False
+
+    theirs: list[object] = []
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config(), times=QUICK):
+            here.chat.fail(method="POST", path=POSTS, times=None, where=alice_was_first)
+            (request_id,) = here.ask()
+            await here.told([request_id])
+            data = await here.released(request_id)
+            here.auth.set_state(request_id, "DENIED")
+            await here.told([request_id], "DENIED")
+            (slot,) = json.loads(data["tm"])["posts"]
+            assert (slot["a"], slot["p"]) == (1, here.cards()[0].id)
+            assert theirs[0] in here.chat.posts(here.channel)
+
+
+async def test_recipients_that_fail_stop_nobody_and_are_told_once_they_can_be(tmp_path: Path) -> None:
+    """A typo, an archived channel, one without the bot, a deactivated person: each named once, with the reason."""
+    names = ["ops/typo", "ops/archived", "ops/private", "zoe@example.com", "ops/access-requests", "bob@example.com"]
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            people = (here.alice, here.bot)
+            here.chat.archive(here.chat.add_channel(here.team, "archived", members=people))
+            private = here.chat.add_channel(here.team, "private", private=True, members=[here.alice])
+            zoe = here.chat.add_user("zoe", email="zoe@example.com")
+            here.chat.deactivate(zoe)
+            async with running(here.config(mattermost__recipients=json.dumps(names)), times=QUICK) as sidecar:
+                (request_id,) = here.ask()
+                await here.told([request_id])
+                await here.released(request_id)
+                failed = {line["recipient"]: line["reason"] for line in here.lines.of("recipient.failed")}
+                assert failed == {
+                    "ops/typo": "not_found",
+                    "ops/archived": "archived",
+                    "ops/private": "not_found",
+                    "zoe@example.com": "deactivated",
+                }
+                metrics = await sidecar.metrics()
+                assert metrics['recipients_failed{reason="not_found"}'] == 2
+                here.chat.join(private, here.bot)
+                here.chat.activate(zoe)
+                await here.told([request_id], channel=private)
+                await here.told([request_id], channel=here.chat.open_direct(here.bot, zoe))
+                assert len(here.lines.of("recipient.failed")) == 4
+
+
+async def test_a_membership_lost_at_run_time(tmp_path: Path) -> None:
+    """PATCH says 403: told with the fix, the others are served, and the card becomes true when the bot is back."""
+    names = '["ops/access-requests", "ops/second"]'
+    with trio.fail_after(15):
+        async with world(tmp_path) as here:
+            second = here.chat.add_channel(here.team, "second", private=True, members=[here.alice, here.bot])
+            async with running(here.config(mattermost__recipients=names), times=QUICK):
+                (old,) = here.ask()
+                await here.told([old], channel=second)
+                await here.released(old)
+                here.chat.leave(second, here.bot)
+                here.auth.set_state(old, "DENIED")
+                await here.told([old], "DENIED")
+                rejected = await here.lines.heard("recipient.rejected")
+                assert (rejected["recipient"], rejected["status"]) == ("ops/second", 403)
+                (new,) = here.ask()
+                await here.told([new])
+                await here.lines.heard("recipient.failed", recipient="ops/second")
+                here.chat.join(second, here.bot)
+                await here.told([old], "DENIED", channel=second)
+                await here.told([new], channel=second)
+
+
+async def test_a_card_that_somebody_deleted_is_never_posted_again(tmp_path: Path) -> None:
+    """A moderator's word is final for that recipient; the other one goes on."""
+    names = '["ops/access-requests", "alice@example.com"]'
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            admin = here.chat.add_user("root", roles="system_user system_admin")
+            async with running(here.config(mattermost__recipients=names), times=QUICK):
+                (request_id,) = here.ask()
+                direct = here.chat.open_direct(here.bot, here.alice)
+                await here.told([request_id])
+                await here.told([request_id], channel=direct)
+                await here.released(request_id)
+                here.chat.delete(admin, here.cards()[0])
+                here.auth.review(request_id, "alice@example.com", "APPROVED")
+                here.auth.review(request_id, "ivan@example.com", "APPROVED")
+                await here.told([request_id], "APPROVED", channel=direct)
+                data = await here.released(request_id)
+                (slot, _) = json.loads(data["tm"])["posts"]
+                assert slot["s"] == "gone"
+                assert here.cards() == []
+                (other,) = here.ask()
+                await here.told([other])
+
+
+async def test_a_token_revoked_at_run_time_and_replaced(tmp_path: Path) -> None:
+    """One error with the fix, no retries in a loop, and at work again as soon as the file holds a good token."""
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            here.chat.disable_token(here.bot)
+            ids = here.ask(3)
+            refused = await here.lines.heard("link.refused", link="mattermost")
+            assert refused["levelno"] == logging.ERROR
+            body = await sidecar.readiness()
+            assert (body["ready"], body["links"]["mattermost"]["state"]) == (False, "refused")
+            assert here.cards() == []
+            here.token_file.write_text(here.chat.new_token(here.bot))
+            await here.told(ids)
+            assert len(here.lines.of("link.refused")) == 1
+
+
+async def test_the_token_of_another_bot(tmp_path: Path) -> None:
+    """What was looked up as the first bot is forgotten; its direct channels are not those of the second."""
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            config = here.config(mattermost__recipients='["alice@example.com"]')
+            async with running(config, times=QUICK):
+                first = here.ask()
+                await here.told(first, channel=here.chat.open_direct(here.bot, here.alice))
+                here.chat.disable_token(here.bot)
+                await here.lines.heard("link.refused", link="mattermost")
+                here.bot = here.chat.add_bot("second")
+                here.token_file.write_text(here.bot.token)
+                await here.lines.heard("link.ready", 2, link="mattermost")
+                second = here.ask()
+                await here.told(second, channel=here.chat.open_direct(here.bot, here.alice))
+
+
+async def test_a_slow_mattermost_does_not_outlive_the_lease(tmp_path: Path) -> None:
+    """Posts wait longer for their turn than a lease lasts; renewed meanwhile, none is sent without a valid one."""
+    times = msgspec.structs.replace(QUICK, ask_every=60.0)
+    with trio.fail_after(15):
+        async with world(tmp_path) as here:
+            users = [here.chat.add_user(f"user{number}") for number in range(30)]
+            names = json.dumps([f"user{number}@example.com" for number in range(30)])
+            config = here.config(
+                teleport__lease="1s", mattermost__recipients=names, mattermost__max_posts_per_second="8"
+            )
+            async with running(config, times=times):
+                (request_id,) = here.ask()
+                directs = [here.chat.open_direct(here.bot, user) for user in users]
+                await here.chat.wait_for(lambda: all(len(here.cards(direct)) == 1 for direct in directs))
+                await here.released(request_id)
+                assert field(here.cards(directs[0])[0], "State").endswith("PENDING")
+                assert here.auth.calls["UpdatePluginData"] > 4
