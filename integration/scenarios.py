@@ -73,7 +73,7 @@ async def denied_by_one(stage: Stage) -> None:
 async def expired(stage: Stage) -> None:
     """Nobody decides in time."""
     async with stage.sidecar():
-        (request_id,) = await stage.ask(expires_in=4)
+        (request_id,) = await stage.ask(expires_in=stage.cluster.brief)
         await stage.shows(request_id, "PENDING")
         await stage.shows(request_id, "EXPIRED")
 
@@ -84,7 +84,7 @@ async def expired_unseen(stage: Stage) -> None:
     At once only because Teleport still lists another request: an empty list alone proves nothing.
     """
     async with stage.sidecar() as first:
-        (request_id,) = await stage.ask(expires_in=6)
+        (request_id,) = await stage.ask(expires_in=stage.cluster.brief)
         (other,) = await stage.ask()
         await stage.show({request_id: "PENDING", other: "PENDING"})
         await first.stop()

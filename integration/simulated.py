@@ -24,6 +24,7 @@ class SimulatedCluster:
     """The dual authorisation guide's cluster."""
 
     no_reviews = ""
+    brief = 3.0
 
     def __init__(self, version: str, folder: Path, emails: Mapping[str, str]) -> None:
         self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])

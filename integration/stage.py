@@ -78,6 +78,8 @@ class Cluster(Protocol):
     credentials: Credentials
     # Why requests cannot be reviewed here; "" where they can.
     no_reviews: str
+    # Seconds in which a request surely becomes a card, and that are short to wait for.
+    brief: float
 
     async def create_requests(
         self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None

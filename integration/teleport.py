@@ -78,6 +78,8 @@ class Account:
 class RealCluster:
     """Roles, users and credentials of a scenario's people, made with tctl; names are unique to this run."""
 
+    brief = 6.0
+
     def __init__(self, host: AuthHost, folder: Path, emails: Mapping[str, str]) -> None:
         self._host = host
         self._folder = folder

@@ -36,7 +36,7 @@ class Backend(Store):
         super().__init__(version, watch_buffer=watch_buffer)
         self.users: dict[str, User] = {}
         self.roles: dict[str, Role] = {}
-        self._plugin_data = PluginDataStore()
+        self._plugin_data = PluginDataStore(self.profile.unknown_request)
 
     # Users and roles
 

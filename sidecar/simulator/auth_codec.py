@@ -108,6 +108,8 @@ def encode_request(stored: StoredRequest, profile: Profile) -> pb.AccessRequestV
     if request.promoted_name or request.promoted_title:
         spec.accessList.Name = raw(request.promoted_name)
         spec.accessList.Title = raw(request.promoted_title)
+    elif profile.writes_access_list and stored.ballots and request.state != "PENDING":
+        spec.accessList.SetInParent()
     if request.long_term:
         spec.RequestKind = pb.LONG_TERM
     if profile.has_revision:
@@ -132,7 +134,7 @@ def encode_init(kinds: Iterable[pb.WatchKind], profile: Profile) -> pb.Event:
     status = pb.WatchStatusV1(
         Kind=b"watch_status",
         Version=b"v1",
-        Metadata=pb.Metadata(Namespace=b"default"),
+        Metadata=pb.Metadata(Name=b"watch-status", Namespace=b"default"),
         Spec=pb.WatchStatusSpecV1(Kinds=kinds),
     )
     return pb.Event(WatchStatus=status)

@@ -23,7 +23,9 @@ EXTRA_SECONDS = 3600.0
 class PluginDataStore:
     """All plugin data by request id."""
 
-    def __init__(self) -> None:
+    def __init__(self, unknown: str) -> None:
+        """`unknown` are the words for a request that is not there."""
+        self._unknown = unknown
         self._objects: dict[str, StoredPluginData] = {}
 
     def find(self, now: float, request_id: str = "", plugin: str = "") -> list[StoredPluginData]:
@@ -65,7 +67,7 @@ class PluginDataStore:
 
     def _first(self, request_id: str, request: AccessRequest | None) -> StoredPluginData:
         if request is None:
-            raise Refusal(grpc.StatusCode.NOT_FOUND, f'access request "{request_id}" not found')
+            raise Refusal(grpc.StatusCode.NOT_FOUND, self._unknown.format(request_id))
         return StoredPluginData(request_id, {}, (request.access_until or 0.0) + EXTRA_SECONDS, 0)
 
 

@@ -106,6 +106,30 @@ class Profile:
         return self.major >= 12
 
     @property
+    def knows_promoted(self) -> bool:
+        """The state PROMOTED has a name."""
+        return self.major >= 14
+
+    @property
+    def writes_access_list(self) -> bool:
+        """A review that resolves leaves an empty promotion behind, whatever it proposed."""
+        return self.major >= 15
+
+    @property
+    def unknown_request(self) -> str:
+        """What the first write of plugin data for a request that is not there is told; {} is its id."""
+        return 'no access request matching "{}"' if self.major >= 15 else 'access request "{}" not found'
+
+    @property
+    def no_resource(self) -> str:
+        """What a write of plugin data without a resource is told: the backend refuses the key."""
+        known = "characters, hyphens, dots, and plus signs" if self.major >= 15 else "characters, hyphens and dots"
+        return (
+            f"special characters are not allowed in resource names, please use name composed only from {known}: "
+            '"/plugin_data/access_request//params"'
+        )
+
+    @property
     def refuses_late_reviews(self) -> bool:
         """A review of a resolved request is refused; older ones store it without effect."""
         return self.major >= 15

@@ -71,6 +71,8 @@ def with_review(
         state = resolution(request, zip(reviews, (ballot.indexes for ballot in ballots), strict=True))
     request = msgspec.structs.replace(request, reviews=reviews)
     if state is not None:
+        # Only the review that resolves hands its reason on to the request, and only a request's reasons are limited.
+        check_reason(submission.reason, "access request resolve reason", profile)
         request = _resolved(request, state, submission.reason)
     return replace(stored, request=request, ballots=ballots)
 
@@ -118,7 +120,10 @@ def _check_review(
     if not may_review(author, reviewer_roles, request):
         raise denied(f'user "{author}" cannot review request "{request.id}"')
     if submission.proposed_state not in {"APPROVED", "DENIED"}:
-        raise invalid(f"invalid state proposal: {submission.proposed_state} (expected approval/denial)")
+        state = submission.proposed_state
+        # A state that came after 12 has no name there.
+        told = "4" if state == "PROMOTED" and not profile.knows_promoted else state
+        raise invalid(f"invalid state proposal: {told} (expected approval/denial)")
     if not request.thresholds:
         raise invalid("request is uninitialized or does not support reviews")
     if any(review.author == author for review in request.reviews):

@@ -178,6 +178,8 @@ class Service(Backend):
         )
         with self.changed:
             self.submissions.append((caller.user, submission))
+            if not submission.request_id:
+                raise invalid("missing request ID")
             if submission.proposed_state == "PROMOTED" and self.profile.major >= 15:
                 raise invalid("state promoted can be only set when promoting to access list")
             on_behalf = self._check_author(caller, submission)
@@ -202,6 +204,8 @@ class Service(Backend):
         """Compare and swap."""
         self._check_plugin_kind(message.Kind)
         _require_plugin_data(caller, "update")
+        if not message.Resource:
+            raise invalid(self.profile.no_resource)
         new, expect = from_entries(message.Set), from_entries(message.Expect)
         self.write_plugin_data(text(message.Resource), new, expect, plugin=text(message.Plugin))
         return pb.PingRequest()  # google.protobuf.Empty: no bytes

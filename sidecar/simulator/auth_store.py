@@ -48,10 +48,13 @@ class Store:
         return None if stored is None or _is_expired(stored) else stored
 
     def scan(self, request_id: str = "", *, cached: bool = False) -> list[StoredRequest]:
-        """Read one or all; `cached` is what a list without an id sees. Raises Refusal for a poisoned one before 16."""
+        """Read one, or all by id as a backend's range does; `cached` is what a list without an id sees.
+
+        Raises Refusal for a poisoned one before 16.
+        """
         with self.changed:
             table = self._cached if cached and not request_id and self._cached is not None else self._requests
-            names = [request_id] if request_id else table
+            names = [request_id] if request_id else sorted(table)
             found = [table[name] for name in names if name in table and not _is_expired(table[name])]
         sound = [stored for stored in found if not is_poisoned(stored.request)]
         if len(sound) < len(found) and not self.profile.skips_poison:
