@@ -228,7 +228,7 @@ def _check(options: argparse.Namespace) -> int:
             raise
         from sidecar.check.report import failure, to_json
 
-        print(to_json([failure("config", "configuration", problem, "") for problem in exc.problems]))
+        _show(to_json([failure("config", "configuration", problem, "") for problem in exc.problems]))
         return USAGE
 
     import trio
@@ -237,23 +237,31 @@ def _check(options: argparse.Namespace) -> int:
 
     findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
     if options.json:
-        print(check.to_json(findings))
+        _show(check.to_json(findings))
     else:
-        print(*(line for finding in findings for line in check.to_lines(finding)), sep="\n")
+        _show("\n".join(line for finding in findings for line in check.to_lines(finding)))
     if options.pin:
-        print("", "[reviewers]", check.to_toml(accounts), sep="\n")
+        _show(f"\n[reviewers]\n{check.to_toml(accounts)}")
     return OK if check.passed(findings) else FAILURE
+
+
+def _show(text: str) -> None:
+    """Print to whoever may have read enough: `| head` is no failure, and the exit code stays."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure(options: argparse.Namespace) -> int:
     if options.rbac is not None:
         from sidecar.rbac import render
 
-        print(render(options.rbac), end="")
+        _show(render(options.rbac).rstrip())
         return OK
     from importlib import resources
 
-    print(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8"), end="")
+    _show(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8").rstrip())
     return OK
 
 

@@ -80,6 +80,9 @@ async def _told(id: str, ask: Ask, client: AuthClient, answers: Answers) -> list
         if exc.reason == "denied" and rights.is_denial(exc.detail):
             answers.denials[id] = exc.detail
             return []
+        if exc.reason == "user_deleted":
+            answers.user_deleted = True
+            return []
         return [failure(f"{id}.{exc.reason}", answers.addr, sentence(exc.detail), _LOOK)]
     return []
 

@@ -11,7 +11,7 @@ from sidecar.check.recipients import check_recipient, check_requester, send_test
 from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
 from sidecar.config import Config
-from sidecar.errors import LinkError, LinkRefused, PostRejected
+from sidecar.errors import LinkError, LinkGarbled, LinkRefused, PostRejected
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import User
@@ -77,8 +77,7 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         bot = await client.me()
     except LinkError as exc:
         if exc.reason != "token":
-            fix = _FIXES.get(exc.reason, "Look at the log of Mattermost, and of what stands before it.")
-            findings.append(failure(f"mattermost.reach.{exc.reason}", url, sentence(exc.detail), fix))
+            findings.append(_unreached(url, exc))
             return None
         findings.append(ok("mattermost.reach", url, "Mattermost answers."))
         if _token(config) != "none":
@@ -95,6 +94,14 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         return None
     findings.append(ok("mattermost.reach", url, "Mattermost answers."))
     return bot
+
+
+def _unreached(url: str, exc: LinkError) -> Finding:
+    if isinstance(exc, LinkGarbled):
+        message = f"What answers there is no Mattermost: {exc.detail}."
+        return failure("mattermost.reach.garbled", url, message, _FIXES["not_mattermost"])
+    fix = _FIXES.get(exc.reason, "Look at the log of Mattermost, and of what stands before it.")
+    return failure(f"mattermost.reach.{exc.reason}", url, sentence(exc.detail), fix)
 
 
 def _judge_bot(bot: User) -> Iterator[Finding]:

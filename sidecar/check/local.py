@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidecar.check.report import failure, ok, warning
+from sidecar.check.report import count, failure, ok, warning
 from sidecar.config import Config, MattermostConfig
 from sidecar.errors import LinkRefused
 from sidecar.routing import is_email
@@ -106,13 +106,15 @@ def _policies(config: Config) -> Iterator[Finding]:
             who = "not in [reviewers], so no Mattermost user is taken for them"
         heard = len(set(policy.reviewers)) - len(set(missing))
         if heard < policy.approvals:
-            message = f"It needs {policy.approvals} approvals, but only {heard} of its reviewers can be recognised."
+            message = (
+                f"It needs {count(policy.approvals, 'approval')}, but only {heard} of its reviewers can be recognised."
+            )
             yield failure("reviews.policy.unreachable", subject, message, f"{', '.join(missing)}: {who}.")
         elif missing:
             yield warning("reviews.policy.unknown_reviewer", subject, f"{', '.join(missing)}: {who}.")
         else:
-            counts = f"{policy.approvals} approvals or {policy.denials} denials of {heard} people decide."
-            yield ok("reviews.policy", subject, counts)
+            approvals, denials = count(policy.approvals, "approval"), count(policy.denials, "denial")
+            yield ok("reviews.policy", subject, f"It takes {approvals} or {denials} of {heard} who are known.")
     uncovered = [role for role in config.role_to_recipients if role != "*" and role not in reviews.policy]
     if uncovered and "*" not in reviews.policy:
         message = f"Requests for {', '.join(uncovered)} are announced, but no policy says who approves them."

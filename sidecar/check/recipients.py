@@ -59,7 +59,7 @@ def _fix(reason: str, bot: User) -> str:
         "invalid": "Write team/channel as in the channel's address, ~channel, @username, an email address or an id.",
         "archived": "Unarchive the channel, or name another one.",
         "deactivated": "Name somebody else.",
-        "forbidden": f"Put the bot (@{bot.username}) where they are, or name another recipient.",
+        "forbidden": f"Name them as @username, or put the bot (@{bot.username}) on a team of theirs.",
         "ambiguous": "Write it as team/channel.",
     }.get(reason, "")
 

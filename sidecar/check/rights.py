@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from sidecar.check.report import failure, ok, warning
+from sidecar.check.report import count, failure, ok, warning
 from sidecar.model import PENDING, AccessRequest, Ping, PluginData
 from sidecar.record import KEY, Record, decode
 from sidecar.teleport.findings import Finding, our_cluster, shown
@@ -35,6 +35,7 @@ class Answers(msgspec.Struct):
     requests: list[AccessRequest] | None = None
     records: list[PluginData] | None = None
     may_update: bool = False
+    user_deleted: bool = False
     denials: dict[str, str] = {}
 
 
@@ -57,7 +58,23 @@ def rule(roles: tuple[str, ...], lines: str) -> str:
 
 def judge(answers: Answers, now: float) -> list[Finding]:
     """Every finding about `answers`; `now` is Unix seconds."""
-    return [*_server(answers), *_clock(answers, now), *_watch(answers), *_list(answers, now), *_records(answers, now)]
+    return [
+        *_user(answers),
+        *_server(answers),
+        *_clock(answers, now),
+        *_watch(answers),
+        *_list(answers, now),
+        *_records(answers, now),
+    ]
+
+
+def _user(answers: Answers) -> Iterator[Finding]:
+    """A deleted user fails every call alike."""
+    if answers.user_deleted:
+        user = shown(answers.ours.user)
+        message = f"Teleport no longer has our user {user}: every call with these credentials fails."
+        fix = "Create the user again (sidecar configure --rbac prints it), or sign credentials for one that exists."
+        yield failure("teleport.user_deleted", user, message, fix)
 
 
 def _server(answers: Answers) -> Iterator[Finding]:
@@ -115,7 +132,9 @@ def _list(answers: Answers, now: float) -> Iterator[Finding]:
     still_open = [data.request_id for data in answers.records or () if _is_open(data, now)]
     if answers.requests:
         pending = sum(request.state == PENDING for request in answers.requests)
-        yield ok(id, addr, f"Teleport lists {len(answers.requests)} access requests, {pending} of them pending.")
+        yield ok(
+            id, addr, f"Teleport lists {count(len(answers.requests), 'access request')}, {pending} of them pending."
+        )
     elif still_open:
         message = (
             f"Teleport lists no access request, but {len(still_open)} of those that the sidecar announced should be "
@@ -138,7 +157,7 @@ def _records(answers: Answers, now: float) -> Iterator[Finding]:
         message = f"We may not read plugin data: {_words(detail)}."
         yield failure("teleport.rights.plugin_data.read", addr, message, rule(roles, _PLUGIN_DATA))
     elif answers.records is not None:
-        message = f"We may read plugin data; {len(answers.records)} records bear the plugin name {name}."
+        message = f"We may read plugin data. {count(len(answers.records), 'record')} under the plugin name {name}."
         yield ok("teleport.rights.plugin_data.read", addr, message)
     if detail := answers.denials.get("teleport.rights.plugin_data"):
         message = f"We may not save plugin data, where the sidecar remembers what it posted: {_words(detail)}."
@@ -162,7 +181,7 @@ def _official_plugin(answers: Answers, now: float) -> Iterator[Finding]:
     name = answers.plugin_name
     message = (
         f"The official plugin has announced {len(theirs)} of today's access requests under the plugin name {name}, "
-        f"the last of them made {int(max(0.0, now - max(theirs)) // 60)} minutes ago."
+        f"the last of them made {count(int(max(0.0, now - max(theirs)) // 60), 'minute')} ago."
     )
     fix = (
         "Never run both under one plugin name: stop the official plugin (systemctl stop teleport-mattermost), or set "

@@ -96,7 +96,7 @@ async def test_all_is_well(tmp_path: Path, version: str, chat_version: str) -> N
             one.message for one in findings if one.id in {"teleport.ping", "teleport.rights.list", "recipient"}
         ] == [
             f"Teleport {version} of cluster example.com answers.",
-            "Teleport lists 1 access requests, 1 of them pending.",
+            "Teleport lists 1 access request, 1 of them pending.",
             "The bot is in it and may post.",
         ]
         quiet(here)
@@ -259,6 +259,18 @@ async def test_the_official_plugin_under_our_name_is_noticed(tmp_path: Path) -> 
             "over.",
         )
         assert "teleport.official_plugin" not in await found(here.config(teleport__plugin_name="sidecar"))
+
+
+async def test_a_deleted_user_is_said_once(tmp_path: Path) -> None:
+    """Every call fails by it, with words that name no cause one could mend."""
+    async with world(tmp_path) as here:
+        here.auth.remove_user("access-plugin")
+        told = await read(here.config())
+        (line,) = [line for line in told.splitlines() if line.startswith("FAILURE")]
+        assert line == (
+            "FAILURE access-plugin: Teleport no longer has our user access-plugin: every call with these credentials "
+            "fails."
+        )
 
 
 async def test_an_old_teleport_is_refused(tmp_path: Path) -> None:
@@ -430,9 +442,11 @@ async def test_an_unknown_authority_names_ca_file(tmp_path: Path, ca: trustme.CA
         nursery.cancel_scope.cancel()
 
 
-async def test_a_page_that_is_no_mattermost(tmp_path: Path) -> None:
-    async with world(tmp_path) as here, http_peer(always(answer(404, b"<html>", kind="text/html"))) as other:
-        (finding,) = (await found(here.config(mattermost__url=other.url)))["mattermost.reach.not_mattermost"]
+@pytest.mark.parametrize(("status", "id"), [(404, "not_mattermost"), (200, "garbled")])
+async def test_a_page_that_is_no_mattermost(tmp_path: Path, status: int, id: str) -> None:
+    """A wrong path below Mattermost is answered with the page of its web client, and 200."""
+    async with world(tmp_path) as here, http_peer(always(answer(status, b"<html>", kind="text/html"))) as other:
+        (finding,) = (await found(here.config(mattermost__url=other.url)))[f"mattermost.reach.{id}"]
         assert finding.fix == "Set mattermost.url to the address of Mattermost, with its path where it has one."
 
 

@@ -106,7 +106,7 @@ def policy(settings: dict[str, str], *, reviewers: str, approvals: int, **flags:
 def test_a_policy_that_can_be_met(settings: dict[str, str]) -> None:
     people = {"reviewers__alice": "alice", "reviewers__ivan": "ivan"}
     assert policy(settings, reviewers='"alice", "ivan"', approvals=2, **people) == [
-        ("reviews.policy", "2 approvals or 1 denials of 2 people decide.")
+        ("reviews.policy", "It takes 2 approvals or 1 denial of 2 who are known.")
     ]
 
 

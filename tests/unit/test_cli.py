@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import types
@@ -18,6 +19,7 @@ from sidecar import __version__, cli
 from sidecar.config import Config
 from sidecar.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parent / "testdata"
 GOOD = str(DATA / "official-v18.toml")
 DEFAULT = cli.DEFAULT_CONFIG
@@ -197,6 +199,16 @@ def test_configure_prints_roles(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == render("none")
     assert cli.main(["configure", "--rbac", "plugin"]) == 0
     assert capsys.readouterr().out == render("plugin")
+
+
+def test_who_has_read_enough_is_no_failure() -> None:
+    """As `sidecar configure | head` closes its end."""
+    command = f"{sys.executable} -m sidecar configure --rbac; echo $? >&2"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(["/bin/sh", "-c", command], stdout=writer, stderr=subprocess.PIPE, check=False, cwd=ROOT)
+    os.close(writer)
+    assert done.stderr == b"0\n"
 
 
 def test_check_with_a_wrong_configuration_is_2(capsys: pytest.CaptureFixture[str]) -> None:
