@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint format bench soak fuzz coverage alerts image image-test lock clean
+.PHONY: demo test lint format bench soak fuzz coverage alerts engine image image-test lock clean
 
 demo: $(READY)
 	$(BIN)/python -m sidecar demo $(ARGS)
@@ -59,6 +59,9 @@ alerts: $(READY)
 ENGINE ?= $(firstword $(foreach one,docker podman,$(shell $(one) info >/dev/null 2>&1 && echo $(one))) docker)
 IMAGE  ?= localhost/teleport-mattermost-sidecar:dev
 CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+engine:
+	@echo $(ENGINE)
+
 image:
 	$(if $(findstring podman,$(ENGINE)),,SOURCE_DATE_EPOCH=$(CHANGED)) $(ENGINE) build --file Containerfile --tag $(IMAGE) \
 		$(if $(findstring podman,$(ENGINE)),--format docker --timestamp $(CHANGED)) \
