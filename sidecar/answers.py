@@ -43,7 +43,8 @@ def render_answer(verdict: Verdict, outcome: str, request: AccessRequest, detail
 
     `detail` is Teleport's own sentence, or how far the quorum is.
     """
-    if outcome in SILENT:
+    if outcome in SILENT or (verdict.person.problem and verdict.expression.way == "direct"):
+        # Strangers are answered where they write, in one fixed sentence.
         return None
     news = _good_news(verdict, outcome, request, detail) or _bad_news(verdict, outcome, request, detail)
     return Draft(_address(verdict, request) + news)

@@ -58,8 +58,6 @@ log = logging.getLogger(__name__)
 
 # One answer of Mattermost, and the share of a lease that it may take: a write must end before the lease does.
 REQUEST_SECONDS = 10.0
-# Questions asked in direct messages shortly before the start are still answered.
-QUESTION_SECONDS = 60.0
 ORPHANS_RETRY_SECONDS = 60.0
 # Findings that say the peer is away, not that it says no.
 AWAY = ("teleport.connect", "teleport.resolve", "teleport.handshake.timeout", "teleport.handshake.closed",
@@ -169,8 +167,15 @@ class Assembly:
             bot_id=lambda: link.bot_id,
             secret=config.mattermost.read_token,
         )
-        direct.answer_since = (time.time() - QUESTION_SECONDS) * 1000
-        sweeper = Sweeper(client, self._followed, rules, direct.take, lambda: link.bot_id, self._times)
+        sweeper = Sweeper(
+            client,
+            self._followed,
+            rules,
+            direct.take,
+            bot_id=lambda: link.bot_id,
+            known=self._teleport.listed.wait,
+            times=self._times,
+        )
         connect = partial(
             open_events,
             config.mattermost.url,
@@ -317,7 +322,8 @@ def rules(config: Config) -> Rules:
     }
     return Rules(
         mode=reviews.submit_as,
-        ways=reviews.ways,
+        # Where nobody decides, there are still questions to answer.
+        ways=tuple(way for way in reviews.ways if reviews.submit_as != "none" or way == "direct"),
         approve=reviews.approve,
         deny=reviews.deny,
         require_reason=reviews.require_reason,
@@ -328,7 +334,8 @@ def rules(config: Config) -> Rules:
 def identity(config: Config) -> Identity:
     """How reviewers are recognised."""
     reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
-    return Identity(reviewers, config.reviews.identity, config.reviews.require_ids)
+    requesters = tuple((user, name) for user, name in routes(config).requesters.items() if name)
+    return Identity(reviewers, config.reviews.identity, config.reviews.require_ids, requesters)
 
 
 def client_context(ca_file: Path | None) -> ssl.SSLContext | None:

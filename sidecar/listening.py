@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from sidecar.errors import PostRejected
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
@@ -47,17 +45,22 @@ class Ear:
         """Know who bears the reviewers' names before anything is heard."""
         await self._people.pin()
 
-    async def take(self, hint: Hint, bot_id: str) -> None:
-        """Look where the hint points. Raises LinkError."""
+    def take(self, hint: Hint, bot_id: str) -> None:
+        """Look where the hint points, later: the websocket is drained without waiting for anybody."""
+        if hint.user_id == bot_id:
+            # What we post and react to ourselves asks nothing of us.
+            return
         root_id: str | None = getattr(hint, "root_id", None)
         if root_id is None or root_id:
             self._followed.hear(root_id or hint.post_id)
-        elif self._direct is not None and hint.user_id != bot_id:
-            try:
-                await self._direct.hint(hint.post_id, hint.channel_id)
-            except PostRejected:
-                # Gone, or not for us to read: then it asks nothing of us.
-                return
+        elif self._direct is not None:
+            self._direct.hint(hint.post_id, hint.channel_id, hint.user_id)
+
+    async def converse(self) -> NoReturn:
+        """Answer direct messages."""
+        if self._direct is not None:
+            await self._direct.run()
+        await trio.sleep_forever()
 
     async def sweep(self) -> NoReturn:
         """Find what the websocket missed, now and each minute."""

@@ -55,7 +55,9 @@ class Ear(Protocol):
 
     async def prepare(self) -> None: ...
 
-    async def take(self, hint: Hint, bot_id: str) -> None: ...
+    def take(self, hint: Hint, bot_id: str) -> None: ...
+
+    async def converse(self) -> NoReturn: ...
 
     async def sweep(self) -> NoReturn: ...
 
@@ -136,12 +138,13 @@ class MattermostLink:
         self._status.ready()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ear.sweep, name="mattermost.sweep")
+            nursery.start_soon(ear.converse, name="mattermost.direct")
             nursery.start_soon(ear.check_identity, name="mattermost.identity")
             nursery.start_soon(self._prove, events, name="mattermost.proof")
             async for hint in events:
                 self._metrics.events_total.labels("mattermost", _kind(hint)).inc()
                 self._metrics.last_event_timestamp_seconds.labels("mattermost").set_to_current_time()
-                await ear.take(hint, self.bot_id)
+                ear.take(hint, self.bot_id)
 
     @contextmanager
     def _rest(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ only says where to look; what stands there is read again by the worker.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -27,8 +28,12 @@ log = logging.getLogger(__name__)
 REACTIONS_AT_ONCE = 100
 PAGE = 200
 MAX_PAGES = 25
+# Posts of one moment may become visible one after the other.
+OVERLAP_MS = 10_000
 # Teleport 16 and newer keep a request pending for 7 days at most; a day more for clocks.
 LONGEST_PENDING_SECONDS = 8 * 86400
+# Where nobody decides, only fresh questions are worth a look back.
+QUESTION_SECONDS = 60
 
 
 class DirectChannel(Protocol):
@@ -55,30 +60,38 @@ class Reading(Protocol):
 
 
 class Sweeper:
-    """`direct` takes a post of a direct channel that may be a command."""
+    """`take` takes a post of a direct channel that may be a command, and what was read around it.
+
+    `known` returns once the cards are known.
+    """
 
     def __init__(
         self,
         reading: Reading,
         followed: Followed,
         rules: Rules,
-        direct: Callable[[Post], Awaitable[None]],
+        take: Callable[[Post, list[Post]], Awaitable[None]],
+        *,
         bot_id: Callable[[], str],
+        known: Callable[[], Awaitable[None]],
         times: Times,
     ) -> None:
         self._reading = reading
         self._followed = followed
         self._rules = rules
-        self._direct = direct
+        self._take = take
         self._bot_id = bot_id
+        self._known = known
         self._times = times
         # card post -> what stood on it at the last look
         self._reactions: dict[str, int] = {}
-        # channel -> up to when its posts were read
+        # channel -> up to when its posts were read; and the cards that were met on the way
         self._read_until: dict[str, int] = {}
+        self._met: set[str] = set()
 
     async def run(self) -> NoReturn:
-        """Sweep at once, then again and again. Raises LinkError."""
+        """Sweep as soon as there is something to sweep, then again and again. Raises LinkError."""
+        await self._known()
         while True:
             await self.sweep()
             await trio.sleep(self._times.sweep_every)
@@ -88,13 +101,16 @@ class Sweeper:
         cards = self._followed.open_cards()
         if "reaction" in self._rules.ways:
             await self._sweep_reactions(list(cards))
+        # Where replies are read, and from when on where there was no look before; direct messages go back further.
+        since: dict[str, float] = {}
         if "reply" in self._rules.ways:
-            for channel_id in dict.fromkeys(cards.values()):
-                for post in await self._news(channel_id):
-                    if post.root_id in cards:
-                        self._followed.hear(post.root_id)
-        if "direct" in self._rules.ways:
-            await self._sweep_direct()
+            since = dict.fromkeys(cards.values(), math.inf)
+        direct = await self._direct_channels() if "direct" in self._rules.ways else {}
+        self._met &= cards.keys()
+        self._read_until = {one: at for one, at in self._read_until.items() if one in since or one in direct}
+        for channel_id, from_at in (since | direct).items():
+            if channel_id in since or direct[channel_id] < math.inf:
+                await self._read(channel_id, from_at, cards, take=channel_id in direct)
 
     async def _sweep_reactions(self, posts: list[str]) -> None:
         self._reactions = {post: known for post in posts if (known := self._reactions.get(post)) is not None}
@@ -113,38 +129,56 @@ class Sweeper:
                     self._reactions[post_id] = hash(relevant)
                     self._followed.hear(post_id)
 
-    async def _sweep_direct(self) -> None:
-        """Direct channels with news since the last look; the first look goes back as far as requests may be open."""
-        oldest = int((time.time() - LONGEST_PENDING_SECONDS) * 1000)
-        for channel in await self._reading.my_channels():
-            if channel.type != "D" or channel.last_post_at <= self._read_until.get(channel.id, oldest):
-                continue
-            for post in await self._news(channel.id):
-                if not post.root_id:
-                    await self._direct(post)
+    async def _direct_channels(self) -> dict[str, float]:
+        """Direct channels, and since when posts in them matter: never where nothing was posted since the last look."""
+        back = LONGEST_PENDING_SECONDS if self._rules.mode != "none" else QUESTION_SECONDS
+        oldest = (time.time() - back) * 1000
+        found = [channel for channel in await self._reading.my_channels() if channel.type == "D"]
         await self._pace()
+        return {
+            channel.id: oldest if channel.last_post_at > self._read_until.get(channel.id, oldest) else math.inf
+            for channel in found
+        }
 
-    async def _news(self, channel_id: str) -> list[Post]:
-        """Posts of others since the last look, oldest first."""
-        until = self._read_until.get(channel_id, 0)
-        found: list[Post] = []
-        newest = until
+    async def _read(self, channel_id: str, from_at: float, cards: dict[str, str], *, take: bool) -> None:
+        """Read what others posted since the last look, and as far back as the cards that are new to us."""
+        until = self._read_until.get(channel_id, from_at + OVERLAP_MS) - OVERLAP_MS
+        news = {card for card, channel in cards.items() if channel == channel_id} - self._met
+        posts = await self._posts(channel_id, until, news if "reply" in self._rules.ways else set())
         bot_id = self._bot_id()
-        for page in range(MAX_PAGES if until else 1):
+        roots = set()
+        for post in reversed(posts):
+            if post.user_id == bot_id:
+                continue
+            if post.root_id in cards and (post.create_at >= until or post.root_id in news):
+                roots.add(post.root_id)
+            elif take and not post.root_id and post.create_at >= until:
+                await self._take(post, posts)
+        for root_id in roots:
+            self._followed.hear(root_id)
+        self._met |= news
+        self._read_until[channel_id] = max([self._read_until.get(channel_id, 0), *(post.create_at for post in posts)])
+
+    async def _posts(self, channel_id: str, until: float, cards: set[str]) -> list[Post]:
+        """The newest posts of a channel: back to `until`, and to every one of these cards."""
+        found: list[Post] = []
+        unmet = set(cards)
+        for page in range(MAX_PAGES):
             try:
                 posts = await self._reading.channel_posts(channel_id, page)
             except PostRejected as exc:
                 log.debug("sweep.rejected", extra={"channel_id": channel_id, "status": exc.status})
-                break
+                return found
             finally:
                 await self._pace()
-            newest = max([newest, *(post.create_at for post in posts)])
-            # The same millisecond again: two posts may share it.
-            found += [post for post in posts if post.create_at >= until and post.user_id != bot_id]
-            if len(posts) < PAGE or posts[-1].create_at < until:
-                break
-        self._read_until[channel_id] = newest
-        return found[::-1]
+            found += posts
+            unmet -= {post.id for post in posts}
+            if len(posts) < PAGE or (posts[-1].create_at < until and not unmet):
+                return found
+        # Too far back to read everything between: their threads are read one by one.
+        for card in unmet:
+            self._followed.hear(card)
+        return found
 
     async def _pace(self) -> None:
         await trio.sleep(self._times.sweep_pace)

@@ -41,9 +41,10 @@ Signature = tuple[tuple[int, int, int], ...]
 class _Open:
     """One reviewer's connection and the files that it was made from."""
 
-    def __init__(self, client: AuthClient, signature: Signature, stack: AsyncExitStack) -> None:
+    def __init__(self, client: AuthClient, signature: Signature, not_after: float, stack: AsyncExitStack) -> None:
         self.client = client
         self.signature = signature
+        self.not_after = not_after
         self.stack = stack
         self.users = 0
         self.retired = False
@@ -59,6 +60,8 @@ class Reviewers:
         self._server_name = server_name
         self._observe = observe
         self._open: OrderedDict[str, _Open] = OrderedDict()
+        # One at a time opens and closes: two must not open the same one.
+        self._turn = trio.Lock()
 
     async def submit(self, user: str, request_id: str, state: str, reason: str, *, cluster: str) -> AccessRequest:
         """Submit one review with `user`'s own credentials and return the request as it is then.
@@ -84,8 +87,9 @@ class Reviewers:
 
     @asynccontextmanager
     async def _client(self, user: str, cluster: str) -> AsyncIterator[AuthClient]:
-        opened = await self._current(user, cluster)
-        opened.users += 1
+        async with self._turn:
+            opened = await self._current(user, cluster)
+            opened.users += 1
         try:
             yield opened.client
         finally:
@@ -101,14 +105,15 @@ class Reviewers:
             await self._retire(user)
             raise ReviewRejected("credential", f"there are no credentials for {user}") from exc
         opened = self._open.get(user)
-        if opened is None or opened.signature != signature:
+        if opened is None or opened.signature != signature or opened.not_after <= time.time():
             credentials = read_reviewer(user, crt, key, self._root_cas, cluster)
             await self._retire(user)
             stack = AsyncExitStack()
             client = await stack.enter_async_context(
                 open_client(self._addr, credentials, server_name=self._server_name, observe=self._observe)
             )
-            opened = self._open[user] = _Open(client, signature, stack)
+            not_after = read_certificate(credentials.certificate).not_after
+            opened = self._open[user] = _Open(client, signature, not_after, stack)
             if len(self._open) > MOST_OPEN:
                 await self._retire(next(iter(self._open)))
         self._open.move_to_end(user)
