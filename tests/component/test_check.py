@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import trio
 import trustme
@@ -468,6 +469,69 @@ async def test_a_channel_that_takes_no_posts(tmp_path: Path) -> None:
         assert finding.message == (
             "The bot may not post there: Mattermost would answer 403 api.context.permissions.app_error."
         )
+
+
+async def test_a_mattermost_that_takes_any_reply(tmp_path: Path) -> None:
+    """None is known to, but what was posted by mistake does not stay."""
+    async with world(tmp_path) as here:
+        post = here.chat.post(here.bot, here.channel, "sidecar check")
+        taken = Answer(201, {"id": post.id, "channel_id": here.channel.id, "user_id": here.bot.id})
+        here.chat.fail(method="POST", path="/api/v4/posts", answer=taken)
+        assert (await found(here.config()))["recipient"][0].status == "ok"
+        assert here.cards() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "id"),
+    [
+        ("/api/v4/users/me", "mattermost.reach.rejected"),
+        ("/api/v4/config/client", "mattermost.settings"),
+        ("/api/v4/users/username/*", "reviewer.account.unanswered"),
+    ],
+)
+async def test_a_call_that_mattermost_refuses_is_a_line(tmp_path: Path, path: str, id: str) -> None:
+    """A permission scheme may take away what every Mattermost allows; the other checks go on."""
+    async with world(tmp_path) as here:
+        refusal = Answer(403, {"id": "api.context.permissions.app_error", "status_code": 403})
+        here.chat.fail(path=path, answer=refusal, times=None)
+        by_id = await found(
+            here.config(reviews__submit_as="reviewer", reviews__identities=str(tmp_path), reviewers__alice="a")
+        )
+        (finding,) = by_id[id]
+        assert finding.status == "failure"
+        assert "403 api.context.permissions.app_error" in finding.message
+
+
+async def test_calls_that_are_lost_are_lines(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.chat.fail(path="/api/v4/teams/name/*", times=None)
+        here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAVAILABLE, "away", times=9)
+        by_id = await found(deciding(here, "reviewer"))
+        assert by_id["recipient.server_error"][0].message == "The server answered 502."
+        assert [one.subject for one in by_id["reviewer.rights.unavailable"]] == [
+            "alice@example.com",
+            "ivan@example.com",
+        ]
+
+
+@pytest.mark.parametrize(("version", "id"), [("5.30.1", "mattermost.version.old"), ("", "mattermost.version.unknown")])
+async def test_a_mattermost_that_was_never_tried(tmp_path: Path, version: str, id: str) -> None:
+    async with world(tmp_path) as here:
+        here.chat.configure(Version=version)
+        assert (await found(here.config()))[id][0].status == "warning"
+
+
+async def test_without_a_map_everybody_with_credentials_is_a_reviewer(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        deciding(here, "reviewer")
+        here.chat.configure(RequireEmailVerification="true")
+        config = here.config(
+            reviews__submit_as="reviewer", reviews__identities=str(tmp_path / "reviewers"), reviews__identity="email"
+        )
+        assert [one.subject for one in (await found(config))["reviewer.rights"]] == [
+            "alice@example.com",
+            "ivan@example.com",
+        ]
 
 
 async def test_hidden_addresses_matter_where_people_are_found_by_them(tmp_path: Path) -> None:
