@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,4 +144,16 @@ def test_panels_lie_beside_each_other() -> None:
 )
 def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *arguments], cwd=RULES, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: package prometheus)")
+def test_promtool_can_read_the_dashboard(tmp_path: Path) -> None:
+    """Every expression as a rule, with Grafana's variables filled in."""
+    filled = [text.replace("$__rate_interval", "1m").replace("$instance", ".*") for _, text in expressions()]
+    rules = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(filled)]
+    (tmp_path / "rules.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", "rules.json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
