@@ -43,6 +43,14 @@ else
   printf '%s' "$password" >"$PEOPLE/password"
 fi
 
+# Compose waits for health; not every engine that reads compose files does.
+tries=60
+until call GET /system/ping >/dev/null 2>"$WORK/said"; do
+  tries=$((tries - 1))
+  [ "$tries" -gt 0 ] || { cat "$WORK/said" >&2; exit 1; }
+  sleep 2
+done
+
 # The first person of an empty Mattermost becomes its administrator.
 if ! sign_in; then
   call POST /users "{\"email\":\"admin@example.com\",\"username\":\"admin\",\"password\":\"$password\"}" >/dev/null

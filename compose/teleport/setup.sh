@@ -18,6 +18,14 @@ mkdir -p "$NEW" "$OUT/reviewers"
 chmod 755 "$OUT" "$OUT/reviewers"
 hand_over() { chown "$OWNER" "$@"; }
 
+# Compose waits for health; not every engine that reads compose files does.
+tries=60
+until tctl status >"$NEW/said" 2>&1; do
+  tries=$((tries - 1))
+  [ "$tries" -gt 0 ] || { cat "$NEW/said" >&2; exit 1; }
+  sleep 2
+done
+
 if said=$(tctl create -f "$HERE/roles-enterprise.yaml" 2>&1); then
   edition=enterprise
 else
@@ -31,16 +39,12 @@ tctl create -f "$HERE/people.yaml"
 
 # The Auth Service learns of a new user from its own cache.
 sign() {
-  for try in 1 2 3 4 5 6 7 8 9 10; do
-    if tctl auth sign --format=tls --user="$1" --out="$2" --ttl=720h --overwrite >"$NEW/said" 2>&1; then
-      rm "$NEW/said"
-      return
-    fi
+  tries=10
+  until tctl auth sign --format=tls --user="$1" --out="$2" --ttl=720h --overwrite >"$NEW/said" 2>&1; do
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ] || { cat "$NEW/said" >&2; exit 1; }
     sleep 1
   done
-  echo "tctl auth sign --user=$1, $try tries:" >&2
-  cat "$NEW/said" >&2
-  exit 1
 }
 
 sign access-plugin "$NEW/auth"
