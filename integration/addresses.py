@@ -7,7 +7,6 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from integration.stage import Unavailable
 from integration.teleport import TctlError
 
 
@@ -40,6 +39,8 @@ class LocalFiles:
 class RunningAuthService(LocalFiles):
     """TELEPORT_ADDR, and TCTL: the command with its own flags, "tctl" where it is not given."""
 
+    no_restart = "the Auth Service at TELEPORT_ADDR is not ours to restart"
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.addr = os.environ["TELEPORT_ADDR"]
@@ -50,7 +51,7 @@ class RunningAuthService(LocalFiles):
         return run_tctl([*self._command, *arguments])
 
     def stop(self) -> None:
-        raise Unavailable("the Auth Service at TELEPORT_ADDR is not ours to restart")
+        raise NotImplementedError
 
     def start(self) -> None:
         raise NotImplementedError
@@ -59,12 +60,14 @@ class RunningAuthService(LocalFiles):
 class RunningMattermost:
     """MATTERMOST_URL and MATTERMOST_ADMIN_TOKEN."""
 
+    no_restart = "the Mattermost at MATTERMOST_URL is not ours to restart"
+
     def __init__(self) -> None:
         self.url = os.environ["MATTERMOST_URL"].rstrip("/")
         self.admin_token = os.environ["MATTERMOST_ADMIN_TOKEN"]
 
     def stop(self) -> None:
-        raise Unavailable("the Mattermost at MATTERMOST_URL is not ours to restart")
+        raise NotImplementedError
 
     def start(self) -> None:
         raise NotImplementedError

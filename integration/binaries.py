@@ -68,6 +68,8 @@ class Server:
 class AuthService(LocalFiles):
     """An Auth Service alone, with a stock certificate, from TELEPORT_BIN: a folder with `teleport` and `tctl`."""
 
+    no_restart = ""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._bin = Path(os.environ["TELEPORT_BIN"])
@@ -99,6 +101,8 @@ class AuthService(LocalFiles):
 
 class Mattermost:
     """A Mattermost from MATTERMOST_HOME, a folder as its release unpacks, with the PostgreSQL of MATTERMOST_DSN."""
+
+    no_restart = ""
 
     def __init__(self, folder: Path) -> None:
         home = Path(os.environ["MATTERMOST_HOME"])

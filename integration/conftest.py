@@ -16,6 +16,7 @@ import pytest
 
 from integration import addresses, binaries, containers
 from integration.mattermost import ChatHost, RealChat
+from integration.scenarios import Scenario, unplayable
 from integration.simulated import simulated_chat, simulated_cluster
 from integration.stage import Chat, Cluster, Stage, Unavailable, open_stage
 from integration.teleport import AuthHost, RealCluster
@@ -39,6 +40,13 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         except Unavailable as exc:
             pytest.skip(f"{request.param}: {exc}")
         yield found
+
+
+@pytest.fixture
+def playable(scenario: Scenario, servers: Servers) -> None:
+    """Skip a scenario that needs what these servers do not have. Not in the scenario: pytest-trio drops the reason."""
+    if reason := unplayable(scenario, servers.cluster, servers.chat):
+        pytest.skip(reason)
 
 
 @pytest.fixture

@@ -60,6 +60,8 @@ def _start(container: DockerContainer) -> None:
 class ContainedAuthService:
     """An Auth Service alone, with a stock certificate."""
 
+    no_restart = ""
+
     def __init__(self) -> None:
         port = free_port()
         self.addr = f"127.0.0.1:{port}"
@@ -114,6 +116,8 @@ class ContainedAuthService:
 
 class ContainedMattermost:
     """`mattermost-preview`: a Mattermost with its own PostgreSQL. The first user is its administrator."""
+
+    no_restart = ""
 
     def __init__(self) -> None:
         port = free_port()

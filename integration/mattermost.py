@@ -21,10 +21,10 @@ class ChatHost(Protocol):
 
     url: str
     admin_token: str
+    # Why it is not ours to restart; "" where it is.
+    no_restart: str
 
-    def stop(self) -> None:
-        """Stop it. Raises Unavailable where it is not ours to stop."""
-        ...
+    def stop(self) -> None: ...
 
     def start(self) -> None:
         """Start it on the same address; return when it answers."""
@@ -72,7 +72,7 @@ class RealChat:
         """`emails`: name of each person -> email, which is the Teleport user."""
         self._host = host
         self._tag = secrets.token_hex(3)
-        self.url = host.url
+        self.url, self.no_restart = host.url, host.no_restart
         self._admin = Rest(host.url, host.admin_token)
         version = self._admin.answer("GET", "/system/ping").headers["X-Version-Id"]
         self.name = f"Mattermost {'.'.join(version.split('.')[:3])}"

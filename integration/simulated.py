@@ -24,6 +24,7 @@ class SimulatedCluster:
     """The dual authorisation guide's cluster."""
 
     no_reviews = ""
+    no_restart = ""
     brief = 3.0
 
     def __init__(self, version: str, folder: Path, emails: Mapping[str, str]) -> None:
@@ -79,6 +80,8 @@ class SimulatedCluster:
 
 class SimulatedChat:
     """A Mattermost in this trio loop."""
+
+    no_restart = ""
 
     def __init__(self, server: MattermostServer, emails: Mapping[str, str]) -> None:
         self._server = server

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Unavailable(Exception):
-    """These servers cannot do what the scenario needs; the text says what, and the scenario is skipped."""
+    """There are no such servers here; the text says why, in one line."""
 
 
 class Credentials(NamedTuple):
@@ -76,8 +76,9 @@ class Cluster(Protocol):
     requester: str
     reviewers: tuple[str, str]
     credentials: Credentials
-    # Why requests cannot be reviewed here; "" where they can.
+    # Why requests cannot be reviewed here, and why it cannot be restarted; "" where they can and it can.
     no_reviews: str
+    no_restart: str
     # Seconds in which a request surely becomes a card, and that are short to wait for.
     brief: float
 
@@ -118,6 +119,8 @@ class Chat(Protocol):
     name: str
     url: str
     bot_token: str
+    # Why it cannot be restarted; "" where it can.
+    no_restart: str
     people: dict[str, Person]
 
     async def channel(self) -> Channel:

@@ -143,6 +143,10 @@ class Board(Posts):
             start = max(end - per_page, 0)
         chosen = standing[start:end][::-1]
         body = self._list(chosen, count=True)
+        for post in chosen:
+            if post.root_id and not self.v11:
+                # 5.37 counts the replies to the reply itself, unlike in a thread (seen on a running one).
+                body["posts"][post.id]["reply_count"] = 0
         if chosen:
             body["next_post_id"] = standing[end].id if end < len(standing) else ""
             body["prev_post_id"] = standing[start - 1].id if start else ""
