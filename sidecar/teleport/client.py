@@ -165,16 +165,18 @@ class AuthClient:
 
     async def _open_either_list(self, stack: AsyncExitStack, request: bytes, seconds: float) -> _Requests:
         """V2 came with Teleport 10, the other one went with 14. Remembered, and found out anew after an upgrade."""
+        legacy = self._legacy_list
         try:
-            return await self._open_list(stack, request, seconds)
+            return await self._open_list(stack, request, seconds, legacy=legacy)
         except CallFailed as exc:
             if not is_missing_method(exc):
                 raise
-            self._legacy_list = not self._legacy_list
-            return await self._open_list(stack, request, seconds)
+            # Not toggled: several tasks may find it out at once.
+            self._legacy_list = not legacy
+            return await self._open_list(stack, request, seconds, legacy=not legacy)
 
-    async def _open_list(self, stack: AsyncExitStack, request: bytes, seconds: float) -> _Requests:
-        if self._legacy_list:
+    async def _open_list(self, stack: AsyncExitStack, request: bytes, seconds: float, *, legacy: bool) -> _Requests:
+        if legacy:
             return _listed(await self._channel.unary("GetAccessRequests", request, seconds=seconds))
         stream = await stack.enter_async_context(self._channel.stream("GetAccessRequestsV2", request, seconds=seconds))
         return _streamed(await stream.receive(), stream)
