@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint format bench soak fuzz coverage alerts engine image image-test lock clean
+.PHONY: demo test lint format bench soak fuzz coverage alerts image image-test lock clean
 
 demo: $(READY)
 	$(BIN)/python -m sidecar demo $(ARGS)
@@ -59,7 +59,8 @@ alerts: $(READY)
 ENGINE ?= $(firstword $(foreach one,docker podman,$(shell $(one) info >/dev/null 2>&1 && echo $(one))) docker)
 IMAGE  ?= localhost/teleport-mattermost-sidecar:dev
 CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
-engine:
+# Which one that is; asked by .ci/run, and never a file's name.
+.engine:
 	@echo $(ENGINE)
 
 image:
