@@ -215,7 +215,7 @@ class RealCluster:
         self._create("user", "v2", name, {"roles": [self._role(role)]})
         out = self._host.path(f"{self._tag}-{role}-{secrets.token_hex(2)}")
         _patiently(
-            lambda: self._host.tctl("auth", "sign", "--format=tls", f"--user={name}", f"--out={out}", "--ttl=8h")
+            lambda: self._host.tctl("auth", "sign", "--format=tls", f"--user={name}", f"--out={out}", "--ttl=72h")
         )
         files = Credentials(*(self._folder / f"{secrets.token_hex(4)}.{end}" for end in ("crt", "key", "cas")))
         for file in files:
