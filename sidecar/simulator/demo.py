@@ -20,10 +20,11 @@ import trio
 from sidecar.simulator.auth import AuthServer
 from sidecar.simulator.demo_process import Sidecar, StoryWentWrongError, open_sidecar
 from sidecar.simulator.demo_screen import Screen
-from sidecar.simulator.demo_stage import CHANNEL, TEAM, Stage
+from sidecar.simulator.demo_stage import ALICE, CHANNEL, IVAN, TEAM, Stage
 from sidecar.simulator.demo_story import ACTS
 from sidecar.simulator.faults import Refusal
 from sidecar.simulator.mattermost import ApiError, MattermostServer
+from sidecar.simulator.web import WebPage
 
 _PATIENCE_SECONDS = 20.0
 _SHOWN_LINES = 12
@@ -41,6 +42,14 @@ web_url = "https://teleport.example.com"
 url = {url}
 token_file = {token}
 recipients = [{recipient}]
+
+[reviews]
+submit_as = "reviewer"
+identities = {identities}
+require_ids = true
+
+[reviewers]
+{reviewers}
 
 [endpoints]
 listen = "127.0.0.1:0"
@@ -109,7 +118,7 @@ class _Demo:
                 await nursery.start(chat.serve)
                 with AuthServer.dual_authorization() as auth:
                     stage = Stage(auth, chat, self._screen, patience=self._patience)
-                    async with open_sidecar(_configure(stage, Path(folder)), self._settings) as sidecar:
+                    async with open_sidecar(configure(stage, Path(folder)), self._settings) as sidecar:
                         self._log = sidecar.lines
                         await self._tell(stage, sidecar)
             nursery.cancel_scope.cancel()
@@ -143,12 +152,16 @@ class _Demo:
         print(f"\nThe story went wrong. {sentence}", file=sys.stderr)
 
 
-def _configure(stage: Stage, folder: Path) -> Path:
+def configure(stage: Stage, folder: Path) -> Path:
     """Write what an operator would: credentials, the bot's token, the configuration."""
     files = stage.auth.write_credentials(folder, "access-plugin")
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(stage.bot.token)
+    identities = folder / "reviewers"
+    identities.mkdir(mode=0o700)
+    for user in (ALICE, IVAN):
+        stage.auth.write_credentials(identities, user, name=user).cas.unlink()
     values = {
         "addr": stage.auth.addr,
         "crt": files.crt,
@@ -157,9 +170,15 @@ def _configure(stage: Stage, folder: Path) -> Path:
         "url": stage.chat.url,
         "token": token,
         "recipient": f"{TEAM}/{CHANNEL}",
+        "identities": identities,
     }
+    # Bob reviews other people's requests.
+    reviewers = "\n".join(
+        f"{one.username} = {{ id = {json.dumps(one.id)}, user = {json.dumps(one.email)} }}" for one in stage.people
+    )
     path = folder / "teleport-mattermost.toml"
-    path.write_text(_CONFIG.format(**{name: json.dumps(str(value)) for name, value in values.items()}))
+    quoted = {name: json.dumps(str(value)) for name, value in values.items()}
+    path.write_text(_CONFIG.format(reviewers=reviewers, **quoted))
     return path
 
 
@@ -167,16 +186,18 @@ async def _stay(stage: Stage, sidecar: Sidecar) -> None:
     """Stay up, for whoever wants to look closer; ends with a signal."""
     screen = stage.screen
     screen.act(len(ACTS) + 1, "All of it stays up until Ctrl-C")
-    screen.facts(
-        [
-            ("the sidecar", f"http://{sidecar.address}/readyz and /metrics"),
-            ("Mattermost, REST and websocket", stage.chat.url),
-            ("  the channel's posts", f"{stage.chat.url}/api/v4/channels/{stage.channel.id}/posts"),
-            ("  with alice's token", f"-H 'Authorization: Bearer {stage.alice.token}'"),
-            ("Auth Service, gRPC with mTLS", stage.auth.addr),
-        ]
-    )
-    await trio.sleep_forever()
+    async with trio.open_nursery() as nursery:
+        page = await nursery.start(WebPage(stage).serve)
+        screen.facts(
+            [
+                ("be Alice, Ivan or Bob", page),
+                ("the sidecar", f"http://{sidecar.address}/readyz and /metrics"),
+                ("Mattermost, REST and websocket", stage.chat.url),
+                ("  the channel's posts", f"{stage.chat.url}/api/v4/channels/{stage.channel.id}/posts"),
+                ("  with alice's token", f"-H 'Authorization: Bearer {stage.alice.token}'"),
+                ("Auth Service, gRPC with mTLS", stage.auth.addr),
+            ]
+        )
 
 
 def _readable(line: str) -> str:

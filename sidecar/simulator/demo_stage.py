@@ -11,14 +11,15 @@ from functools import partial
 
 import trio
 
-from sidecar.model import APPROVED, PENDING
+from sidecar.model import PENDING
 from sidecar.simulator.auth import AuthServer
 from sidecar.simulator.demo_process import StoryWentWrongError
-from sidecar.simulator.demo_screen import Screen
-from sidecar.simulator.mattermost import Channel, MattermostServer, Post
+from sidecar.simulator.demo_screen import EMOJI, Screen
+from sidecar.simulator.mattermost import Channel, MattermostServer, Post, User
 
 TEAM, CHANNEL, ROLE = "ops", "access-requests", "dbadmin"
 ALICE, IVAN, BOB = "alice@example.com", "ivan@example.com", "bob@example.com"
+APPROVE = "white_check_mark"
 
 
 class Stage:
@@ -31,6 +32,7 @@ class Stage:
         self.screen = screen
         self.patience = patience
         people = [chat.add_user(name.partition("@")[0], email=name) for name in (ALICE, IVAN, BOB)]
+        self.people = people
         self.alice, self.ivan, self.bob = people
         self.bot = chat.add_bot("teleport")
         everybody = (*people, self.bot)
@@ -55,7 +57,13 @@ class Stage:
         return any(text in field(card, title) for card in self.cards(request_id))
 
     def replies(self, request_id: str) -> list[str]:
-        return [post.message for post in self.chat.thread(self.cards(request_id)[0]) if post.root_id]
+        """The thread of a card; people's words bear their names."""
+        names = {one.id: f"**{one.username}** " for one in self.people}
+        return [f"{names.get(post.user_id, '')}{post.message}" for post in self.chat.thread(self.only_card(request_id))]
+
+    def says(self, request_id: str, text: str) -> bool:
+        """Whether the thread of a card has a reply with `text` in it."""
+        return any(text in reply for reply in self.replies(request_id))
 
     def bobs_card(self, request_id: str) -> Post | None:
         """The direct message that tells Bob of his request."""
@@ -120,13 +128,19 @@ class Stage:
         self.requests.append(request_id)
         return request_id, asked_at
 
-    async def review(self, author: str, request_id: str, proposed_state: str, reason: str) -> None:
-        """Somebody reviews in Teleport itself."""
-        verb = "approve" if proposed_state == APPROVED else "deny"
-        await self.screen.command(
-            author.partition("@")[0], f'tsh request review --{verb} --reason="{reason}" …{request_id[-8:]}'
-        )
-        self.auth.review(request_id, author, proposed_state, reason)
+    async def react(self, person: User, request_id: str, emoji: str) -> None:
+        """Somebody reacts to the card of a request."""
+        await self.screen.gesture(person.username, f"reacts with {EMOJI[emoji]} to the card")
+        self.chat.react(person, self.only_card(request_id), emoji)
+
+    async def reply(self, person: User, request_id: str, text: str) -> None:
+        """Somebody replies in the thread of a card."""
+        await self.screen.gesture(person.username, f"replies in its thread: `{text}`")
+        self.chat.post(person, self.channel, text, root_id=self.only_card(request_id).id)
+
+    async def answered(self, request_id: str, text: str) -> None:
+        """Wait for the sidecar's answer to a decision."""
+        await self.until(f"Nobody was answered: {text}.", lambda: self.says(request_id, text))
 
     async def draw(self, card: Post, *fields: str, replies: int = 0) -> None:
         """Show a card as it stands in the channel, with the last of its replies."""

@@ -1,4 +1,4 @@
-"""The story of the demo, act by act: Bob asks, Alice and Ivan review, everybody is told.
+"""The story of the demo, act by act: Bob asks, Alice and Ivan decide in Mattermost, everybody is told.
 
 Rule: an act tells only what it has seen to be so on the two servers themselves.
 """
@@ -13,10 +13,12 @@ import trio
 
 from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING
 from sidecar.simulator.demo_process import Sidecar
-from sidecar.simulator.demo_stage import ALICE, CHANNEL, IVAN, Stage, field
+from sidecar.simulator.demo_stage import ALICE, APPROVE, CHANNEL, IVAN, Stage, field
 
 # Long enough to read the card before it ends.
 _SHORT_LIFE_SECONDS = 5.0
+# What people decided in the course of the story: whose credentials, whose review, which way.
+_REVIEWS = [(ALICE, ALICE, APPROVED), (IVAN, IVAN, APPROVED), (IVAN, IVAN, DENIED)]
 
 
 class Act(NamedTuple):
@@ -49,7 +51,7 @@ async def _open(stage: Stage, sidecar: Sidecar) -> None:
     screen.done(f"a Mattermost listens on {stage.chat.url} (REST and websocket)")
     await screen.say("Both are stand-ins inside this demo. The sidecar between them is the real one.")
     await start(stage, sidecar)
-    await screen.read("Two reviewers must agree on dbadmin: dual authorization.")
+    await screen.say("Two reviewers must agree on dbadmin: dual authorization. They decide where they read.")
 
 
 async def _bob_asks(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001 - every act has both
@@ -65,19 +67,27 @@ async def _bob_asks(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001 - e
 
 async def _both_approve(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001
     request_id = stage.requests[0]
-    await stage.review(ALICE, request_id, APPROVED, "ok, the change is announced")
-    await stage.until(
-        f"The card of {request_id} does not tell of Alice's approval.",
-        lambda: stage.shows(request_id, "Reviews", "1 of 2") and len(stage.replies(request_id)) == 1,
-    )
-    stage.check(_state(stage, request_id) == PENDING, "One approval of two was enough for Teleport.")
-    stage.screen.done("one of two: still pending, and the card says so")
+    await stage.react(stage.bob, request_id, APPROVE)
+    await stage.answered(request_id, "Nobody decides about their own request.")
+    stage.check(not _reviews(stage), "Bob's decision about his own request reached Teleport.")
+    stage.screen.done("that changes nothing, and he is told so in the thread")
     await stage.draw(stage.only_card(request_id), "State", "Reviews", replies=1)
 
-    await stage.review(IVAN, request_id, APPROVED, "go ahead")
-    await _ended(stage, request_id, APPROVED, replies=3)
+    await stage.react(stage.alice, request_id, APPROVE)
+    await stage.answered(request_id, f"Teleport has your approval as `{ALICE}`.")
+    await stage.until(
+        f"The card of {request_id} does not tell of Alice's approval.",
+        lambda: stage.shows(request_id, "Reviews", "1 of 2") and stage.says(request_id, f"`{ALICE}` reviewed"),
+    )
+    stage.check(_state(stage, request_id) == PENDING, "One approval of two was enough for Teleport.")
+    stage.screen.done("Teleport has her review, under her own name: one of two, still pending")
+    await stage.draw(stage.only_card(request_id), "State", "Reviews", replies=2)
+
+    await stage.reply(stage.ivan, request_id, "approve because the change is announced")
+    await stage.answered(request_id, f"Teleport has your approval as `{IVAN}`.")
+    await _ended(stage, request_id, APPROVED)
     stage.screen.done("two of two: Teleport grants the role, the card turns green")
-    await stage.draw(stage.only_card(request_id), replies=2)
+    await stage.draw(stage.only_card(request_id), replies=4)
     await _bob_is_told(stage, request_id, APPROVED)
 
 
@@ -92,10 +102,11 @@ async def _killed_and_denied(stage: Stage, sidecar: Sidecar) -> None:
     stage.only_card(stage.requests[0])
     stage.screen.done("the request is announced after all, and the earlier one is not announced twice")
 
-    await stage.review(IVAN, request_id, DENIED, "curiosity is no reason")
-    await _ended(stage, request_id, DENIED, replies=2)
+    await stage.reply(stage.ivan, request_id, "deny because curiosity is no reason")
+    await stage.answered(request_id, f"Teleport has your denial as `{IVAN}`.")
+    await _ended(stage, request_id, DENIED)
     stage.screen.done("one denial decides: the card turns red")
-    await stage.draw(stage.only_card(request_id), "Requester", "Reason", "State", "Reviews", "Resolution", replies=2)
+    await stage.draw(stage.only_card(request_id), "Requester", "Reason", "State", "Reviews", "Resolution", replies=4)
 
 
 async def _expires(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001
@@ -103,7 +114,7 @@ async def _expires(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001
     request_id, asked_at = await stage.ask("anybody there?", expires_in=_SHORT_LIFE_SECONDS)
     card = await stage.announced_once(request_id, asked_at)
     await stage.draw(card, "State")
-    await _ended(stage, request_id, EXPIRED, replies=1)
+    await _ended(stage, request_id, EXPIRED)
     stage.check(stage.auth.request(request_id) is None, f"Teleport still has {request_id}.")
     stage.screen.done("nobody came: the card turns grey, and nobody is left wondering")
     await stage.draw(stage.only_card(request_id), "State", replies=1)
@@ -117,12 +128,14 @@ async def _the_end(stage: Stage, sidecar: Sidecar) -> None:
     status, page = await sidecar.get("/metrics")
     up = page.count('teleport_mattermost_link_up{link="teleport"} 1') == 1
     stage.check(status == 200 and up, "The metrics do not say that the link to Teleport is up.")
+    stage.check(_reviews(stage) == _REVIEWS, f"Teleport has other reviews than were given: {_reviews(stage)}.")
     times = [f"{1000 * one:.0f} ms" for one in stage.announced.values()]
     rest, grpc = stage.chat.calls, stage.auth.calls
     posted = rest["POST", "/api/v4/posts"]
     stage.screen.facts(
         [
             ("access requests", "3, with one card each: approved, denied, expired"),
+            ("decided in Mattermost", "3 reviews, each with its reviewer's own credentials; 1 refused: Bob's"),
             ("from request to message", f"{times[0]} the first time, then {', '.join(times[1:])}"),
             ("calls to Mattermost", f"{sum(rest.values())} REST, of them {posted} posts, {_edits(stage)} edits"),
             ("calls to Teleport", f"{sum(grpc.values())} gRPC, of them {grpc['UpdatePluginData']} to save records"),
@@ -134,17 +147,17 @@ async def _the_end(stage: Stage, sidecar: Sidecar) -> None:
 ACTS = (
     Act("Two servers, and the sidecar between them", _open),
     Act("Bob asks for dbadmin", _bob_asks),
-    Act("Alice and Ivan approve in Teleport", _both_approve),
+    Act("Alice and Ivan approve, each in Mattermost", _both_approve),
     Act("A second request, while the sidecar is down", _killed_and_denied),
     Act("A third request, which nobody reviews", _expires),
     Act("What happened, in numbers", _the_end),
 )
 
 
-async def _ended(stage: Stage, request_id: str, state: str, *, replies: int) -> None:
+async def _ended(stage: Stage, request_id: str, state: str) -> None:
     await stage.until(
         f"The card of {request_id} does not say {state}.",
-        lambda: stage.shows(request_id, "State", state) and len(stage.replies(request_id)) == replies,
+        lambda: stage.shows(request_id, "State", state) and stage.says(request_id, f"Request is now {state}"),
         longer=_SHORT_LIFE_SECONDS,
     )
     if state != EXPIRED:
@@ -168,6 +181,10 @@ async def _bob_is_told(stage: Stage, request_id: str, state: str) -> None:
 def _state(stage: Stage, request_id: str) -> str:
     request = stage.auth.request(request_id)
     return request.state if request else ""
+
+
+def _reviews(stage: Stage) -> list[tuple[str, str, str]]:
+    return [(caller, review.author, review.proposed_state) for caller, review in stage.auth.submissions]
 
 
 def _edits(stage: Stage) -> int:

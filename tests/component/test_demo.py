@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -27,20 +28,29 @@ STORY = (
     "PENDING",
     "0 of 2 approvals",
     "Alice and Ivan approve",
+    "bob reacts with ✅",
+    "that changes nothing",
+    "0 of 2 approvals",
+    "Nobody decides about their own request.",
+    "alice reacts with ✅",
     "1 of 2 approvals: alice@example.com",
-    "alice@example.com reviewed: APPROVED",
+    "ivan replies in its thread: approve because",
     "the card turns green",
     "APPROVED",
     "2 of 2 approvals: alice@example.com, ivan@example.com",
+    "Teleport has your approval as ivan@example.com",
     "Request is now APPROVED",
     "bob is told in a direct message",
     "killed (SIGKILL)",
     "the sidecar is ready after",
     "announced after all",
+    "ivan replies in its thread: deny because",
     "the card turns red",
     "DENIED",
+    "Teleport has your denial as ivan@example.com",
     "the card turns grey",
     "EXPIRED",
+    "3 reviews, each with its reviewer's own credentials",
     "lost, or posted twice",
 )
 
@@ -160,6 +170,9 @@ def test_keep_stays_up_until_it_is_stopped(tmp_path: Path) -> None:
     """After the story the addresses are shown; Ctrl-C is then the ordinary end."""
     with demo(tmp_path, "--keep") as child:
         read_until(child, "stays up until Ctrl-C")
+        page = read_until(child, r"be Alice, Ivan or Bob\s+(http://127\.0\.0\.1:\d+/)$")[1]
+        with urlopen(page) as answer:
+            assert b"/page.js" in answer.read()
         address = read_until(child, r"http://(\S+)/readyz")[1]
         health = [sys.executable, "-m", "sidecar", "health", "--url", f"http://{address}"]
         assert subprocess.run(health, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
