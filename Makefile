@@ -6,7 +6,7 @@ UV     ?= uv==0.13.9
 VENV  := .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := sidecar tests
+SOURCES := sidecar tests integration
 
 # Off: 114 and 128 know `start` only by a list of names; 120 and 123 forbid to wait, or to unpack a group, while an error
 # is handled, which reading back after a lost answer and giving callers one plain error need; 124 objects to async
@@ -18,13 +18,17 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint format bench soak fuzz coverage alerts image image-test lock clean
+.PHONY: demo test integration lint format bench soak fuzz coverage alerts image image-test lock clean
 
 demo: $(READY)
 	$(BIN)/python -m sidecar demo $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The same scenarios on real servers: see integration/ for how to name them.
+integration: $(READY)
+	$(BIN)/python -m pytest integration -rs $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.teleport.credentials import Credentials
     from sidecar.teleport.reviewers import Reviewers
+    from sidecar.teleport.x509 import CertificateFacts
     from sidecar.teleport_link import Auth
     from sidecar.times import Times
 
@@ -78,10 +79,12 @@ class Assembly:
         limits = config.limits
         self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
         self._teleport = TeleportLink(
-            self._connect, self._credential_files, self._followed, self._teleport_status, metrics
+            self._connect, self._adopt, self._credential_files, self._followed, self._teleport_status, metrics
         )
+        self._candidates: dict[Auth, CertificateFacts] = {}
         self._own_user = ""
         self._certificate_end: float | None = None
+        self._expiry = Expiry("main", lambda: self._certificate_end, metrics)
         self._warned: set[str] = set()
 
     async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:
@@ -255,16 +258,26 @@ class Assembly:
             plugin_name=teleport.plugin_name,
             observe=self._metrics.observe_grpc,
         ) as client:
-            self._own_user = ours.user
-            self._certificate_end = ours.not_after
-            yield client
+            self._candidates[client] = ours
+            try:
+                yield client
+            finally:
+                del self._candidates[client]
+
+    def _adopt(self, client: Auth) -> None:
+        """A connection has proven to work: its certificate is who we are."""
+        ours = self._candidates[client]
+        self._own_user = ours.user
+        self._certificate_end = ours.not_after
+        self._expiry.look()
 
     async def _inspect(self, credentials: Credentials) -> None:
         """Raise what stands in the way as its one sentence with the fix; warn of the rest once."""
         teleport = self._config.teleport
         findings = await preflight(teleport.addr, credentials, verify=teleport.verify, now=time.time())
         for finding in findings:
-            detail = f"{finding.message} {finding.fix}".rstrip()
+            # Teleport's own sentences end without a full stop.
+            detail = f"{finding.message.rstrip('.')}. {finding.fix}".rstrip()
             if finding.status == "failure":
                 if finding.id.startswith(AWAY):
                     raise LinkLost("teleport", "unreachable", detail)
@@ -288,7 +301,7 @@ class Assembly:
         )
 
     def _expiries(self, pool: Reviewers | None) -> list[Expiry]:
-        expiries = [Expiry("main", lambda: self._certificate_end, self._metrics)]
+        expiries = [self._expiry]
         if pool is not None:
             expiries.append(Expiry("reviewer", pool.expiry, self._metrics))
         return expiries

@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from sidecar.errors import ConfigError, SidecarError
 
 if TYPE_CHECKING:  # here for speed: `version` needs none of it
     import http.client
+    from types import FrameType
 
     from sidecar.config import Config
 
@@ -144,6 +146,8 @@ def _load(options: argparse.Namespace) -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # As the first process of a container we would not get SIGTERM at all before trio's handler is in place.
+    signal.signal(signal.SIGTERM, _stop_at_once)
     # grpcio reads it once, at import; by itself it prints lines that are no events.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if options.debug else "NONE")
     from sidecar import log
@@ -161,6 +165,11 @@ def _run(options: argparse.Namespace) -> int:
 
     fail_fast = options.fail_fast or _env_fail_fast()
     return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=functools.partial(_load, options)))
+
+
+def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
+    """Nothing was begun yet, so nothing is left to finish."""
+    sys.exit(OK)
 
 
 def _env_fail_fast() -> bool:

@@ -26,7 +26,7 @@ class Expiry:
     def __init__(self, identity: str, read: Callable[[], float | None], metrics: Metrics) -> None:
         self._identity = identity
         self._read = read
-        self._gauge = metrics.certificate_expiry_seconds.labels(identity)
+        self._metrics = metrics
         # What was said, of which certificate: each thing once.
         self._said: tuple[float, int] = (0.0, logging.NOTSET)
         self._replaced = False
@@ -37,7 +37,8 @@ class Expiry:
         if end is None:
             return
         left = end - time.time()
-        self._gauge.set(left)
+        # Only now: a series that says 0 before the first look would wake somebody for nothing.
+        self._metrics.certificate_expiry_seconds.labels(self._identity).set(left)
         said_end, said = self._said
         if end != said_end:
             # Where something renews the certificates, a short life is as it should be.

@@ -73,12 +73,14 @@ class TeleportLink:
     def __init__(
         self,
         connect: Callable[[], AbstractAsyncContextManager[Auth]],
+        adopt: Callable[[Auth], None],
         files: Callable[[], Iterable[Path]],
         followed: Followed,
         status: LinkStatus,
         metrics: Metrics,
     ) -> None:
         self._connect = connect
+        self._adopt = adopt
         self._files = files
         self._followed = followed
         self._status = status
@@ -126,6 +128,7 @@ class TeleportLink:
     async def _serve(self, standing: _Standing) -> _Standing:
         """Use one connection until newer credentials have proven to work; return the connection made with them."""
         self.info = standing.info
+        self._adopt(standing.client)
         self._client = standing.client
         self._connected.set()
         self._intake = trio.CancelScope()
