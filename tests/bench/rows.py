@@ -290,6 +290,8 @@ async def ended(options: Options) -> AsyncIterator[Measure]:
     """Memory after ten thousand requests that came and went."""
     rounds, each = (4, 250) if options.quick else (20, 500)
     async with staged(options) as stage, stage.started() as program:
+        # One stays: from an empty list nothing is concluded.
+        await acts.ask_and_wait(stage, 1, 1)
         await acts.come_and_go(stage, each)
         before = program.rss_mb()
         curve = [before]
