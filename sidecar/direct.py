@@ -69,6 +69,8 @@ AT_ONCE = 4
 # Where our answer would stand if another replica, or we before a restart, had given it already.
 LOOK_BACK = 30
 RETRY_SECONDS = (0.5, 2.0)
+# Somebody may have used our pending_post_id first; then we are given their post.
+ATTEMPTS = 3
 
 _UNKNOWN = "There is no open request with this id that you can see. `list` shows those that you can."
 _AMBIGUOUS = "More than one request ends like this. Write more of the id."
@@ -333,20 +335,27 @@ class Direct:
             _keep(self._members, (channel_id, user_id), (trio.current_time() + MEMBER_SECONDS, known))
         return known
 
-    def _key(self, post: Post) -> str:
-        return hmac.new(self._secret().encode(), f"direct|{post.id}".encode(), hashlib.sha256).hexdigest()[:22]
+    def _keys(self, post: Post) -> list[str]:
+        """What marks our answer to this post; the first one that nobody else has used counts."""
+        secret = self._secret().encode()
+        texts = [f"direct|{post.id}|{attempt}".encode() for attempt in range(ATTEMPTS)]
+        return [hmac.new(secret, one, hashlib.sha256).hexdigest()[:22] for one in texts]
 
     def _answered(self, post: Post, around: Sequence[Post]) -> bool:
-        return any(one.user_id == self._bot_id() and one.key == self._key(post) for one in around)
+        bot_id = self._bot_id()
+        answers = {one.key for one in around if one.user_id == bot_id and one.key}
+        return bool(answers) and not answers.isdisjoint(self._keys(post))
 
     async def _reply(self, post: Post, draft: Draft) -> None:
         """Answer once: another replica, or we before a restart, may have done so already."""
-        key = self._key(post)
-        tm: dict[str, object] = {"v": 1, "id": "", "k": key, "n": 0, "state": ""}
         try:
-            latest = await self._mattermost.channel_posts(post.channel_id, 0, LOOK_BACK)
-            if not self._answered(post, latest):
-                await self._mattermost.create_post(post.channel_id, draft, key=key, tm=tm)
+            if self._answered(post, await self._mattermost.channel_posts(post.channel_id, 0, LOOK_BACK)):
+                return
+            for key in self._keys(post):
+                tm: dict[str, object] = {"v": 1, "id": "", "k": key, "n": 0, "state": ""}
+                made = await self._mattermost.create_post(post.channel_id, draft, key=key, tm=tm)
+                if made.user_id == self._bot_id() and made.key == key:
+                    return
         except PostRejected as exc:
             log.info("answer.rejected", extra={"post_id": post.id, "status": exc.status})
 
