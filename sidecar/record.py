@@ -24,8 +24,8 @@ KEY = "tm"
 FORMAT = 1
 # A record must stay well below Teleport's 1,000,000 bytes for all plugins of a request together.
 MAX_BYTES = 64 * 1024
-# Channel, post and hash of a slot, and a dozen replies.
-_SLOT_GROWTH = 26 + 26 + 16 + 40
+# A dozen replies of a slot.
+_REPLIES_BYTES = 40
 # The official plugin shows 500 runes of a reason; there is no need to store more for it.
 _OFFICIAL_REASON_LENGTH = 1000
 
@@ -35,8 +35,8 @@ Kind = Literal["card", "requester"]
 SlotStatus = Literal["posted", "waiting", "failed", "gone", "archived"]
 
 
-class Slot(msgspec.Struct, frozen=True):
-    """One recipient's messages.
+class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One recipient's messages. What is as usual is not written: there may be 400 of them in a record.
 
     `rep` holds what was answered in the thread: n > 0 for the n-th review, -rank for the end in that rank.
     """
@@ -163,6 +163,10 @@ def adopt(data: dict[str, str], *, seed: str, owner: str, at: int, exp: int, lea
 
 def size(part: Record | Slot) -> int:
     """Bytes that `part` takes in the document, with room for what its slots have yet to learn."""
-    slots = part.posts if isinstance(part, Record) else (part,)
-    text = json.dumps(msgspec.to_builtins(part), separators=(",", ":"), ensure_ascii=True)
-    return len(text) + sum(_SLOT_GROWTH - len(slot.c + slot.p + slot.h) for slot in slots)
+    if isinstance(part, Record):
+        rest = encode(msgspec.structs.replace(part, posts=()))
+        return len(rest) + sum(size(slot) for slot in part.posts)
+    grown = msgspec.structs.replace(
+        part, c="c" * 26, p="p" * 26, h="h" * 16, s="archived", shown=("PROMOTED", 100), rep=(1,)
+    )
+    return len(json.dumps(msgspec.to_builtins(grown), separators=(",", ":"), ensure_ascii=True)) + _REPLIES_BYTES

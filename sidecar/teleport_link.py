@@ -94,6 +94,8 @@ class TeleportLink:
         self._records_at = -math.inf
         self._empty_reported = False
         self._unheard: set[str] = set()
+        # Whether our role may write records, as far as the last write told.
+        self._writable = True
         self.info: Ping | None = None
         # Set when the first list after the start is complete: a cold start has seen everything.
         self.listed = trio.Event()
@@ -130,6 +132,7 @@ class TeleportLink:
         self.info = standing.info
         self._adopt(standing.client)
         self._client = standing.client
+        self._writable = True
         self._connected.set()
         self._intake = trio.CancelScope()
         if self._quiet:
@@ -196,7 +199,17 @@ class TeleportLink:
         return await self._current().read_plugin_data(request_id)
 
     async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None:
-        await self._current().update_plugin_data(request_id, put, expect)
+        try:
+            await self._current().update_plugin_data(request_id, put, expect)
+        except LinkRefused as exc:
+            # The watch works all the same, but without a record nothing can be told once.
+            self._writable = False
+            self._status.failed(exc)
+            raise
+        if not self._writable:
+            self._writable = True
+            if self._status.state == "refused":
+                self._status.ready()
 
     async def submit_review(
         self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
@@ -270,7 +283,8 @@ class TeleportLink:
         while True:
             await trio.sleep_until(max(self._listed_at + self._times.list_at_most_every, trio.current_time()))
             await self._list(client)
-            self._status.ready()
+            if self._writable:
+                self._status.ready()
             self.listed.set()
             if not first:
                 await self._expect_events()

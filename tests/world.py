@@ -48,10 +48,10 @@ QUICK = Times(
 
 
 class Lines(logging.Handler):
-    """What sidecars in this loop say at INFO and above, to be awaited."""
+    """What sidecars in this loop say, to be awaited. Lines at DEBUG are only counted where `level` asks for them."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self._lines: list[logging.LogRecord] = []
         self._waiting = trio.lowlevel.ParkingLot()
 
@@ -59,27 +59,27 @@ class Lines(logging.Handler):
         self._lines.append(record)
         self._waiting.unpark_all()
 
-    def of(self, event: str, **facts: object) -> list[dict[str, Any]]:
+    def of(self, event: str, *, level: int = logging.INFO, **facts: object) -> list[dict[str, Any]]:
         """The lines with this event and these facts, as one dictionary each."""
-        found = [line.__dict__ for line in self._lines if line.getMessage() == event]
+        found = [line.__dict__ for line in self._lines if line.getMessage() == event and line.levelno >= level]
         return [line for line in found if all(line.get(key) == value for key, value in facts.items())]
 
     @property
     def problems(self) -> list[str]:
         """The events at WARNING and above, in order, without what the start says of the configuration."""
         events = [line.getMessage() for line in self._lines if line.levelno >= logging.WARNING]
-        return [event for event in events if not event.startswith("preflight.")]
+        return [event for event in events if not event.startswith(("preflight.", "certificate."))]
 
-    async def heard(self, event: str, count: int = 1, **facts: object) -> dict[str, Any]:
+    async def heard(self, event: str, count: int = 1, *, level: int = logging.INFO, **facts: object) -> dict[str, Any]:
         """Wait for so many lines of this event; the last of them."""
-        while len(found := self.of(event, **facts)) < count:
+        while len(found := self.of(event, level=level, **facts)) < count:
             await self._waiting.park()
         return found[count - 1]
 
     def __enter__(self) -> Self:
         self._logger = logging.getLogger("sidecar")
         self._level = self._logger.level
-        self._logger.setLevel(logging.INFO)
+        self._logger.setLevel(logging.DEBUG)
         self._logger.addHandler(self)
         return self
 

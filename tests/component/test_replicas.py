@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import trio
@@ -64,7 +65,7 @@ async def test_a_holder_that_was_frozen_writes_no_more(tmp_path: Path) -> None:
                 here.chat.hang(when="after", method="POST", path="/api/v4/posts")
                 (request_id,) = here.ask()
                 await here.told([request_id])
-                first.send_signal(19)  # SIGSTOP
+                first.send_signal(signal.SIGSTOP)
                 async with running(here.config(teleport__lease="1s"), times=QUICK):
                     await here.watched(2)
                     here.auth.review(request_id, "alice@example.com", "DENIED", "no")
@@ -72,7 +73,7 @@ async def test_a_holder_that_was_frozen_writes_no_more(tmp_path: Path) -> None:
                     await here.released(request_id)
                     posts = here.chat.calls["POST", "/api/v4/posts"]
                     reads = here.auth.calls["GetPluginData"]
-                    first.send_signal(18)  # SIGCONT
+                    first.send_signal(signal.SIGCONT)
                     await here.recorded(lambda: here.auth.calls["GetPluginData"] > reads)
                     first.terminate()
                     assert await trio.to_thread.run_sync(first.wait) == 0

@@ -47,11 +47,13 @@ def test_a_record_survives_its_text_and_the_text_is_canonical(record: Record) ->
 
 
 def test_the_keys_are_those_that_others_read() -> None:
-    """The names are a contract: the document is read from outside."""
-    record = Record(seed="s", owner="", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="ops/x"),))
+    """The names are a contract: the document is read from outside. In a slot what is as usual is left out."""
+    full = Slot(r="ops/x", k="requester", c="c", p="p", a=1, s="posted", h="h", shown=("PENDING", 0), rep=(1,))
+    record = Record(seed="s", owner="", at=1, exp=2, seen=("PENDING", 0), posts=(full, Slot(r="ops/y")))
     document = json.loads(records.encode(record))
     assert set(document) == {"v", "n", "seed", "owner", "lease_s", "at", "exp", "seen", "posts", "dec", "done"}
     assert set(document["posts"][0]) == {"r", "k", "c", "p", "a", "s", "h", "shown", "rep"}
+    assert document["posts"][1] == {"r": "ops/y"}
 
 
 @pytest.mark.parametrize(
