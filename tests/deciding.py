@@ -21,9 +21,7 @@ LISTENING = msgspec.structs.replace(QUICK, sweep_every=3600.0, sweep_pace=0.0)
 # No event is needed to find anything.
 SWEEPING = msgspec.structs.replace(QUICK, sweep_every=0.05, sweep_pace=0.0)
 
-POLICY = {
-    "reviews__policy": '{"*" = {reviewers = ["alice@example.com", "ivan@example.com"], approvals = 2, denials = 1}}',
-}
+POLICY = '{"*" = {reviewers = ["alice@example.com", "ivan@example.com"], approvals = 2, denials = 1}}'
 
 
 def write_reviewers(here: World, *users: str) -> Path:

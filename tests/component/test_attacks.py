@@ -22,6 +22,7 @@ from tests.deciding import (
     BOB,
     DENY,
     LISTENING,
+    POLICY,
     SWEEPING,
     ask,
     deciding,
@@ -311,9 +312,8 @@ async def test_an_id_that_two_requests_share(tmp_path: Path, monkeypatch: pytest
 
 async def test_two_accounts_of_one_teleport_user(tmp_path: Path) -> None:
     """They are one head in a quorum of two."""
-    policy = '{"*" = {reviewers = ["alice@example.com", "ivan@example.com"], approvals = 2, denials = 1}}'
     with trio.fail_after(10):
-        async with deciding(tmp_path, "state", reviews__policy=policy, reviewers__alice2=ALICE) as here:
+        async with deciding(tmp_path, "state", reviews__policy=POLICY, reviewers__alice2=ALICE) as here:
             here.auth.advanced_workflows = False
             second = mallory(here, "alice2")
             _, card = await ask(here)
