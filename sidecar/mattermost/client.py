@@ -38,6 +38,22 @@ _MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _RECHECK_SECONDS: Final = (0.2, 1.0)
 
 
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx makes a generator of it, which a cancelled request leaves behind unfinished."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._content:
+            raise StopAsyncIteration
+        content, self._content = self._content, b""
+        return content
+
+
 class _Answer(msgspec.Struct):
     status: int
     body: bytes
@@ -173,6 +189,7 @@ class _Rest:
             content=call.content,
             extensions={"timeout": {"connect": _CONNECT_SECONDS}, "trace": trace},
         )
+        request.stream = _Body(call.content or b"")
         with trio.move_on_after(self._request_seconds):
             try:
                 return await self._read(request)
