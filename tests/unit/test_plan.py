@@ -73,14 +73,22 @@ FRESH = make_record()
         pytest.param(PENDING, FRESH, (NOBODY,), [], id="a recipient that cannot be reached waits"),
         pytest.param(PENDING, FRESH, (NOBODY, OPS), [("chan-ops", "post", [])], id="and stops nobody else"),
         pytest.param(
-            PENDING, FRESH, (OPS, Target("other name", "card", "chan-ops")), [("chan-ops", "post", [])], id="one channel, once"
+            PENDING,
+            FRESH,
+            (OPS, Target("other name", "card", "chan-ops")),
+            [("chan-ops", "post", [])],
+            id="one channel, once",
         ),
         pytest.param(
             REVIEWED, FRESH, (OPS,), [("chan-ops", "post", [1])], id="reviews made before the announcement are told"
         ),
         pytest.param(PENDING, make_record(shown(PENDING)), (OPS,), [], id="nothing changed, nothing happens"),
         pytest.param(
-            REVIEWED, make_record(shown(PENDING)), (OPS,), [("chan-ops", "patch", [1])], id="a review patches and replies"
+            REVIEWED,
+            make_record(shown(PENDING)),
+            (OPS,),
+            [("chan-ops", "patch", [1])],
+            id="a review patches and replies",
         ),
         pytest.param(
             APPROVED,
@@ -107,10 +115,16 @@ FRESH = make_record()
             APPROVED, make_record(Slot(r="ops/x", c="chan-ops", s="failed")), (OPS,), [], id="failed and over: not told"
         ),
         pytest.param(
-            APPROVED, make_record(shown(PENDING)), (OPS, BOB), [("chan-ops", "patch", [1, 2, -1])], id="nobody new once over"
+            APPROVED,
+            make_record(shown(PENDING)),
+            (OPS, BOB),
+            [("chan-ops", "patch", [1, 2, -1])],
+            id="nobody new once over",
         ),
         pytest.param(REVIEWED, make_record(shown(PENDING, s="gone")), (OPS,), [], id="a deleted card stays deleted"),
-        pytest.param(REVIEWED, make_record(shown(PENDING, s="archived")), (OPS,), [], id="an archived channel is left alone"),
+        pytest.param(
+            REVIEWED, make_record(shown(PENDING, s="archived")), (OPS,), [], id="an archived channel is left alone"
+        ),
         pytest.param(
             APPROVED,
             make_record(shown(PENDING, s="failed")),
@@ -119,8 +133,11 @@ FRESH = make_record()
             id="a card that could not be patched must still become true",
         ),
         pytest.param(
-            PENDING, make_record(Slot(r="ops/typo", s="failed")), (Target("ops/typo", "card", "chan-new"),),
-            [("chan-new", "post", [])], id="a failed recipient that is found is told"
+            PENDING,
+            make_record(Slot(r="ops/typo", s="failed")),
+            (Target("ops/typo", "card", "chan-new"),),
+            [("chan-new", "post", [])],
+            id="a failed recipient that is found is told",
         ),
         pytest.param(
             PENDING,
@@ -130,7 +147,7 @@ FRESH = make_record()
             id="a post of the official plugin is taken over",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_done(
     request_now: AccessRequest, record: Record, targets: tuple[Target, ...], expected: list[tuple[str, str, list[int]]]
 ) -> None:
