@@ -35,7 +35,7 @@ MOST_OPEN = 16
 _USER = re.compile(r"[A-Za-z0-9_+@-][A-Za-z0-9._+@-]{0,200}")
 
 # What tells a replaced file from the one that was read.
-Signature = tuple[tuple[int, int, int], ...]
+Signature = tuple[tuple[int, int, int, int], ...]
 
 
 class _Open:
@@ -187,4 +187,4 @@ def _broken(credentials: Credentials) -> bool:
 
 def _sign(path: Path) -> Signature:
     found = path.stat()
-    return ((found.st_ino, found.st_mtime_ns, found.st_size),)
+    return ((found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode),)
