@@ -16,9 +16,9 @@ import pytest
 
 from integration import addresses, binaries, containers
 from integration.mattermost import ChatHost, RealChat
-from integration.scenarios import Scenario, unplayable
+from integration.scenarios import unplayable
 from integration.simulated import simulated_chat, simulated_cluster
-from integration.stage import Chat, Cluster, Stage, Unavailable, open_stage
+from integration.stage import Chat, Cluster, Scenario, Stage, Unavailable, open_stage
 from integration.teleport import AuthHost, RealCluster
 
 
@@ -113,7 +113,7 @@ _WAYS = {"containers": _contained, "binaries": _from_binaries, "addresses": _at_
 def _populate(stack: ExitStack, folder: Path, auth: AuthHost | None, mattermost: ChatHost | None) -> Servers:
     """Make the people of the story on the servers, under names that nobody else has; at the end they go."""
     tag = secrets.token_hex(3)
-    emails = {name: f"{name}-{tag}@example.com" for name in ("bob", "alice", "ivan")}
+    emails = {name: f"{name}-{tag}@example.com" for name in ("bob", "alice", "ivan", "mallory")}
     cluster, chat = None, None
     if auth is not None:
         cluster = RealCluster(auth, folder, emails)

@@ -66,7 +66,7 @@ def log_in(url: str, username: str) -> str:
 
 
 class RealChat:
-    """A team, a bot and three people, made for this run."""
+    """A team, a bot and the people, made for this run."""
 
     def __init__(self, host: ChatHost, emails: Mapping[str, str]) -> None:
         """`emails`: name of each person -> email, which is the Teleport user."""
@@ -120,9 +120,13 @@ class RealChat:
         body = {"user_id": person.id, "post_id": card.id, "emoji_name": emoji}
         await trio.to_thread.run_sync(self._as, person, "POST", "/reactions", body)
 
-    async def reply(self, person: Person, channel: Channel, card: Card, message: str) -> None:
-        body = {"channel_id": channel.id, "root_id": card.id, "message": message}
-        await trio.to_thread.run_sync(self._as, person, "POST", "/posts", body)
+    async def say(self, person: Person, channel: Channel, message: str, card: Card | None = None) -> str:
+        body = {"channel_id": channel.id, "root_id": card.id if card else "", "message": message}
+        made = await trio.to_thread.run_sync(self._as, person, "POST", "/posts", body)
+        return str(made["id"])
+
+    async def edit(self, person: Person, post_id: str, message: str) -> None:
+        await trio.to_thread.run_sync(self._as, person, "PUT", f"/posts/{post_id}/patch", {"message": message})
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
@@ -137,10 +141,10 @@ class RealChat:
     def _everybody(self) -> list[str]:
         return [self._bot_id, *(person.id for person in self.people.values())]
 
-    def _as(self, person: Person, method: str, path: str, body: object) -> None:
+    def _as(self, person: Person, method: str, path: str, body: object) -> Any:  # noqa: ANN401 - any JSON
         rest = Rest(self.url, person.token)
         try:
-            rest(method, path, body)
+            return rest(method, path, body)
         finally:
             rest.close()
 
@@ -178,5 +182,6 @@ class RealChat:
 
 
 def _card(post: dict[str, Any], replies: list[str]) -> Card:
-    fields = {one["title"]: str(one["value"]) for one in post["props"]["attachments"][0]["fields"]}
+    attachments = post["props"].get("attachments") or [{"fields": []}]
+    fields = {one["title"]: str(one["value"]) for one in attachments[0]["fields"]}
     return Card(post["id"], post["message"], fields, tuple(replies))

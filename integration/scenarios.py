@@ -1,18 +1,14 @@
 """The story, once, for any servers: what people see in Mattermost while requests come, change and go.
 
-Each scenario is given its own channel. Decisions from Mattermost (a reaction, a reply) join here when the sidecar
-submits them.
+Each scenario is given its own channel. What people decide in Mattermost stands in `decisions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import trio
 
-from integration.stage import Chat, Cluster, Stage
-
-Scenario = Callable[[Stage], Awaitable[None]]
+from integration.decisions import DECISIONS, decided_while_it_could_not_hear
+from integration.stage import Chat, Cluster, Scenario, Stage
 
 # What reviewers must not be rung up, sent elsewhere or shown a false card by; the last byte is no UTF-8.
 HOSTILE = (
@@ -212,7 +208,7 @@ async def talk_is_no_decision(stage: Stage) -> None:
         (request_id,) = await stage.ask()
         card = await stage.shows(request_id, "PENDING")
         await stage.chat.react(alice, card, "white_check_mark")
-        await stage.chat.reply(alice, stage.channel, card, "approve")
+        await stage.chat.say(alice, stage.channel, "approve", card)
         (later,) = await stage.ask()
         await stage.shows(later, "PENDING")
         assert await stage.cluster.state(request_id) == "PENDING"
@@ -237,15 +233,16 @@ SCENARIOS: tuple[Scenario, ...] = (
     host_name_verified,
     hostile_reason,
     talk_is_no_decision,
+    *DECISIONS,
 )
 
 
 def unplayable(scenario: Scenario, cluster: Cluster | None, chat: Chat | None) -> str:
     """Say why these servers cannot play a scenario, "" where they can; simulators, None here, can play all."""
-    if cluster is not None and scenario in (approved_by_two, denied_by_one):
+    if cluster is not None and scenario in (approved_by_two, denied_by_one, *DECISIONS) and cluster.no_reviews:
         return cluster.no_reviews
     if cluster is not None and scenario is auth_service_restarted:
         return cluster.no_restart
-    if chat is not None and scenario is mattermost_restarted:
+    if chat is not None and scenario in (mattermost_restarted, decided_while_it_could_not_hear):
         return chat.no_restart
     return ""

@@ -10,15 +10,16 @@ from types import MappingProxyType
 
 import trio
 
-from integration.stage import Card, Channel, Credentials, Person
+from integration.stage import Card, Channel, Credentials, Person, Review
 from sidecar.model import Threshold
 from sidecar.simulator import mattermost
 from sidecar.simulator.auth import AuthServer
+from sidecar.simulator.auth_roles import PLUGIN_DATA, REQUEST
 from sidecar.simulator.mattermost import MattermostServer, Post
 
-ROLE = "dbadmin"
+ROLE, POLICED = "dbadmin", "billing"
 _BURST = 50
-EMAILS = MappingProxyType({name: f"{name}@example.com" for name in ("alice", "ivan", "bob")})
+EMAILS = MappingProxyType({name: f"{name}@example.com" for name in ("alice", "ivan", "bob", "mallory")})
 
 
 class SimulatedCluster:
@@ -31,23 +32,40 @@ class SimulatedCluster:
     def __init__(self, version: str, folder: Path, emails: Mapping[str, str]) -> None:
         self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])
         self._server = AuthServer.dual_authorization(version=version)
-        for name, role in {self.requester: "devops", **dict.fromkeys(self.reviewers, "reviewer")}.items():
-            self._server.add_user(name, [role])
+        self._server.add_user(self.requester, ["devops", "accounting"])
         thresholds = [Threshold(approve=2, deny=1)]
         self._server.add_role("devops", request_roles=[ROLE], thresholds=thresholds, suggested_reviewers=self.reviewers)
+        self._add_decider()
         self._server.start()
         self.name = f"simulated Teleport {version}"
         self.addr = self._server.addr
         files = self._server.write_credentials(folder)
         self.credentials = Credentials(files.crt, files.key, files.cas)
+        files = self._server.write_credentials(folder, self.decider, name=self.decider)
+        self.decider_credentials = Credentials(files.crt, files.key, files.cas)
+        self.identities = folder / "identities"
+        self.identities.mkdir()
+        for name in self.reviewers:
+            self._server.add_user(name, ["reviewer"])
+            self._server.write_credentials(self.identities, name, name=name)
+
+    def _add_decider(self) -> None:
+        self.decider = "decider"
+        rules = {REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)}
+        self._server.add_role("decider", rules=rules, review_roles=[POLICED])
+        self._server.add_user(self.decider, ["decider"])
+        self._server.add_role(POLICED)
+        thresholds = [Threshold(approve=1, deny=1, filter='contains(reviewer.roles,"decider")')]
+        self._server.add_role("accounting", request_roles=[POLICED], thresholds=thresholds)
 
     def stop(self) -> None:
         self._server.stop()
 
     async def create_requests(
-        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None
+        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None, policed: bool = False
     ) -> list[str]:
-        create = partial(self._server.create_request, self.requester, [ROLE], reason=reason)
+        role = POLICED if policed else ROLE
+        create = partial(self._server.create_request, self.requester, [role], reason=reason)
         if expires_in is not None:
             create = partial(create, expires_in=expires_in, access_for=expires_in)
         first = [create() for _ in range(min(count, _BURST))]
@@ -75,6 +93,11 @@ class SimulatedCluster:
     async def state(self, request_id: str) -> str:
         found = self._server.request(request_id)
         return found.state if found else ""
+
+    async def reviews(self, request_id: str) -> list[Review]:
+        found = self._server.request(request_id)
+        assert found is not None
+        return [Review(one.author, one.proposed_state, one.reason) for one in found.reviews]
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
@@ -124,9 +147,12 @@ class SimulatedChat:
     async def react(self, person: Person, card: Card, emoji: str) -> None:
         self._server.react(self._users[person.username], self._server.all_posts[card.id], emoji)
 
-    async def reply(self, person: Person, channel: Channel, card: Card, message: str) -> None:
+    async def say(self, person: Person, channel: Channel, message: str, card: Card | None = None) -> str:
         place = self._server.channels[channel.id]
-        self._server.post(self._users[person.username], place, message, root_id=card.id)
+        return self._server.post(self._users[person.username], place, message, root_id=card.id if card else "").id
+
+    async def edit(self, person: Person, post_id: str, message: str) -> None:
+        self._server.edit(self._users[person.username], self._server.all_posts[post_id], message)
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
@@ -140,7 +166,8 @@ class SimulatedChat:
         return [self._card(post) for post in posts if self._is_ours(post) and not post.root_id]
 
     def _card(self, post: Post) -> Card:
-        fields = {one["title"]: str(one["value"]) for one in post.props["attachments"][0]["fields"]}
+        attachments = post.props.get("attachments") or [{"fields": []}]
+        fields = {one["title"]: str(one["value"]) for one in attachments[0]["fields"]}
         replies = [reply for reply in self._server.thread(post) if reply.id != post.id and self._is_ours(reply)]
         return Card(post.id, post.message, fields, tuple(reply.message for reply in replies))
 

@@ -11,7 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +50,16 @@ class Person(NamedTuple):
     token: str
 
 
+class Review(NamedTuple):
+    """A review as Teleport has it."""
+
+    author: str
+    proposed_state: str
+    reason: str
+
+
 class Card(NamedTuple):
-    """A root post of the bot, with what the bot wrote in its thread, oldest first."""
+    """A root post of the bot, with what the bot wrote in its thread, oldest first; without fields it is an answer."""
 
     id: str
     message: str
@@ -76,6 +84,11 @@ class Cluster(Protocol):
     requester: str
     reviewers: tuple[str, str]
     credentials: Credentials
+    # Those of a sidecar that may review: one approval of its own decides about the policed role.
+    decider: str
+    decider_credentials: Credentials
+    # A folder with each reviewer's own .crt and .key.
+    identities: Path
     # Why requests cannot be reviewed here, and why it cannot be restarted; "" where they can and it can.
     no_reviews: str
     no_restart: str
@@ -83,9 +96,9 @@ class Cluster(Protocol):
     brief: float
 
     async def create_requests(
-        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None
+        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None, policed: bool = False
     ) -> list[str]:
-        """Ask as the requester, all at once; the ids."""
+        """Ask as the requester, all at once, for the reviewers' role or for the policed one; the ids."""
         ...
 
     async def review(self, request_id: str, author: str, proposed_state: str, reason: str = "") -> None: ...
@@ -108,13 +121,17 @@ class Cluster(Protocol):
         """The state as the Auth Service says it, "" when the request is gone."""
         ...
 
+    async def reviews(self, request_id: str) -> list[Review]:
+        """The reviews of a request that is there, oldest first."""
+        ...
+
     def away(self) -> AbstractAsyncContextManager[None]:
         """Stop the Auth Service, and start it again at the end."""
         ...
 
 
 class Chat(Protocol):
-    """A Mattermost with a team, the bot, and Alice, Ivan and Bob."""
+    """A Mattermost with a team, the bot, Alice, Ivan and Bob, and Mallory, whom Teleport does not know."""
 
     name: str
     url: str
@@ -143,7 +160,11 @@ class Chat(Protocol):
 
     async def react(self, person: Person, card: Card, emoji: str) -> None: ...
 
-    async def reply(self, person: Person, channel: Channel, card: Card, message: str) -> None: ...
+    async def say(self, person: Person, channel: Channel, message: str, card: Card | None = None) -> str:
+        """Post as a person, below a card where one is given; the post's id."""
+        ...
+
+    async def edit(self, person: Person, post_id: str, message: str) -> None: ...
 
     def away(self) -> AbstractAsyncContextManager[None]:
         """Stop Mattermost, and start it again at the end."""
@@ -205,9 +226,11 @@ class Stage:
     plugin_name: str = field(default_factory=lambda: f"check-{secrets.token_hex(4)}")
     request_ids: list[str] = field(default_factory=list)
 
-    async def ask(self, count: int = 1, *, reason: bytes = b"fix it", expires_in: float | None = None) -> list[str]:
+    async def ask(
+        self, count: int = 1, *, reason: bytes = b"fix it", expires_in: float | None = None, policed: bool = False
+    ) -> list[str]:
         """Bob asks; the ids."""
-        found = await self.cluster.create_requests(count, reason=reason, expires_in=expires_in)
+        found = await self.cluster.create_requests(count, reason=reason, expires_in=expires_in, policed=policed)
         self.request_ids += found
         return found
 
@@ -236,11 +259,14 @@ class Stage:
         return await self.until(lambda cards: _states(cards) == {key: [state] for key, state in states.items()})
 
     @asynccontextmanager
-    async def sidecar(self, *, ready: bool = True, **settings: object) -> AsyncIterator[Sidecar]:
-        """Run a sidecar, killed at the end if it still runs; `settings` with "__" for the dot."""
+    async def sidecar(
+        self, more: Mapping[str, object] | None = None, *, ready: bool = True, **settings: object
+    ) -> AsyncIterator[Sidecar]:
+        """Run a sidecar, killed at the end if it still runs; `settings` with "__" for the dot, `more` with the dot."""
         number = len(list(self.folder.glob("*.toml")))
         file = self.folder / f"sidecar-{number}.toml"
-        merged = self._settings() | {key.replace("__", "."): value for key, value in settings.items()}
+        merged = self._settings() | dict(more or {})
+        merged |= {key.replace("__", "."): value for key, value in settings.items()}
         # A TOML value of these types reads as JSON does.
         file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in merged.items()))
         command = [sys.executable, "-m", "sidecar", "run", "--config", str(file)]
@@ -282,6 +308,9 @@ class Stage:
             "endpoints.listen": "127.0.0.1:0",
             "log.format": "json",
         }
+
+
+Scenario = Callable[[Stage], Awaitable[None]]
 
 
 @asynccontextmanager

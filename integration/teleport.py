@@ -6,24 +6,27 @@ import contextlib
 import json
 import re
 import secrets
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 import trio
 from google.protobuf.message import Message
 
-from integration.stage import Credentials
+from integration.stage import Credentials, Review
 from sidecar.teleport.pb import teleport_pb2 as pb
 
 # What the community edition says of a role that needs more (lib/auth/auth_with_roles.go, checkRoleFeatureSupport).
 _NOT_IN_THIS_EDITION = "only available in enterprise"
 _CALL_SECONDS = 20.0
+# The requester's roles: the thresholds of one are for all that it lets somebody ask for.
+_ASKING = ("requester", "policed-requester")
 
 
 class TctlError(Exception):
@@ -91,27 +94,34 @@ class RealCluster:
         self.name = f"Teleport {found[0] if found else '?'}"
         self.addr = host.addr
         self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])
+        self.decider = f"decider-{self._tag}"
         self.no_reviews, self.no_restart = "", host.no_restart
         self._make_roles()
-        self._accounts = {}
-        users = {self.requester: "requester", **dict.fromkeys(self.reviewers, "reviewer")}
-        for name, role in users.items():
-            self._accounts[name] = Account(self.addr, self._make_user(name, role))
+        self.identities = folder / "identities"
+        self.identities.mkdir()
+        self._accounts = {self.requester: Account(self.addr, self._make_user(self.requester, *_ASKING))}
+        for name in self.reviewers:
+            files = self._make_user(name, "reviewer")
+            self._accounts[name] = Account(self.addr, files)
+            for file in (files.crt, files.key):
+                shutil.copy(file, self.identities / f"{name}{file.suffix}")
         self.credentials = self._make_user(f"plugin-{self._tag}", "plugin")
+        self.decider_credentials = self._make_user(self.decider, "plugin", "decider")
 
     def close(self) -> None:
         """Remove the users and roles."""
-        for name in (*self._accounts, f"plugin-{self._tag}"):
+        for name in (*self._accounts, f"plugin-{self._tag}", self.decider):
             self._host.tctl("rm", f"user/{name}")
-        for role in ("requester", "reviewer", "plugin", "target"):
+        for role in (*_ASKING, "reviewer", "plugin", "decider", "target", "policed"):
             self._host.tctl("rm", f"role/{self._role(role)}")
 
     # The people
 
     async def create_requests(
-        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None
+        self, count: int = 1, *, reason: bytes = b"", expires_in: float | None = None, policed: bool = False
     ) -> list[str]:
-        requests = [self._new_request(reason, expires_in) for _ in range(count)]
+        role = "policed" if policed else "target"
+        requests = [self._new_request(role, reason, expires_in) for _ in range(count)]
         # 12 began to choose the id itself and to tell it (CreateAccessRequestV2); the old call is gone since 16.
         method = "CreateAccessRequestV2" if self._major > 12 else "CreateAccessRequest"
         answers = await trio.to_thread.run_sync(self._accounts[self.requester].call, method, requests)
@@ -149,12 +159,18 @@ class RealCluster:
 
     async def state(self, request_id: str) -> str:
         try:
-            found = json.loads(await self._tctl("requests", "get", request_id, "--format=json"))
+            found = await self._spec(request_id)
         except TctlError as exc:
             if "not found" not in str(exc):
                 raise
             return ""
-        return pb.RequestState.Name(found[0]["spec"]["state"])
+        return pb.RequestState.Name(found["state"])
+
+    async def reviews(self, request_id: str) -> list[Review]:
+        found = (await self._spec(request_id)).get("reviews") or []
+        return [
+            Review(one["author"], pb.RequestState.Name(one["proposed_state"]), one.get("reason", "")) for one in found
+        ]
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
@@ -165,6 +181,10 @@ class RealCluster:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._host.start)
 
+    async def _spec(self, request_id: str) -> dict[str, Any]:
+        found = json.loads(await self._tctl("requests", "get", request_id, "--format=json"))
+        return dict(found[0]["spec"])
+
     async def _tctl(self, *arguments: str) -> str:
         return await trio.to_thread.run_sync(partial(self._host.tctl, *arguments))
 
@@ -173,11 +193,11 @@ class RealCluster:
     def _role(self, name: str) -> str:
         return f"check-{name}-{self._tag}"
 
-    def _new_request(self, reason: bytes, expires_in: float | None) -> pb.AccessRequestV3:
+    def _new_request(self, role: str, reason: bytes, expires_in: float | None) -> pb.AccessRequestV3:
         request = pb.AccessRequestV3(Kind=b"access_request", Version=b"v3")
         request.Metadata.Name = str(uuid.uuid4()).encode()
         request.Spec.User = self.requester.encode()
-        request.Spec.Roles.append(self._role("target").encode())
+        request.Spec.Roles.append(self._role(role).encode())
         request.Spec.State = pb.PENDING
         request.Spec.RequestReason = reason
         if expires_in is not None:
@@ -186,19 +206,24 @@ class RealCluster:
         return request
 
     def _make_roles(self) -> None:
-        target = [self._role("target")]
-        self._make_role("target", {"logins": ["nobody"]})
+        target, policed = [self._role("target")], [self._role("policed")]
+        for name in ("target", "policed"):
+            self._make_role(name, {"logins": ["nobody"]})
         request = {"roles": target, "suggested_reviewers": list(self.reviewers)}
         try:
-            thresholds = [{"approve": 2, "deny": 1}]
-            self._make_role("requester", {"request": {**request, "thresholds": thresholds}})
+            two = {"approve": 2, "deny": 1}
+            self._make_role("requester", {"request": {**request, "thresholds": [two]}})
             self._make_role("reviewer", {"review_requests": {"roles": target}})
+            decider = {"approve": 1, "deny": 1, "filter": f'contains(reviewer.roles,"{self._role("decider")}")'}
+            self._make_role("policed-requester", {"request": {"roles": policed, "thresholds": [decider]}})
+            self._make_role("decider", {"review_requests": {"roles": policed}})
         except TctlError as exc:
             if _NOT_IN_THIS_EDITION not in str(exc):
                 raise
             self.no_reviews = f"{self.name} is the community edition: no thresholds, no reviews"
             self._make_role("requester", {"request": request})
-            self._make_role("reviewer", {})
+            for name in ("policed-requester", "reviewer", "decider"):
+                self._make_role(name, {})
         # The two rules of Teleport's guide, and nothing more.
         rules = [
             {"resources": ["access_request"], "verbs": ["list", "read"]},
@@ -211,9 +236,9 @@ class RealCluster:
         version = "v3" if self._major < 10 else "v5"
         self._create("role", version, self._role(name), {"allow": allow})
 
-    def _make_user(self, name: str, role: str) -> Credentials:
-        self._create("user", "v2", name, {"roles": [self._role(role)]})
-        out = self._host.path(f"{self._tag}-{role}-{secrets.token_hex(2)}")
+    def _make_user(self, name: str, *roles: str) -> Credentials:
+        self._create("user", "v2", name, {"roles": [self._role(role) for role in roles]})
+        out = self._host.path(f"{self._tag}-{roles[0]}-{secrets.token_hex(2)}")
         _patiently(
             lambda: self._host.tctl("auth", "sign", "--format=tls", f"--user={name}", f"--out={out}", "--ttl=72h")
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from integration.scenarios import SCENARIOS, Scenario
-from integration.stage import Stage
+from integration.scenarios import SCENARIOS
+from integration.stage import Scenario, Stage
 
 
 @pytest.mark.timeout(240)

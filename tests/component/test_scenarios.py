@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from integration.scenarios import SCENARIOS, Scenario
+from integration.scenarios import SCENARIOS
 from integration.simulated import simulated_chat, simulated_cluster
-from integration.stage import open_stage
+from integration.stage import Scenario, open_stage
 
 
 @pytest.mark.parametrize("version", ["7.0.0-dev", "16.0.0-dev"])
