@@ -1,7 +1,8 @@
 """Make the pictures of README.md: `.venv/bin/python .github/pictures/make.py`, from the root of the repository.
 
 flow.svg is drawn here. demo.svg and demo-end.svg are a real run of `sidecar demo` in a terminal of its own, from escape
-codes to SVG. They differ at each run (times, ids), so nothing compares them.
+codes to SVG. The .png files are the page of `sidecar demo --keep` in Chromium, with the real sidecar behind it. All but
+the first differ at each run (times, ids), so nothing compares them.
 """
 
 # ruff: noqa: INP001, S606 - a script, which starts a program of this repository
@@ -13,6 +14,7 @@ import pty
 import re
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator
 from fcntl import ioctl
 from html import escape
@@ -23,7 +25,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+import trio  # noqa: E402
+
 from sidecar.simulator.demo_screen import width  # noqa: E402 - the repository's own, whatever is installed
+from tests.chromium import Tab, open_tab  # noqa: E402
+from tests.theatre import Theatre, theatre  # noqa: E402
 
 COLUMNS = 92
 CELL, ROW, PAD, BAR = 8.4, 19, 16, 30
@@ -218,8 +224,54 @@ def flow() -> str:
     )
 
 
+async def photograph(folder: Path) -> None:
+    """Take the pictures of the page, as Alice and Ivan see it."""
+    with tempfile.TemporaryDirectory() as files, trio.fail_after(60):
+        async with theatre(Path(files)) as here, open_tab(1000, 1000) as tab:
+            await tab.open(f"{here.page}#alice/channel")
+            (folder / "page.png").write_bytes(await approved(here, tab))
+            (folder / "page-direct.png").write_bytes(await denied(here, tab))
+
+
+LAST = "#posts article:last-child"
+
+
+async def approved(here: Theatre, tab: Tab) -> bytes:
+    """Alice reacts, Ivan replies."""
+    here.stage.auth.create_request("bob@example.com", ["dbadmin"], reason="fix the replication lag on db-7")
+    await tab.click(f"{LAST} [data-emoji=white_check_mark]")
+    await tab.until(f"document.querySelector('{LAST}').innerText.includes('your approval as alice@example.com')")
+    await tab.click("#people a[href^='#ivan']")
+    await tab.until("document.getElementById('posts').dataset.of === 'ivan/channel'")
+    await tab.type(f"{LAST} form.answer input", "approve because the change is announced")
+    await tab.until(f"document.querySelector('{LAST}').innerText.includes('Request is now APPROVED')")
+    return await still(tab, 1110)
+
+
+async def denied(here: Theatre, tab: Tab) -> bytes:
+    """Ivan asks the bot for its list and denies by direct message."""
+    request_id = here.stage.auth.create_request("bob@example.com", ["dbadmin"], reason="just curious")
+    await here.stage.chat.wait_for(lambda: here.stage.cards(request_id))
+    await tab.click("#places a[href$=direct]")
+    await tab.until("document.getElementById('posts').dataset.of === 'ivan/direct'")
+    await tab.type("#write input", "list")
+    await tab.until(f"document.querySelector('{LAST}')?.innerText.includes('asks for')")
+    await tab.type("#write input", f"deny {request_id[-8:]} curiosity is no reason")
+    await tab.until(f"document.querySelector('{LAST}').innerText.includes('your denial as ivan@example.com')")
+    return await still(tab, 340)
+
+
+async def still(tab: Tab, height: int) -> bytes:
+    """Take a picture without a cursor in it."""
+    await tab.run("document.activeElement.blur()")
+    await tab.size(1000, height)
+    await tab.run("document.getElementById('posts').scrollTop = 0")
+    return await tab.picture()
+
+
 def main() -> None:
     folder = Path(__file__).parent
+    trio.run(photograph, folder)
     (folder / "flow.svg").write_text(flow())
     lines = play().replace("\r", "").rstrip("\n").split("\n")
     cut = next(number for number, line in enumerate(lines) if "while the sidecar is down" in line)

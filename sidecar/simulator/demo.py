@@ -20,7 +20,7 @@ import trio
 from sidecar.simulator.auth import AuthServer
 from sidecar.simulator.demo_process import Sidecar, StoryWentWrongError, open_sidecar
 from sidecar.simulator.demo_screen import Screen
-from sidecar.simulator.demo_stage import ALICE, CHANNEL, IVAN, TEAM, Stage
+from sidecar.simulator.demo_stage import CHANNEL, TEAM, Stage
 from sidecar.simulator.demo_story import ACTS
 from sidecar.simulator.faults import Refusal
 from sidecar.simulator.mattermost import ApiError, MattermostServer
@@ -160,8 +160,8 @@ def configure(stage: Stage, folder: Path) -> Path:
     token.write_text(stage.bot.token)
     identities = folder / "reviewers"
     identities.mkdir(mode=0o700)
-    for user in (ALICE, IVAN):
-        stage.auth.write_credentials(identities, user, name=user).cas.unlink()
+    for one in stage.people:
+        stage.auth.write_credentials(identities, one.email, name=one.email).cas.unlink()
     values = {
         "addr": stage.auth.addr,
         "crt": files.crt,
@@ -172,7 +172,6 @@ def configure(stage: Stage, folder: Path) -> Path:
         "recipient": f"{TEAM}/{CHANNEL}",
         "identities": identities,
     }
-    # Bob reviews other people's requests.
     reviewers = "\n".join(
         f"{one.username} = {{ id = {json.dumps(one.id)}, user = {json.dumps(one.email)} }}" for one in stage.people
     )

@@ -34,6 +34,8 @@ class Stage:
         people = [chat.add_user(name.partition("@")[0], email=name) for name in (ALICE, IVAN, BOB)]
         self.people = people
         self.alice, self.ivan, self.bob = people
+        # Bob reviews, too: other people's requests.
+        auth.add_user(BOB, ["devops", "reviewer"])
         self.bot = chat.add_bot("teleport")
         everybody = (*people, self.bot)
         self.channel = chat.add_channel(chat.add_team(TEAM, members=everybody), CHANNEL, members=everybody)

@@ -13,7 +13,12 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import trio
 
+from sidecar import check
+from sidecar.config import load
+from sidecar.simulator.demo import configure
+from tests.theatre import theatre
 from tests.tree import ROOT
 
 # In this order, whatever stands between them.
@@ -193,3 +198,12 @@ def test_a_reader_who_leaves_is_no_error_to_talk_about(tmp_path: Path) -> None:
         assert child.stderr is not None
         assert child.stderr.read() == ""
     assert not list(tmp_path.iterdir())
+
+
+async def test_its_configuration_passes_the_check(tmp_path: Path) -> None:
+    """What the demo runs with is what an operator may copy: no finding worse than a warning."""
+    with trio.fail_after(40):
+        async with theatre(tmp_path, sidecar=False) as here:
+            findings, _ = await check.run(load(configure(here.stage, tmp_path)))
+    assert [one for one in findings if one.status == "failure"] == []
+    assert "reviewer.rights" in {one.id for one in findings}

@@ -135,6 +135,55 @@ def test_the_commands_are_listed() -> None:
     assert_equal(set(listed), set(commands.choices))
 
 
+def test_the_ways_to_submit_are_listed() -> None:
+    listed = [code(row[0])[0].strip('"') for row in table("## Decisions", "`submit_as`")]
+    assert tuple(listed) == cli.MODES
+    stolen = {code(row[1])[0].strip('"') for row in table("## Security", "Stolen") if code(row[1])}
+    assert stolen == set(cli.MODES)
+
+
+@pytest.mark.parametrize("example", re.findall("```toml\n(.*?)```", section("## Decisions"), flags=re.DOTALL))
+def test_the_examples_of_decisions_are_valid(tmp_path: Path, example: str) -> None:
+    from sidecar.config import load
+
+    smallest = re.findall("```toml\n(.*?)```", section("## Configure"), flags=re.DOTALL)[0]
+    path = tmp_path / "file.toml"
+    path.write_text(smallest + example)
+    assert load(path).reviews.submit_as != "none"
+
+
+def test_the_flags_of_check_are_listed() -> None:
+    listed = {code(row[0])[0].split()[0] for row in table("## Check", "Flag")}
+    parser = cli._parser()
+    (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    flags = {flag for one in commands.choices["check"]._actions for flag in one.option_strings if flag.startswith("--")}
+    assert_equal(listed, flags - {"--help", "--config", "--set"})
+
+
+def test_the_answers_are_in_their_own_words() -> None:
+    """What reviewers are told to expect is what they are told."""
+    source = " ".join((ROOT / "sidecar/answers.py").read_text().replace("{done}", "approval").split())
+    rows = table("## For reviewers", "Answer")
+    assert [row[0] for row in rows if row[0] not in source] == []
+
+
+def test_the_alerts_are_listed_with_their_severity() -> None:
+    rules = (ROOT / "compose/prometheus/alerts.yml").read_text()
+    real = re.findall(r"- alert: (\w+).*?severity: (\w+)", rules, flags=re.DOTALL)
+    assert [(code(row[0])[0], row[1]) for row in table("### Alerts", "Alert")] == real
+
+
+def test_symptoms_are_in_the_words_of_the_log() -> None:
+    """An operator searches for what is written there."""
+    source = (ROOT / "sidecar/teleport/findings.py").read_text()
+    symptoms = [one for row in table("## Troubleshooting", "What you see") for one in code(row[0])]
+    said = [one for one in symptoms if one.startswith("x509: ")]
+    assert len(said) == 3
+    for one in said:
+        assert one.partition(" auth1")[0].replace("127.0.0.1", "{host}") in source
+    assert {one for one in symptoms if re.fullmatch(r"[a-z]+\.[a-z_]+", one)} <= set(events())
+
+
 def test_the_exit_codes_are_listed() -> None:
     listed = {int(number) for row in table("### Exit codes", "Code") for number in re.findall(r"\d+", row[0])}
     assert listed == {cli.OK, cli.BUG, cli.USAGE, cli.FAILURE, cli.INTERRUPTED, 128 + 15}

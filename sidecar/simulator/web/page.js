@@ -134,7 +134,7 @@ function draw(rootId) {
   const log = $("posts"), low = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
   if (!node) {
     node = element("article", {}, element("div", {className: "thread"}));
-    if (root.type === "" && root.props?.attachments) node.append(replyForm(rootId));
+    if (root.type === "" && root.props?.attachments?.length) node.append(replyForm(rootId));
     log.append(node);
     shown.set(rootId, node);
   }
