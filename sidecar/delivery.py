@@ -151,6 +151,7 @@ class Deliverer:
         *,
         count: Callable[[str, str], None],
         seeds: tuple[str, ...] = (),
+        superseded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._posts = posts
         self._bot_id = bot_id
@@ -159,6 +160,8 @@ class Deliverer:
         self._count = count
         # Reactions that invite to decide with one click.
         self._seeds = seeds
+        # Whether a newer version is known and will be delivered next.
+        self._superseded = superseded
 
     async def deliver(self, work: Work) -> None:
         """Bring one recipient's messages up to date; progress is noted in the hold step by step.
@@ -166,10 +169,13 @@ class Deliverer:
         Raises LinkLost, LinkRefused, LeaseLost or LookupBounded; what this one recipient refuses is noted, not raised.
         """
         try:
-            if work.card is not None:
-                await (self._create if work.create else self._patch)(work, work.card)
+            if work.create and work.card is not None:
+                await self._create(work, work.card)
             for reply in work.replies:
                 await self._reply(work, reply.number, reply.draft)
+            # Last, so that reviews which come together cost one patch.
+            if not work.create and work.card is not None and not self._superseded():
+                await self._patch(work, work.card)
         except PostRejected as exc:
             self._reject(work.position, exc)
 

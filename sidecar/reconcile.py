@@ -533,7 +533,15 @@ class Reconciler:
         if entry.doubts is None:
             entry.doubts = Doubts(cards=True, replies=True)
         return Deliverer(
-            self._chat.posts, self._chat.bot_id(), hold, entry.doubts, count=self._count, seeds=self._chat.seeds
+            self._chat.posts,
+            self._chat.bot_id(),
+            hold,
+            entry.doubts,
+            count=self._count,
+            seeds=self._chat.seeds,
+            superseded=lambda: (
+                not entry.gone and entry.request is not None and entry.request.version > hold.record.version
+            ),
         )
 
     def _plan(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -245,5 +244,7 @@ def process(
         yield child
     finally:
         if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-        child.communicate()
+            child.kill()
+        child.wait()
+        if child.stderr is not None:
+            child.stderr.close()
