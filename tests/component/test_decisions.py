@@ -369,7 +369,7 @@ async def test_one_reviewer_whom_teleport_does_not_answer_holds_up_nobody(tmp_pa
         async with deciding(tmp_path) as here:
             request_id, card = await ask(here)
             here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAVAILABLE, "away")
-            here.chat.react(here.alice, card, APPROVE)
+            here.chat.react(here.alice, card, APPROVE).update_at -= 5  # surely the first to be judged
             here.chat.react(here.ivan, card, DENY)
             await here.told([request_id], "DENIED")
             await here.lines.heard("decision.refused", reason="resolved", user_id=here.alice.id)
