@@ -19,7 +19,7 @@ BOLD, DIM, CODE, LINK, GOOD, BAD = "1", "2", "36", "4", "32", "31"
 _WIDEST = 96
 _LABEL = 13
 # A reader's pace: seconds to find the place, and for each word.
-_LOOK_SECONDS, _WORD_SECONDS = 0.35, 0.095
+_LOOK_SECONDS, _WORD_SECONDS = 0.3, 0.085
 # The only emoji by name in what the sidecar writes.
 EMOJI = {"white_check_mark": "✅", "x": "❌"}
 _INLINE = re.compile(r"`(?P<code>[^`]+)`|\[(?P<text>[^\]]+)\]\((?P<url>[^)]+)\)|\*\*(?P<bold>[^*]+)\*\*")
