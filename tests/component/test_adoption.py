@@ -12,7 +12,7 @@ from tests.world import QUICK, field, running, world
 
 async def test_cards_of_the_official_plugin_are_taken_over(tmp_path: Path) -> None:
     """No second card: its own post becomes ours, and follows the request from now on."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             (request_id,) = here.ask()
             post = here.chat.post(here.bot, here.channel, f"You have a new Role Request: {request_id}")
@@ -33,7 +33,7 @@ async def test_cards_of_the_official_plugin_are_taken_over(tmp_path: Path) -> No
 
 async def test_a_claim_of_the_official_plugin_without_messages(tmp_path: Path) -> None:
     """It died between its claim and its record: what it posted is found by the request id, else it is posted now."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             posted, unposted = here.ask(2)
             theirs = here.chat.post(here.bot, here.channel, f"You have a new Role Request: {posted}")
@@ -50,7 +50,7 @@ async def test_a_claim_of_the_official_plugin_without_messages(tmp_path: Path) -
 
 async def test_the_official_plugin_could_go_on_from_what_we_leave(tmp_path: Path) -> None:
     """Its own keys stand beside ours, as it writes them."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             (request_id,) = here.ask(reason="fix it")
             await here.told([request_id])
@@ -72,7 +72,7 @@ async def test_the_official_plugin_could_go_on_from_what_we_leave(tmp_path: Path
 async def test_a_newer_sidecars_record_is_left_alone(tmp_path: Path) -> None:
     """Never overwritten, whatever happens to the request; said once for each run; the others go on."""
     newer = json.dumps({"v": 2, "n": 1, "posts": {}})
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             (theirs,) = here.ask()
             here.auth.write_plugin_data(theirs, {"tm": newer, "messages": "a/b"})
@@ -97,7 +97,7 @@ async def test_a_newer_sidecars_record_is_left_alone(tmp_path: Path) -> None:
 
 async def test_a_damaged_record_is_left_alone(tmp_path: Path) -> None:
     """What cannot be read may be anybody's."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             (theirs,) = here.ask()
             here.auth.write_plugin_data(theirs, {"tm": '{"v":1,"posts":[['})

@@ -11,7 +11,7 @@ from tests.world import field, running, world
 
 async def test_a_request_is_announced_reviewed_and_closed(tmp_path: Path) -> None:
     """Bob asks, Alice and Ivan approve: one card that follows, three replies, two calls for the announcement."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config()):
             await here.recorded(lambda: here.auth.watchers > 0)
             request_id = here.auth.create_request("bob@example.com", ["dbadmin"], reason="fix it")

@@ -18,7 +18,7 @@ BACKGROUND = {("GET", "/api/v4/users/me"), ("GET", "/api/v4/websocket")}
 @pytest.mark.parametrize("chat_version", ["5.37.0", "11.0.0"])
 async def test_the_story_with_every_version(version: str, chat_version: str, tmp_path: Path) -> None:
     """Asked, reviewed, approved; denied; removed; expired: the same with all."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with (
             world(tmp_path, version=version, chat_version=chat_version) as here,
             running(here.config(), times=QUICK),
@@ -58,7 +58,7 @@ async def test_a_new_request_costs_one_call_for_each_recipient_and_two_to_telepo
     recipients: int, tmp_path: Path
 ) -> None:
     """After warm-up. Counted by the servers."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             members = (here.alice, here.bot)
             channels = [here.chat.add_channel(here.team, f"channel-{n}", members=members) for n in range(recipients)]
@@ -79,7 +79,7 @@ async def test_a_new_request_costs_one_call_for_each_recipient_and_two_to_telepo
 async def test_sixteen_requests_with_two_approvals_each(tmp_path: Path) -> None:
     """The official plugin's race: reviews arrive while cards are made. It makes 256 calls; here at most 160."""
     names = '["ops/access-requests", "alice@example.com"]'
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(mattermost__recipients=names)):
             # Reviews come quicker than the answers to posts.
             here.chat.latency = 0.05

@@ -44,7 +44,7 @@ async def told_beside(here: World, request_id: str) -> None:
 @pytest.mark.parametrize("reason", REASONS)
 async def test_a_strange_reason(reason: str, tmp_path: Path) -> None:
     """Free text is shown, bounded, and never parsed by anybody."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             (request_id,) = here.ask(reason=REASONS[reason])
             await told_beside(here, request_id)
@@ -54,7 +54,7 @@ async def test_a_strange_reason(reason: str, tmp_path: Path) -> None:
 async def test_a_strange_reason_of_a_review(reason: str, tmp_path: Path) -> None:
     """Thread replies bear free text too."""
     text: Any = REASONS[reason]
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             (request_id,) = here.ask()
             await here.told([request_id])
@@ -83,7 +83,7 @@ async def test_a_strange_reason_of_a_review(reason: str, tmp_path: Path) -> None
 )
 async def test_a_strange_request(changes: dict[str, Any], tmp_path: Path) -> None:
     """Whatever a request holds, it has a card and the others have theirs."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             (request_id, ordinary) = here.ask(2)
             await here.told([request_id])
@@ -100,7 +100,7 @@ async def test_a_strange_request(changes: dict[str, Any], tmp_path: Path) -> Non
 
 async def test_a_state_that_this_version_does_not_know(tmp_path: Path) -> None:
     """Told as the number that it is, and no decision is invited."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             (request_id,) = here.ask()
             await here.told([request_id])
@@ -126,7 +126,7 @@ async def test_a_state_that_this_version_does_not_know(tmp_path: Path) -> None:
 )
 async def test_a_strange_event(event: bytes, garbled: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a table
     """Unknown events are skipped; bytes that are no message end the watch, which is opened anew."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             await here.lines.heard("link.ready", link="teleport")
             here.auth.inject(event)
@@ -159,7 +159,7 @@ async def test_three_hundred_recipients(tmp_path: Path) -> None:
 async def test_a_channel_that_is_archived_at_run_time(tmp_path: Path) -> None:
     """One line; the other recipient and the other requests go on."""
     names = '["ops/access-requests", "ops/second"]'
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             second = here.chat.add_channel(here.team, "second", members=[here.alice, here.bot])
             async with running(here.config(mattermost__recipients=names), times=QUICK):
@@ -177,7 +177,7 @@ async def test_a_channel_that_is_archived_at_run_time(tmp_path: Path) -> None:
 
 async def test_plugin_data_that_others_filled(tmp_path: Path) -> None:
     """Another plugin took the room: nothing is posted that could not be recorded, said once, and the rest goes on."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             (full,) = here.ask()
             here.auth.write_plugin_data(full, {"x": "y" * 999_900}, plugin="other")
@@ -193,7 +193,7 @@ async def test_plugin_data_that_others_filled(tmp_path: Path) -> None:
 
 async def test_a_role_that_may_not_write_plugin_data(tmp_path: Path) -> None:
     """Without a record nothing can be posted once, so nothing is posted; the rule to add is named."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
             async with running(here.config(), times=QUICK) as sidecar:

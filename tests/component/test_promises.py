@@ -31,7 +31,7 @@ def put_event(here: World, request_id: str) -> bytes:
 
 async def test_a_stale_list_changes_nothing(tmp_path: Path) -> None:
     """Lists of newer servers come from a cache: older versions and missing requests in it prove nothing."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path, version="16.0.0-dev") as here:
             async with running(here.config(), times=LISTING):
                 (known,) = here.ask()
@@ -58,7 +58,7 @@ async def test_a_stale_list_changes_nothing(tmp_path: Path) -> None:
 
 async def test_replayed_events_of_the_past_change_nothing(tmp_path: Path) -> None:
     """An older version that arrives late is recognised by its rank and its reviews."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             (request_id,) = here.ask()
             past = [put_event(here, request_id)]
@@ -79,7 +79,7 @@ async def test_replayed_events_of_the_past_change_nothing(tmp_path: Path) -> Non
 
 async def test_an_approval_may_be_taken_back(tmp_path: Path) -> None:
     """APPROVED -> DENIED is legal, and both are told; the way back is not, and would be older."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             (request_id,) = here.ask()
             await here.told([request_id])
@@ -94,7 +94,7 @@ async def test_an_approval_may_be_taken_back(tmp_path: Path) -> None:
 
 async def test_expiry_is_noticed_without_any_event(tmp_path: Path) -> None:
     """Where the backend deletes late, the time that passed and an empty get by id are the proof."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK):
             here.auth.delete_lag = 3600.0
             (expires,) = here.ask(expires_in=1.2)
@@ -106,7 +106,7 @@ async def test_expiry_is_noticed_without_any_event(tmp_path: Path) -> None:
 
 async def test_a_removal_that_no_event_told_is_found_by_a_list(tmp_path: Path) -> None:
     """Absent from a list that held another request, and not found by id: removed."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=LISTING):
             removed, waits = here.ask(2)
             await here.told([removed, waits])
@@ -119,7 +119,7 @@ async def test_a_removal_that_no_event_told_is_found_by_a_list(tmp_path: Path) -
 
 async def test_a_role_without_list_concludes_nothing_and_says_so_once(tmp_path: Path) -> None:
     """The server hides requests instead of refusing: an empty list ends no card, and names the verb."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             async with running(here.config(), times=LISTING):
                 ids = here.ask(3)
@@ -141,7 +141,7 @@ async def test_a_role_without_list_concludes_nothing_and_says_so_once(tmp_path: 
 
 async def test_an_empty_list_is_no_warning_where_nothing_should_be_in_it(tmp_path: Path) -> None:
     """All that was followed has ended: silence."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=LISTING):
             here.auth.delete_lag = 3600.0
             (request_id,) = here.ask(expires_in=1.2)
@@ -154,7 +154,7 @@ async def test_an_empty_list_is_no_warning_where_nothing_should_be_in_it(tmp_pat
 
 async def test_what_was_resolved_before_anybody_announced_it_is_told_to_nobody(tmp_path: Path) -> None:
     """An automatic approval must not ping; unless the operator wants to hear of it, and then once."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             (approved,) = here.ask()
             here.auth.set_state(approved, "APPROVED", "by a rule")

@@ -32,7 +32,7 @@ async def told_once(here: World, denied: list[str]) -> None:
 @pytest.mark.parametrize("stage", ["card stored", "card made", "reply stored", "patched"])
 async def test_killed_before_it_could_record_what_it_did(stage: str, tmp_path: Path) -> None:
     """What the dead process posted is found by its key; only what it did not do is done."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             with process(here.settings(teleport__lease="1s")) as sidecar:
                 if stage == "card stored":
@@ -100,7 +100,7 @@ async def test_killed_at_random_instants(kills: int, seed: int, tmp_path: Path) 
 
 async def test_what_happened_while_it_was_stopped(tmp_path: Path) -> None:
     """Reviewed, approved, denied, expired, removed: each card says so after the start, and each reply comes once."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             async with running(here.config(), times=QUICK):
                 reviewed, approved, denied, removed = here.ask(4)
@@ -133,7 +133,7 @@ async def test_what_happened_while_it_was_stopped(tmp_path: Path) -> None:
 
 async def test_what_ends_while_it_runs(tmp_path: Path) -> None:
     """Expired and removed requests are told from the watch's DELETE, which does not say which it was."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
             (removed,) = here.ask()
             (expired,) = here.ask(expires_in=1.5)
@@ -149,7 +149,7 @@ async def test_what_ends_while_it_runs(tmp_path: Path) -> None:
 
 async def test_a_cold_start_ends_cards_that_teleport_has_forgotten(tmp_path: Path) -> None:
     """Down for so long that the record is gone too: the newest posts of the channel tell what still says PENDING."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path) as here:
             async with running(here.config(), times=QUICK):
                 forgotten, lives = here.ask(2)
