@@ -69,12 +69,14 @@ async def refused(stage: Stage) -> None:
     async with stage.sidecar(_as_reviewers(stage) | bob) as sidecar:
         (request_id,) = await stage.ask()
         card = await stage.shows(request_id, "PENDING")
+        post_id = await stage.chat.say(people["alice"], stage.channel, "let me look", card)
         await stage.chat.react(people["bob"], card, APPROVE)
         await stage.chat.react(people["mallory"], card, APPROVE)
-        post_id = await stage.chat.say(people["alice"], stage.channel, "let me look", card)
-        await stage.chat.edit(people["alice"], post_id, "approve")
-        for name, reason in {"bob": "own_request", "mallory": "unmapped", "alice": "edited"}.items():
+        for name, reason in {"bob": "own_request", "mallory": "unmapped"}.items():
             await sidecar.logged("decision.refused", reason=reason, user_id=people[name].id, request_id=request_id)
+        # Read as talk by now.
+        await stage.chat.edit(people["alice"], post_id, "approve")
+        await sidecar.logged("decision.refused", reason="edited", user_id=people["alice"].id, request_id=request_id)
         # Judged after all that stands already.
         await stage.chat.say(people["ivan"], stage.channel, "deny: no", card)
         await stage.shows(request_id, "DENIED")

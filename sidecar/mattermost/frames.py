@@ -16,7 +16,7 @@ _NULL: Final = msgspec.Raw(b"null")
 
 
 class PostedHint(msgspec.Struct, frozen=True):
-    """Somebody posted: look at this post. `root_id` is "" outside a thread."""
+    """Somebody posted or edited this: look at it. `root_id` is "" outside a thread."""
 
     post_id: str
     root_id: str
@@ -83,7 +83,8 @@ def decode_frame(message: str | bytes) -> Frame:
 
 def decode_hint(frame: Frame) -> Hint | None:
     """Decode what an event says to look at; None for an event that is none of our business."""
-    if frame.event == "posted":
+    if frame.event in {"posted", "post_edited"}:
+        # Edited words decide nothing, and whose edit it was is not told: the author hears that at once.
         data = _event_data(frame.data)
         post = _post_ids((data and data.post) or "")
         return PostedHint(post.id, post.root_id or "", post.channel_id or "", post.user_id or "")

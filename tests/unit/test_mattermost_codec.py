@@ -83,7 +83,7 @@ def test_every_recorded_frame_decodes_and_hints_at_the_right_post() -> None:
         frame = frames.decode_frame(json.dumps(step["json"]))
         assert (frame.event, frame.seq) == (step["json"].get("event"), step["json"].get("seq"))
         hint = frames.decode_hint(frame)
-        if frame.event == "posted":
+        if frame.event in {"posted", "post_edited"}:
             post = step["decoded_post"]
             assert hint == frames.PostedHint(post["id"], post["root_id"], post["channel_id"], post["user_id"])
             hints += 1
