@@ -76,7 +76,9 @@ class Hold:
         record: Record,
         saved: str,
         official: Callable[[Record], dict[str, str]],
+        clock: Callable[[], float] = boottime,
     ) -> None:
+        self._clock = clock
         self.request_id = request_id
         self.record = record
         # The exact text that Teleport holds: the next save expects it.
@@ -92,7 +94,7 @@ class Hold:
     @property
     def valid(self) -> bool:
         """Whether a write may still be started."""
-        return boottime() < self._valid_until - self._times.margin_seconds
+        return self._clock() < self._valid_until - self._times.margin_seconds
 
     def update(self, position: int, slot: Slot) -> None:
         """Note progress; it is saved by the next `save`."""
@@ -150,8 +152,9 @@ class Hold:
         """One compare-and-swap; an answer that was lost is decided by reading back."""
         text = encode(record)
         doubtful = False
+        first = self._clock()
         while True:
-            started = boottime()
+            started = self._clock()
             try:
                 await self._store.update_plugin_data(self.request_id, {KEY: text, **official}, expect)
             except LinkLost:
@@ -159,10 +162,13 @@ class Hold:
                 await self._store.ready()
                 if not await self._landed(text, expect):
                     continue
+                started = first
             except Conflict:
                 # What is in the way may be our own earlier write, carried out late.
                 if not doubtful or not await self._landed(text, expect):
                     raise
+                # Others may have seen it since then.
+                started = first
             self.record = msgspec.structs.replace(self.record, n=record.n, owner=record.owner, lease_s=record.lease_s)
             self.saved = text
             self._valid_until = started + self._times.lease_s

@@ -41,20 +41,17 @@ class LinkStatus:
         self.detail = "not connected yet"
         self.since = time.time()
         self.was_ready = False
+        # Whether the last life was long enough for its end to be a new incident.
+        self.healthy_spell = False
         self._metrics = metrics
         self._answered = -math.inf
-        self._became_ready = -math.inf
+        self._became_ready = math.inf
         self._reported = ""
 
     @property
     def working(self) -> bool:
         """Whether the link is ready and its peer has answered lately."""
         return self.state == "ready" and trio.current_time() - self._answered < self.times.stale
-
-    @property
-    def healthy_spell(self) -> bool:
-        """Whether the link has lived long enough for its next loss to be a new incident."""
-        return self._became_ready + self.times.healthy <= trio.current_time()
 
     def body(self) -> dict[str, object]:
         """What /readyz says of this link."""
@@ -83,6 +80,7 @@ class LinkStatus:
     def failed(self, exc: LinkError) -> None:
         """The link does not work; said once for each incident, a refusal as an error."""
         refused = isinstance(exc, LinkRefused)
+        self.healthy_spell = self.state == "ready" and trio.current_time() - self._became_ready >= self.times.healthy
         self._metrics.link_reconnects_total.labels(self.name, exc.reason).inc()
         level = logging.DEBUG
         if self._reported != exc.reason:

@@ -1,0 +1,218 @@
+"""Holding a record: for how long writes may start, what a lost answer means, and that two never hold it at once.
+
+The store is a compare-and-swap in memory, as strict as Teleport's. The clock of the lease is trio's, which jumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from sidecar.errors import Conflict, LinkLost, LinkRefused, RequestGone
+from sidecar.lease import Hold, LeaseLost, LeaseTimes
+from sidecar.record import KEY, Record, Slot, decode, encode
+
+AWAY = LinkLost("teleport", "unavailable", "cut", ambiguous=True)
+RECORD = Record(seed="s", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="ops/x"),))
+
+
+class Store:
+    """Plugin data of one request; `faults` are played one for each write: before it, after it, or a second later."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, str] = {}
+        self.writes = 0
+        self.reads = 0
+        self.faults: list[str] = []
+        self.late: list[Callable[[], None]] = []
+        self.gone = False
+
+    async def read_plugin_data(self, request_id: str) -> dict[str, str]:
+        await trio.lowlevel.checkpoint()
+        self.reads += 1
+        if "read" in self.faults:
+            self.faults.remove("read")
+            raise AWAY
+        return dict(self.data)
+
+    async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.writes += 1
+        fault = self.faults.pop(0) if self.faults and self.faults[0] != "read" else ""
+        if fault == "refuse":
+            raise LinkRefused("teleport", "denied", "no")
+        if fault == "late":
+            self.late.append(lambda: self._swap(put, expect))
+        if fault in ("before", "late"):
+            raise AWAY
+        self._swap(put, expect)
+        if fault == "after":
+            raise AWAY
+
+    async def ready(self) -> None:
+        await trio.sleep(0.1)
+        for swap in self.late:
+            swap()
+        self.late.clear()
+
+    def _swap(self, put: dict[str, str], expect: dict[str, str]) -> None:
+        if self.gone:
+            raise RequestGone("x")
+        if any(self.data.get(key, "") != value for key, value in expect.items()):
+            raise Conflict("x")
+        self.data = {key: value for key, value in (self.data | put).items() if value}
+
+    @property
+    def record(self) -> Record:
+        found = decode(self.data[KEY])
+        assert isinstance(found, Record)
+        return found
+
+
+def hold(store: Store, owner: str = "me", lease: int = 30, *, saved: str = "") -> Hold:
+    record = msgspec.structs.replace(RECORD, seed=owner, owner=owner)
+    times = LeaseTimes(lease)
+    return Hold(store, "x", owner, times, record=record, saved=saved, official=lambda _: {}, clock=trio.current_time)
+
+
+async def test_no_write_starts_in_the_last_third_of_a_lease(autojump_clock: MockClock) -> None:
+    mine = hold(Store())
+    await mine.claim()
+    await trio.sleep(19.9)
+    before = mine.valid
+    await trio.sleep(0.2)
+    assert (before, mine.valid) == (True, False)
+
+
+async def test_renewing_keeps_it_valid_and_saves_progress(autojump_clock: MockClock) -> None:
+    store = Store()
+    mine = hold(store)
+    await mine.claim()
+    async with mine.renewing():
+        mine.update(0, Slot(r="ops/x", c="c", p="post", s="posted"))
+        await trio.sleep(95)
+        assert mine.valid
+        assert store.record.posts[0].p == "post"
+        assert store.record.n == 1 + 9
+    assert store.record.owner == "me"
+    await mine.save(release=True)
+    assert (store.record.owner, store.record.n) == ("", 11)
+
+
+@pytest.mark.parametrize("lease", [1, 2, 30, 300])
+def test_nobody_takes_over_while_a_write_may_still_be_under_way(lease: int) -> None:
+    """The last write starts a third before the end and takes a third at most; others wait longer than the whole."""
+    times = LeaseTimes(lease)
+    last_write_ends = lease - times.margin_seconds + lease / 3
+    assert last_write_ends <= lease < times.takeover_seconds(Record("s", "o", 1, 2, ("PENDING", 0), (), lease_s=lease))
+    assert LeaseTimes(30).takeover_seconds(RECORD) == 35
+
+
+@pytest.mark.parametrize("faults", [["before"], ["after"], ["after", "read"], ["before", "before"], ["late"]])
+async def test_a_lost_answer_is_decided_by_reading_back(autojump_clock: MockClock, faults: list[str]) -> None:
+    """Carried out, not carried out, or carried out late: in the end it is there once, and it is ours."""
+    store = Store()
+    store.faults = faults.copy()
+    mine = hold(store)
+    await mine.claim()
+    assert store.record.n == 1
+    assert mine.saved == store.data[KEY]
+    assert mine.valid
+    store.faults = faults.copy()
+    await mine.save()
+    assert store.record.n == 2
+    assert mine.saved == store.data[KEY]
+
+
+async def test_a_write_that_landed_long_before_it_was_known_gives_no_fresh_lease(autojump_clock: MockClock) -> None:
+    """Others have watched it since it landed, not since its answer came."""
+    store = Store()
+    mine = hold(store)
+    await mine.claim()
+
+    async def away_for_long() -> None:
+        await trio.sleep(21)
+
+    store.ready = away_for_long  # type: ignore[method-assign]
+    store.faults = ["after"]
+    await mine.save()
+    assert not mine.valid
+
+
+@pytest.mark.parametrize("faults", [[], ["before"], ["late"]])
+async def test_of_two_only_one_holds_it(autojump_clock: MockClock, faults: list[str]) -> None:
+    """The second claim finds the first; the second save finds that the text is another."""
+    store = Store()
+    mine, theirs = hold(store), hold(store, "them")
+    await mine.claim()
+    store.faults = faults.copy()
+    with pytest.raises(Conflict):
+        await theirs.claim()
+    stale = hold(store, "them", saved=mine.saved)
+    stale.record = mine.record
+    await mine.save()
+    store.faults = faults.copy()
+    with pytest.raises(LeaseLost):
+        await stale.save()
+    assert not stale.valid
+    assert mine.valid
+    assert store.record.owner == "me"
+
+
+async def test_a_lost_lease_ends_the_renewing_not_the_work(autojump_clock: MockClock) -> None:
+    """The work asks before each write, and stops there."""
+    store = Store()
+    mine = hold(store)
+    await mine.claim()
+    async with mine.renewing():
+        store.data[KEY] = encode(Record("s", "them", 1, 2, ("PENDING", 0), (), n=7))
+        await trio.sleep(11)
+        assert not mine.valid
+        await trio.sleep(100)
+    with pytest.raises(LeaseLost):
+        await mine.save(release=True)
+    assert store.record.owner == "them"
+
+
+@pytest.mark.parametrize("fault", ["refuse", "gone"])
+async def test_a_renewal_that_is_refused_leaves_the_word_to_the_last_save(
+    autojump_clock: MockClock, fault: str
+) -> None:
+    store = Store()
+    mine = hold(store)
+    await mine.claim()
+    if fault == "gone":
+        store.gone = True
+    else:
+        store.faults = ["refuse"]
+    async with mine.renewing():
+        await trio.sleep(25)
+        assert not mine.valid
+    if fault == "gone":
+        with pytest.raises(RequestGone):
+            await mine.save()
+
+
+async def test_the_error_of_the_work_comes_out_plain() -> None:
+    mine = hold(Store())
+    await mine.claim()
+    with pytest.raises(LinkLost) as caught:
+        async with mine.renewing():
+            raise AWAY
+    assert caught.value is AWAY
+
+
+async def test_adoption_expects_that_nobody_made_a_record_meanwhile() -> None:
+    """What the official plugin left has no record yet: the first save makes it, once."""
+    store = Store()
+    store.data = {"messages": "a/b", "user": "bob"}
+    first, second = hold(store), hold(store, "them")
+    await first.save()
+    with pytest.raises(LeaseLost):
+        await second.save()
+    with pytest.raises(Conflict):
+        await hold(store).claim()
