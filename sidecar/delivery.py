@@ -197,7 +197,7 @@ class Deliverer:
             for position, slot in enumerate(self._hold.record.posts):
                 if not root_id and slot.c == channel_id and slot.p and found not in ("", slot.p):
                     # The younger one, which we had on record, is deleted and its thread with it.
-                    self._update(position, p=found, h="", rep=())
+                    self._update(position, p=found, h="", shown=("", 0), rep=())
                     replaced = True
             self._doubts.settle(key)
         return replaced

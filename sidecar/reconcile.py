@@ -440,7 +440,7 @@ class Reconciler:
         if not self._may_take(entry, record):
             return
         closing = planning.closing(record, time.time())
-        if not closing.positions:
+        if not closing.positions and not entry.doubts:
             await self._hold(entry, msgspec.structs.replace(record, done=True), stored).save(release=True)
             self._followed.drop(entry)
             return
@@ -449,10 +449,15 @@ class Reconciler:
             await self._take(entry, hold, record)
             deliverer = self._deliverer(entry, hold)
             async with self._recording(entry, hold):
-                await _all([partial(deliverer.close, n, closing.state) for n in closing.positions])
-                hold.record = planning.closed(hold.record)
+                await deliverer.verify(trio.current_time() - self._times.verify)
+                positions = planning.closing(hold.record, time.time()).positions
+                await _all([partial(deliverer.close, n, closing.state) for n in positions])
+                if not entry.doubts:
+                    hold.record = planning.closed(hold.record)
         if hold.record.done:
             self._followed.drop(entry)
+        elif entry.doubts:
+            self._followed.wake_in(entry, self._times.verify)
         else:
             self._postpone(entry, self._times.retry_first, self._times.retry_most)
 
