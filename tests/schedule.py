@@ -1,0 +1,463 @@
+"""Seeded schedules: what people do and what goes wrong, drawn in advance, played on a world, judged by `tests.truth`.
+
+Everything random is drawn from the seed before the first step, so that a seed always plays the same steps. When they
+meet what the sidecar does is up to the operating system.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import grpc
+import msgspec
+import trio
+import trustme
+
+from sidecar import app
+from sidecar.config import Config
+from sidecar.model import AccessRequest
+from sidecar.simulator.auth import AuthServer
+from sidecar.simulator.auth_watch import Ending
+from sidecar.simulator.faults import Refusal
+from sidecar.simulator.mattermost import Answer, ApiError, MattermostServer, proxy_answer
+from tests.deciding import ALICE, APPROVE, BOB, IVAN, linked
+from tests.proxy import Proxy
+from tests.truth import untrue
+from tests.world import QUICK, Lines, World
+
+# Nothing waits for longer than a lease of one second does.
+TIMES = msgspec.structs.replace(
+    QUICK,
+    init=1.0,
+    ping_limit=0.7,
+    list_every=1.0,
+    silent=0.5,
+    records_every=1.0,
+    sweep_every=0.5,
+    sweep_pace=0.0,
+    hello=1.0,
+    socket_ping_every=0.3,
+    socket_ping_limit=0.7,
+    refused_retry=0.3,
+    verify=1.0,
+    call=1.0,
+    drain=1.0,
+)
+# How long faults last at most, and how long everything may take to become true afterwards.
+FAULT_SECONDS = 0.5
+PATIENCE_SECONDS = 15.0
+
+
+class Skew:
+    """How far one sidecar's clocks are off; they are moved by steps of a schedule."""
+
+    def __init__(self) -> None:
+        self.wall = self.boot = 0.0
+
+
+_skew: ContextVar[Skew] = ContextVar("skew")
+
+
+class SkewedTime:
+    """Stands where a room of the sidecar has the module `time`; each schedule has its own clocks."""
+
+    CLOCK_BOOTTIME = time.CLOCK_BOOTTIME
+    perf_counter = staticmethod(time.perf_counter)
+    monotonic = staticmethod(time.monotonic)
+
+    @staticmethod
+    def time() -> float:
+        return time.time() + _skew.get().wall
+
+    @staticmethod
+    def clock_gettime(clock: int) -> float:
+        return time.clock_gettime(clock) + _skew.get().boot
+
+
+# The rooms that decide by a clock.
+SKEWED = ("reconcile", "followed", "lease", "links", "sweep", "direct", "mattermost.client")
+
+
+class Remembering(AuthServer):
+    """An Auth Service that keeps in `gone` how each request last was."""
+
+    gone: dict[str, AccessRequest]
+
+    def remove(self, request_id: str) -> None:
+        self.gone[request_id] = self._requests[request_id].request
+        super().remove(request_id)
+
+
+class Step(msgspec.Struct, frozen=True):
+    """After `pause` seconds do `name`; `numbers` are its random choices, each below one."""
+
+    pause: float
+    name: str
+    numbers: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"+{self.pause * 1000:.0f} ms {self.name}({', '.join(f'{one:.3f}' for one in self.numbers)})"
+
+
+class Plot(msgspec.Struct, frozen=True):
+    """All that a seed decides."""
+
+    seed: int
+    version: str
+    chat_version: str
+    decides: bool
+    steps: tuple[Step, ...]
+
+
+def draw(seed: int, length: int = 14) -> Plot:
+    """The schedule of a seed."""
+    chance = random.Random(seed)
+    names = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
+    steps = [Step(chance.uniform(0.0, 0.1), "ask", (chance.random(), chance.random(), chance.random()))]
+    while len(steps) < length:
+        pause = chance.choice((0.0, 0.0, 0.005, 0.02, 0.1)) * chance.uniform(0.5, 1.5)
+        steps.append(Step(pause, chance.choice(names), (chance.random(), chance.random(), chance.random())))
+    return Plot(
+        seed,
+        chance.choice(("7.0.0-dev", "16.0.0-dev")),
+        chance.choice(("5.37.0", "11.0.0")),
+        chance.random() < 0.5,
+        tuple(steps),
+    )
+
+
+class Player:
+    """Plays one plot. `sidecars` are the cancel scopes of those that run."""
+
+    def __init__(self, plot: Plot, here: World, ways: tuple[Proxy, Proxy], nursery: trio.Nursery) -> None:
+        self.plot = plot
+        self.here = here
+        # Requests that Teleport has no more, as they last were.
+        self.gone: dict[str, AccessRequest] = {}
+        assert isinstance(here.auth, Remembering)
+        here.auth.gone = self.gone
+        self.to_auth, self.to_chat = ways
+        self.asked: list[str] = []
+        self._nursery = nursery
+        self._sidecars: list[tuple[trio.CancelScope, trio.Event]] = []
+        self._none_left = trio.Event()
+        self._auth_busy = trio.Lock()
+        self.skew = Skew()
+        second = here.chat.add_channel(here.team, "dba", members=(here.alice, here.ivan, here.bob, here.bot))
+        self.channels = [here.channel, second, here.chat.open_direct(here.bot, here.bob)]
+        self.config = self._configure()
+
+    def _configure(self) -> Config:
+        here = self.here
+        settings = linked(here) if self.plot.decides else {}
+        return here.config(
+            **settings
+            | {
+                "teleport__addr": self.to_auth.address,
+                "teleport__lease": "1s",
+                "mattermost__url": f"https://{self.to_chat.address}",
+                "mattermost__ca_file": str(here.folder / "mattermost-ca.pem"),
+                "mattermost__recipients": '["ops/access-requests", "ops/dba"]',
+                "mattermost__notify_requester": "true",
+                "requesters__bob": BOB,
+            }
+        )
+
+    async def play(self) -> None:
+        """All steps, one after another; faults that last go on meanwhile."""
+        _skew.set(self.skew)
+        self.start()
+        for step in self.plot.steps:
+            await trio.sleep(step.pause)
+            await STEPS[step.name](self, *step.numbers)
+
+    async def become_true(self) -> list[str]:
+        """End all faults, and wait until nothing is untrue any more; what still is, otherwise."""
+        self.to_auth.heal()
+        self.to_chat.heal()
+        self.here.chat.clear_faults()
+        async with self._auth_busy:
+            self.here.auth.faults.clear()
+            self.here.auth.thaw_list_cache()
+        if not self._sidecars:
+            self.start()
+        # From an empty list nothing is concluded.
+        self.asked += self.here.ask()
+        with trio.move_on_after(PATIENCE_SECONDS):
+            # Two servers change, one of them in threads of its own.
+            while self.untrue():  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            # Nothing that was under way may spoil it afterwards.
+            await self.stop_all()
+        return self.untrue()
+
+    def untrue(self) -> list[str]:
+        found = untrue(self.here, self.channels, self.gone)
+        return found + list(self._unheard())
+
+    def _unheard(self) -> Iterator[str]:
+        """Alice's reaction on the card of an open request is a review."""
+        if not self.plot.decides:
+            return
+        open_ids = {request.id: request for request in self.here.auth.requests() if request.state == "PENDING"}
+        for card in self.here.cards():
+            request = open_ids.get(card.props["tm"]["id"])
+            reacted = (self.here.alice.id, APPROVE) in card.reactions
+            if request and reacted and ALICE not in {one.author for one in request.reviews}:
+                yield f"{request.id[-8:]}: Alice's reaction is no review"
+
+    # -- sidecars ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if not self._sidecars:
+            self._none_left = trio.Event()
+        scope, stop = trio.CancelScope(), trio.Event()
+        self._sidecars.append((scope, stop))
+        self._nursery.start_soon(self._run, scope, stop)
+
+    async def _run(self, scope: trio.CancelScope, stop: trio.Event) -> None:
+        with scope:
+            await app.run(self.config, stop=stop, times=TIMES)
+        self._sidecars.remove((scope, stop))
+        if not self._sidecars:
+            self._none_left.set()
+
+    def _some(self, number: float) -> tuple[trio.CancelScope, trio.Event] | None:
+        return self._sidecars[int(number * len(self._sidecars))] if self._sidecars else None
+
+    async def stop_all(self) -> None:
+        for _, stop in self._sidecars:
+            stop.set()
+        await self._none_left.wait()
+
+    async def kill(self, which: float, *_: float) -> None:
+        """Nothing more is carried out, nothing is saved: as far as anybody outside can see, a SIGKILL."""
+        if one := self._some(which):
+            one[0].cancel()
+            self.start()
+
+    async def stop(self, which: float, *_: float) -> None:
+        if one := self._some(which):
+            one[1].set()
+            self.start()
+
+    async def second(self, *_: float) -> None:
+        if len(self._sidecars) < 3:
+            self.start()
+
+    # -- people ------------------------------------------------------------------------------------------------------
+
+    def _request(self, number: float) -> str:
+        return self.asked[int(number * len(self.asked))]
+
+    async def ask(self, count: float, short: float, *_: float) -> None:
+        expires_in = 0.3 + short if short < 0.15 else None
+        self.asked += self.here.ask(1 + int(count * 3), reason="fix it", expires_in=expires_in)
+
+    async def review(self, which: float, author: float, state: float) -> None:
+        with suppress(Refusal):
+            user = ALICE if author < 0.5 else IVAN
+            self.here.auth.review(self._request(which), user, "APPROVED" if state < 0.7 else "DENIED", "why not")
+
+    async def resolve(self, which: float, state: float, *_: float) -> None:
+        with suppress(Refusal):
+            self.here.auth.set_state(self._request(which), "APPROVED" if state < 0.5 else "DENIED", "by hand")
+
+    async def delete(self, which: float, *_: float) -> None:
+        with suppress(Refusal):
+            self.here.auth.delete_request(self._request(which))
+
+    async def react(self, which: float, *_: float) -> None:
+        if cards := self.here.cards():
+            with suppress(ApiError):
+                self.here.chat.react(self.here.alice, cards[int(which * len(cards))], APPROVE)
+
+    # -- the network -------------------------------------------------------------------------------------------------
+
+    def _way(self, number: float) -> Proxy:
+        return self.to_auth if number < 0.5 else self.to_chat
+
+    def _later(self, number: float, end: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await trio.sleep(number * FAULT_SECONDS)
+            end()
+
+        self._nursery.start_soon(wait)
+
+    async def cut(self, way: float, *_: float) -> None:
+        self._way(way).cut()
+
+    async def refuse(self, way: float, seconds: float, *_: float) -> None:
+        one = self._way(way)
+        one.refusing = True
+        one.cut()
+        self._later(seconds, one.heal)
+
+    async def delay(self, way: float, seconds: float, much: float) -> None:
+        one = self._way(way)
+        one.delay = much * 0.1
+        self._later(seconds, one.heal)
+
+    async def stall(self, way: float, seconds: float, *_: float) -> None:
+        one = self._way(way)
+        one.stall()
+        self._later(seconds, one.flow)
+
+    async def half_close(self, way: float, direction: float, *_: float) -> None:
+        self._way(way).half_close("up" if direction < 0.5 else "down")
+
+    async def corrupt(self, way: float, direction: float, chunks: float) -> None:
+        self._way(way).corrupt("up" if direction < 0.5 else "down", 1 + int(chunks * 3))
+
+    # -- Mattermost --------------------------------------------------------------------------------------------------
+
+    def _match(self, number: float, times: float) -> dict[str, Any]:
+        match: dict[str, Any] = {"times": 1 + int(times * 4)}
+        if number < 0.7:
+            match |= {"method": "POST", "path": "/api/v4/posts"}
+        elif number < 0.9:
+            match |= {"method": "PUT"}
+        return match
+
+    async def chat_answers(self, match: float, times: float, what: float) -> None:
+        answers = (
+            Answer(429, b"limit exceeded\n", (("Retry-After", "1"),)),
+            Answer(500, {"id": "app.post.save.app_error", "message": "database or disk is full", "status_code": 500}),
+            proxy_answer(503),
+            proxy_answer(502),
+            Answer(200, "<html>a portal</html>"),
+            Answer(201, b""),
+        )
+        self.here.chat.fail(answer=answers[int(what * len(answers))], **self._match(match, times))
+
+    async def chat_cuts(self, match: float, times: float, when: float) -> None:
+        self.here.chat.cut(when="before" if when < 0.3 else "after", **self._match(match, times))
+
+    async def chat_hangs(self, match: float, times: float, when: float) -> None:
+        self.here.chat.hang(when="before" if when < 0.3 else "after", **self._match(match, times))
+
+    async def chat_is_late(self, match: float, seconds: float, when: float) -> None:
+        when_: Literal["before", "after"] = "before" if when < 0.5 else "after"
+        self.here.chat.late(seconds * FAULT_SECONDS, when=when_, **self._match(match, 0.3))
+
+    async def chat_drops_sockets(self, how: float, *_: float) -> None:
+        if how < 0.5:
+            self.here.chat.drop_sockets()
+        else:
+            self.here.chat.deafen()
+
+    async def chat_restarts(self, *_: float) -> None:
+        await self.here.chat.restart()
+
+    async def chat_is_away(self, seconds: float, *_: float) -> None:
+        await self.here.chat.down("503")
+        await trio.sleep(seconds * FAULT_SECONDS)
+        await self.here.chat.up()
+
+    # -- the Auth Service --------------------------------------------------------------------------------------------
+
+    async def auth_restarts(self, *_: float) -> None:
+        async def restart() -> None:
+            async with self._auth_busy:
+                await trio.to_thread.run_sync(self.here.auth.restart)
+
+        self._nursery.start_soon(restart)
+
+    async def auth_drops_watchers(self, how: float, *_: float) -> None:
+        endings = get_args(Ending)
+        self.here.auth.close_watchers(endings[int(how * len(endings))])
+
+    async def auth_stalls_watchers(self, *_: float) -> None:
+        self.here.auth.stall_watchers()
+
+    async def auth_fails(self, method: float, what: float, times: float) -> None:
+        refusals = (
+            (grpc.StatusCode.UNAVAILABLE, "transport is closing"),
+            (grpc.StatusCode.UNKNOWN, "database or disk is full"),
+            (grpc.StatusCode.DEADLINE_EXCEEDED, "context deadline exceeded"),
+        )
+        code, details = refusals[int(what * len(refusals))]
+        self.here.auth.faults.fail(METHODS[int(method * len(METHODS))], code, details, times=1 + int(times * 4))
+
+    async def auth_storms(self, times: float, *_: float) -> None:
+        self.here.auth.faults.fail(
+            "UpdatePluginData",
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "too many concurrent writes to plugin data x",
+            times=1 + int(times * 8),
+        )
+
+    async def auth_loses_answers(self, method: float, times: float, *_: float) -> None:
+        self.here.auth.faults.lose_answer(METHODS[int(method * len(METHODS))], times=1 + int(times * 2))
+
+    async def auth_hangs(self, seconds: float, *_: float) -> None:
+        self.here.auth.faults.hang()
+        self._later(seconds, self.here.auth.faults.release)
+
+    async def auth_lists_old(self, seconds: float, *_: float) -> None:
+        self.here.auth.freeze_list_cache()
+        self._later(seconds, self.here.auth.thaw_list_cache)
+
+    # -- clocks ------------------------------------------------------------------------------------------------------
+
+    async def clock_jumps(self, how: float, *_: float) -> None:
+        self.skew.wall += (how - 0.5) * 20_000
+
+    async def sleeps(self, seconds: float, *_: float) -> None:
+        """The machine was suspended: the boot clock went on, the monotonic one did not."""
+        self.skew.boot += seconds * 5
+
+
+METHODS = ("UpdatePluginData", "UpdatePluginData", "GetPluginData", "GetAccessRequests", "GetAccessRequestsV2", "Ping")
+
+# How often each step comes up.
+WEIGHTS = {
+    "ask": 6, "review": 8, "resolve": 2, "delete": 2, "react": 4,
+    "kill": 5, "stop": 2, "second": 2,
+    "cut": 3, "refuse": 2, "delay": 2, "stall": 2, "half_close": 2, "corrupt": 2,
+    "chat_answers": 4, "chat_cuts": 4, "chat_hangs": 2, "chat_is_late": 3, "chat_drops_sockets": 1,
+    "chat_restarts": 1, "chat_is_away": 1,
+    "auth_restarts": 1, "auth_drops_watchers": 2, "auth_stalls_watchers": 1, "auth_fails": 3, "auth_storms": 2,
+    "auth_loses_answers": 3, "auth_hangs": 1, "auth_lists_old": 1,
+    "clock_jumps": 1, "sleeps": 1,
+}  # fmt: skip
+STEPS: dict[str, Callable[..., Awaitable[None]]] = {name: getattr(Player, name) for name in WEIGHTS}
+
+
+@asynccontextmanager
+async def theatre(plot: Plot, folder: Path, authority: trustme.CA, lines: Lines) -> AsyncIterator[Player]:
+    """Both servers behind their proxies; nothing runs yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(folder / "mattermost-ca.pem")
+    auth = Remembering.dual_authorization(version=plot.version)
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        chat = MattermostServer(plot.chat_version, ssl_context=context)
+        await nursery.start(chat.serve)
+        stack.enter_context(auth)
+        ways = (Proxy(lambda: auth.addr, plot.seed), Proxy(lambda: f"127.0.0.1:{chat.port}", plot.seed))
+        for way in ways:
+            await nursery.start(way.serve)
+        yield Player(plot, World(auth, chat, folder, lines), ways, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def perform(plot: Plot, folder: Path, authority: trustme.CA, lines: Lines) -> list[str]:
+    """Play a plot to its end; sentences on what did not become true."""
+    async with theatre(plot, folder, authority, lines) as player:
+        await player.play()
+        return await player.become_true()
+
+
+def script(plot: Plot) -> str:
+    """The plot in words, for whoever must understand a failure."""
+    head = f"seed {plot.seed}: Teleport {plot.version}, Mattermost {plot.chat_version}, decisions {plot.decides}"
+    return "\n  ".join([head, *map(str, plot.steps)])

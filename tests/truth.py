@@ -1,0 +1,86 @@
+"""What must be true of every message once the faults are over: the model that schedules are held against."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, REMOVED, AccessRequest
+from sidecar.simulator.mattermost import Channel, Post
+from tests.world import World, field
+
+# What the card of a request that Teleport no longer has may show.
+_OVER = {EXPIRED, REMOVED, APPROVED, DENIED}
+
+
+def untrue(here: World, channels: list[Channel], gone: dict[str, AccessRequest]) -> list[str]:
+    """Sentences on what is not as it must be, none when all is well.
+
+    `channels` are those where every request has its card. `gone` holds the requests that Teleport has no more, as they
+    last were.
+    """
+    found: list[str] = []
+    living = {request.id: request for request in here.auth.requests()}
+    posts = _posts(here)
+    found += _twice(posts)
+    for request in [*living.values(), *gone.values()]:
+        record = json.loads(here.auth.plugin_data(request.id).get("tm") or "{}")
+        for channel in channels:
+            cards = [
+                one for one in posts if one.channel_id == channel.id and not one.root_id and _id(one) == request.id
+            ]
+            wrong = _card_is_wrong(request, record, cards, is_gone=request.id not in living)
+            found += [f"{request.id[-8:]} in {channel.name or 'direct'}: {sentence}" for sentence in wrong]
+        if record and record["owner"]:
+            found.append(f"{request.id[-8:]}: its record is still held")
+        if record and request.id in gone and not record["done"]:
+            found.append(f"{request.id[-8:]}: its record is not done")
+    return found
+
+
+def _posts(here: World) -> list[Post]:
+    """All posts of the bot that people see."""
+    posts = here.chat.all_posts.values()
+    return [one for one in posts if one.user_id == here.bot.id and not one.delete_at and not one.original_id]
+
+
+def _id(post: Post) -> str:
+    return str(post.props.get("tm", {}).get("id", ""))
+
+
+def _twice(posts: list[Post]) -> Iterator[str]:
+    """P2: one post for each identity. Attempts of one identity differ in their keys, so the words count too."""
+    keys = Counter((one.channel_id, one.root_id, one.props.get("tm", {}).get("k")) for one in posts)
+    cards = Counter((one.channel_id, _id(one)) for one in posts if not one.root_id and _id(one))
+    words = Counter((one.root_id, one.message) for one in posts if one.root_id)
+    for what, counted in (("a key", keys), ("a card", cards), ("a reply", words)):
+        for identity, count in counted.items():
+            if count > 1:
+                yield f"{what} is there {count} times: {identity}"
+
+
+def _card_is_wrong(
+    request: AccessRequest, record: dict[str, object], cards: list[Post], *, is_gone: bool
+) -> Iterator[str]:
+    if not cards:
+        # Nobody needs to hear of what was over before it was first read; and what is gone cannot be announced.
+        if not is_gone and (request.state == PENDING or record):
+            yield f"it is {request.state}, and has no card"
+        return
+    card = cards[0]
+    shown = field(card, "State").split()[-1]
+    if is_gone:
+        # Its last turn may have come while nobody could see it.
+        if shown not in _OVER:
+            yield f"it is gone, and its card shows {shown}"
+        return
+    if shown != request.state:
+        yield f"it is {request.state}, and its card shows {shown}"
+    if card.props["tm"]["n"] != len(request.reviews):
+        yield f"it has {len(request.reviews)} reviews, and its card was written for {card.props['tm']['n']}"
+    replies = [one.message.partition("\n")[0] for one in card.replies if not one.delete_at]
+    wanted = [f"`{one.author}` reviewed: {one.proposed_state}" for one in request.reviews]
+    if request.state != PENDING:
+        wanted.append(f"Request is now {request.state}")
+    yield from (f"nobody was told: {line}" for line in wanted if replies.count(line) != 1)
