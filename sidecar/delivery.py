@@ -319,7 +319,6 @@ class Deliverer:
 
     async def _try(self, spot: Spot, key: str, draft: Draft) -> tuple[Post | None, str]:
         """Make the post once: what Mattermost answered, or the refusal after which it may be tried again at once."""
-        self._require()
         tm = self._tm(self._hold.record.seen[0], key)
         try:
             return await self._posts.create_post(

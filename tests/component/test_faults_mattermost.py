@@ -251,6 +251,30 @@ async def test_the_token_of_another_bot(tmp_path: Path) -> None:
                 await here.told(second, channel=here.chat.open_direct(here.bot, here.alice))
 
 
+async def test_what_waits_for_its_turn_is_not_sent_after_the_lease(tmp_path: Path) -> None:
+    """Posts queue behind the pace while records cannot be renewed: what has not been sent by then waits for a lease."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here:
+            users = [here.chat.add_user(f"user{number}") for number in range(12)]
+            names = json.dumps([user.email for user in users])
+            config = here.config(
+                teleport__lease="1s", mattermost__recipients=names, mattermost__max_posts_per_second="4"
+            )
+            async with running(config, times=QUICK):
+                directs = [here.chat.open_direct(here.bot, user) for user in users]
+                hung = here.chat.late(0.0, method="POST", path=POSTS)
+                (request_id,) = here.ask()
+                await here.chat.wait_for(lambda: hung.hits)
+                here.auth.faults.hang("UpdatePluginData")
+                # The claim, a renewal that hangs, and the next try to hold the record: all posts have had their turn.
+                await here.recorded(lambda: here.auth.calls["UpdatePluginData"] >= 3)
+                assert here.chat.calls["POST", POSTS] <= 8
+                here.auth.faults.release()
+                await here.chat.wait_for(lambda: all(here.cards(direct) for direct in directs))
+                await here.released(request_id)
+                assert [len(here.cards(direct)) for direct in directs] == [1] * 12
+
+
 async def test_a_slow_mattermost_does_not_outlive_the_lease(tmp_path: Path) -> None:
     """Posts wait longer for their turn than a lease lasts; renewed meanwhile, none is sent without a valid one."""
     times = msgspec.structs.replace(QUICK, ask_every=60.0)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -196,10 +197,12 @@ async def test_a_role_that_may_not_write_plugin_data(tmp_path: Path) -> None:
     with trio.fail_after(30):
         async with world(tmp_path) as here:
             here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
-            async with running(here.config(), times=QUICK) as sidecar:
+            async with running(here.config(), times=msgspec.structs.replace(QUICK, list_every=0.1)) as sidecar:
                 ids = here.ask(2)
                 refused = await here.lines.heard("link.refused", link="teleport")
                 assert "verbs: [list, read, update]" in refused["detail"]
+                lists = here.auth.calls["GetAccessRequests"]
+                await here.recorded(lambda: here.auth.calls["GetAccessRequests"] >= lists + 3)
                 assert not (await sidecar.readiness())["ready"]
                 assert here.cards() == []
                 here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})

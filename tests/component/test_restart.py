@@ -157,10 +157,12 @@ async def test_a_cold_start_ends_cards_that_teleport_has_forgotten(tmp_path: Pat
                 await here.released(forgotten)
             here.auth.delete_request(forgotten)
             here.auth._plugin_data._objects.pop(forgotten)
-            foreign = here.chat.post(here.alice, here.channel, "looks like one", props=dict(here.cards()[0].props))
+            (card,) = (card for card in here.cards() if card.props["tm"]["id"] == forgotten)
+            foreign = here.chat.post(here.alice, here.channel, "looks like one", props=dict(card.props))
             async with running(here.config(), times=QUICK):
                 await here.told([forgotten], "EXPIRED")
                 await here.lines.heard("orphan.closed")
             await here.told([lives])
             assert len(here.lines.of("orphan.closed")) == 1
             assert foreign.edit_at == 0
+            assert not here.lines.of("orphan.rejected")
