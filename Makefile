@@ -43,12 +43,15 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(ARGS)
 
+# Dumping the stacks of a test that only takes long may crash the interpreter.
+LONG := --timeout 0 -o faulthandler_timeout=0
+
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak --timeout 0 $(ARGS)
+	$(BIN)/python -m pytest -m soak $(LONG) $(ARGS)
 
 # The same property tests, with many more examples.
 fuzz: $(READY)
-	$(BIN)/python -m pytest tests/unit --hypothesis-profile fuzz --timeout 0 $(ARGS)
+	$(BIN)/python -m pytest tests/unit --hypothesis-profile fuzz $(LONG) $(ARGS)
 
 coverage: $(READY)
 	$(BIN)/coverage run -m pytest $(ARGS)

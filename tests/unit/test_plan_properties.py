@@ -25,6 +25,7 @@ TARGETS = (
     Target("bob@example.com", "requester", "chan-bob"),
 )
 NAMES = frozenset(target.name for target in TARGETS if target.name != "~y")
+REASONS = st.lists(st.text(max_size=3), min_size=1, max_size=2)
 
 
 @st.composite
@@ -40,7 +41,8 @@ def histories(draw: st.DrawFn) -> list[AccessRequest]:
         if draw(st.booleans()):
             state = draw(st.sampled_from(states))
             history.append(msgspec.structs.replace(history[-1], state=state, resolve_reason=draw(st.text(max_size=5))))
-    return history
+    # The same version may say something else the next time.
+    return [msgspec.structs.replace(version, reason=reason) for version in history for reason in draw(REASONS)]
 
 
 class Room:
