@@ -1,4 +1,4 @@
-"""What the websocket said and nobody has looked at yet: bounded, and each post at most once of a kind."""
+"""What the websocket said and nobody has looked at yet: bounded, and each user's doing on a post at most once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _MAX_WAITING: Final = 4096
 class Events:
     """The hints of one connected link, for one consumer; iteration ends by raising a LinkError.
 
-    Hints that arrived before the link failed are still delivered. Of several on one post only one waits.
+    Hints that arrived before the link failed are still delivered. Of several of one user on one post only one waits.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[type[Hint], str], Hint] = {}
+        # By post and by who did it: the bot's own reaction must not take the place of a person's.
+        self._waiting: dict[tuple[type[Hint], str, str], Hint] = {}
         self._news = trio.Event()
         self._failure: LinkError | None = None
         # On trio's clock: when the server last proved that it still knows us (hello, or a JSON ping's answer).
@@ -39,7 +40,7 @@ class Events:
 
     def put(self, hint: Hint) -> None:
         """Let a hint wait. Raises LinkLost(overflow) where too many do."""
-        self._waiting[type(hint), hint.post_id] = hint
+        self._waiting[type(hint), hint.post_id, hint.user_id] = hint
         if len(self._waiting) > _MAX_WAITING:
             raise LinkLost("mattermost", "overflow", f"more than {_MAX_WAITING} events wait to be handled")
         self._wake()
