@@ -200,7 +200,7 @@ class Player:
 
     def untrue(self) -> list[str]:
         found = untrue(self.here, self.channels, self.gone)
-        return found + list(self._unheard())
+        return [*found, *self._unheard(), *self._still_to_come()]
 
     def _unheard(self) -> Iterator[str]:
         """Alice's reaction on the card of an open request is a review."""
@@ -212,6 +212,12 @@ class Player:
             reacted = (self.here.alice.id, APPROVE) in card.reactions
             if request and reacted and ALICE not in {one.author for one in request.reviews}:
                 yield f"{request.id[-8:]}: Alice's reaction is no review"
+
+    def _still_to_come(self) -> Iterator[str]:
+        """What expires soon shall do so while somebody watches."""
+        for request in self.here.auth.requests():
+            if request.expires is not None and request.expires < time.time() + 60:
+                yield f"{request.id[-8:]}: it is about to expire"
 
     # -- sidecars ----------------------------------------------------------------------------------------------------
 
