@@ -152,6 +152,7 @@ class Deliverer:
         count: Callable[[str, str], None],
         seeds: tuple[str, ...] = (),
         superseded: Callable[[], bool] = lambda: False,
+        placed: Callable[[], None] = lambda: None,
     ) -> None:
         self._posts = posts
         self._bot_id = bot_id
@@ -162,6 +163,8 @@ class Deliverer:
         self._seeds = seeds
         # Whether a newer version is known and will be delivered next.
         self._superseded = superseded
+        # Told of each new card at once: people decide before the other recipients have theirs.
+        self._placed = placed
 
     async def deliver(self, work: Work) -> None:
         """Bring one recipient's messages up to date; progress is noted in the hold step by step.
@@ -247,6 +250,7 @@ class Deliverer:
             await self._patch(work, card)
         else:
             self._update(work.position, s="posted", h=work.card_hash, shown=self._hold.record.seen)
+        self._placed()
         if self._slot(work).k == "card":
             await self._seed(post_id)
 

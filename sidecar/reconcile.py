@@ -543,6 +543,7 @@ class Reconciler:
             hold,
             entry.doubts,
             count=self._count,
+            placed=lambda: self._followed.show_cards(entry, hold.record),
             seeds=self._chat.seeds,
             superseded=lambda: (
                 not entry.gone and entry.request is not None and entry.request.version > hold.record.version
