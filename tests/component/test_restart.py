@@ -62,7 +62,9 @@ async def test_killed_before_it_could_record_what_it_did(stage: str, tmp_path: P
                 await told_once(here, [request_id])
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(12, 1), pytest.param(200, 2, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(12, 1), pytest.param(200, 2, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
+)
 async def test_killed_at_random_instants(kills: int, seed: int, tmp_path: Path) -> None:
     """A stream of requests and reviews over a line of sidecars, each killed after some random number of calls.
 
