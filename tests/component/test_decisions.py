@@ -416,22 +416,3 @@ async def test_a_reaction_costs_two_reads_and_two_calls_in_a_row(
     with capsys.disabled():
         median = statistics.median(times) / round_trip
         print(f"\nreaction to submitted review: p50 {median:.2f} round trips of {round_trip * 1000:.0f} ms")
-
-
-async def test_a_direct_decision_counts_as_soon_as_the_card_stands(tmp_path: Path) -> None:
-    """Another recipient may still wait for its own card: who has one may decide."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, mattermost__recipients='["ops/access-requests", "ops/slow"]') as here:
-            slow = here.chat.add_channel(here.team, "slow", members=(here.bot,))
-            stuck = here.chat.hang(
-                method="POST", path="/api/v4/posts", where=lambda request: slow.id.encode() in request.body
-            )
-            request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
-            await here.shows("PENDING")
-            await here.chat.wait_for(lambda: here.chat.calls["POST", "/api/v4/reactions"] == 2)
-            direct = here.chat.open_direct(here.alice, here.bot)
-            here.chat.post(here.alice, direct, f"approve {request_id[-8:]}")
-            stuck.stop()
-            here.chat.drop_connections()
-            await here.recorded(lambda: len(here.auth.submissions) == 1)
-            assert "no open request" not in " ".join(post.message for post in here.chat.posts(direct))
