@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -75,6 +76,7 @@ class Stage:
         self.here = here
         self.options = options
         self.subject: Subject = subject
+        self._seen = self._ours = 0
 
     def away(self, rtt_ms: float) -> None:
         """Put both servers at this distance."""
@@ -113,8 +115,12 @@ class Stage:
         return [f"{name}@example.com" for name in names]
 
     def posts(self) -> int:
-        """All posts of the bot."""
-        return sum(1 for post in self.here.chat.all_posts.values() if post.user_id == self.here.bot.id)
+        """How many posts the bot has made; only new ones are looked at, for this is asked at every change."""
+        posts = self.here.chat.all_posts
+        new = islice(posts.values(), self._seen, None)
+        self._ours += sum(1 for post in new if post.user_id == self.here.bot.id)
+        self._seen = len(posts)
+        return self._ours
 
     async def until(self, predicate: Callable[[], bool], seconds: float) -> bool:
         """Wait for Mattermost to satisfy `predicate`; False when it did not in time."""
