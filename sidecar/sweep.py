@@ -164,13 +164,12 @@ class Sweeper:
         found: list[Post] = []
         unmet = set(cards)
         for page in range(MAX_PAGES):
+            await self._pace()
             try:
                 posts = await self._reading.channel_posts(channel_id, page)
             except PostRejected as exc:
                 log.debug("sweep.rejected", extra={"channel_id": channel_id, "status": exc.status})
                 return found
-            finally:
-                await self._pace()
             found += posts
             unmet -= {post.id for post in posts}
             if len(posts) < PAGE or (posts[-1].create_at < until and not unmet):
