@@ -72,7 +72,7 @@ def keep(curve: list[dict[str, float]]) -> None:
 
 
 async def test_heavy_traffic_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Memory, descriptors and threads of the process are flat. The curve goes to SIDECAR_SOAK_DATA where that is set."""
+    """Memory, descriptors and threads of the process are flat. The curve goes to SIDECAR_SOAK_DATA where set."""
     curve: list[dict[str, float]] = []
     async with world(tmp_path) as here, child(sidecar_command(here.settings())) as program:
         await program.ready()
