@@ -192,15 +192,17 @@ class Deliverer:
     async def verify(self, before: float) -> bool:
         """Look again for posts that were made twice over: once by a try that got no answer, once by the next one.
 
-        True where a card was replaced by an older one, which then must be brought up to date.
+        To be called when everything due was delivered: it ends the doubts that make delivery look first. True where a
+        card was found that is not on record, which then must be brought up to date.
         """
         replaced = False
         for key, channel_id, root_id in self._doubts.ripe(before):
             found = await self._find(frozenset((key,)), channel_id, root_id)
             for position, slot in enumerate(self._hold.record.posts):
-                if not root_id and slot.c == channel_id and slot.p and found not in ("", slot.p):
-                    # The younger one, which we had on record, is deleted and its thread with it.
-                    self._update(position, p=found, h="", shown=("", 0), rep=())
+                if found not in ("", slot.p) and key in self._keys(self._spot(position, slot.k)):
+                    # The younger one, which we had on record, is deleted and its thread with it; or none was found
+                    # when the request ended, and this one came after all.
+                    self._update(position, p=found, s="posted", h="", shown=("", 0), rep=())
                     replaced = True
             self._doubts.settle(key)
         return replaced
@@ -340,9 +342,11 @@ class Deliverer:
             raise
 
     async def _find_spot(self, spot: Spot) -> str:
-        """Look for all attempts: one may have been raised, used, and not yet recorded."""
-        keys = frozenset(self._key(spot, n) for n in range(spot.attempt + MAX_ATTEMPTS))
-        return await self._find(keys, spot.channel_id, spot.root_id)
+        return await self._find(self._keys(spot), spot.channel_id, spot.root_id)
+
+    def _keys(self, spot: Spot) -> frozenset[str]:
+        """The keys of all attempts: one may have been raised, used, and not yet recorded."""
+        return frozenset(self._key(spot, n) for n in range(spot.attempt + MAX_ATTEMPTS))
 
     async def _find(self, keys: frozenset[str], channel_id: str, root_id: str) -> str:
         """The id of our post with one of these keys, or "". Finding two keeps the older and deletes the younger."""

@@ -128,20 +128,25 @@ class Hold:
     async def renewing(self) -> AsyncIterator[None]:
         """Save each third of a lease while the body runs. A lost lease shows as `valid` false, not as an error."""
         failure: SidecarError | None = None
+        over = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._renew, name="lease.renew")
+            nursery.start_soon(self._renew, over, name="lease.renew")
             try:
                 yield
             except SidecarError as exc:
                 # Out of the nursery alone: it would come as a group.
                 failure = exc
-            nursery.cancel_scope.cancel()
+            # Not cancelled: a save that is broken off may be carried out all the same, and the next one would take it
+            # for somebody else's.
+            over.set()
         if failure is not None:
             raise failure
 
-    async def _renew(self) -> None:
+    async def _renew(self, over: trio.Event) -> None:
         while True:
-            await trio.sleep(self._times.renew_seconds)
+            with trio.move_on_after(self._times.renew_seconds):
+                await over.wait()
+                return
             try:
                 await self.save()
             except SidecarError:

@@ -378,8 +378,6 @@ class Reconciler:
             entry.answers = tuple(other for other in entry.answers if other is not one)
 
         async with self._recording(entry, hold):
-            if await deliverer.verify(trio.current_time() - self._times.verify):
-                entry.dirty = True
             while True:
                 answers = [partial(answer, one) for one in entry.answers]
                 await _all([*answers, *(partial(deliverer.deliver, work) for work in step.work)])
@@ -395,6 +393,8 @@ class Reconciler:
                 step = self._plan(entry, request, hold.record, targets)
                 hold.record = step.record
                 hold.official = partial(official_fields, request)
+            if await deliverer.verify(trio.current_time() - self._times.verify):
+                entry.dirty = True
         self._rest(entry, request, hold.record)
 
     @asynccontextmanager
@@ -414,7 +414,10 @@ class Reconciler:
             await hold.save(release=not entry.doubts)
             entry.remember(hold.saved)
         except LeaseLost:
+            # What we did since the last save is on no record, and what somebody else did may have crossed with it.
             entry.touched = frozenset(slot.c for slot in hold.record.posts if slot.p)
+            if entry.doubts is not None:
+                entry.doubts.cards = entry.doubts.replies = True
             raise
 
     def _rest(self, entry: Entry, request: AccessRequest, record: Record) -> None:
@@ -449,9 +452,9 @@ class Reconciler:
             await self._take(entry, hold, record)
             deliverer = self._deliverer(entry, hold)
             async with self._recording(entry, hold):
-                await deliverer.verify(trio.current_time() - self._times.verify)
-                positions = planning.closing(hold.record, time.time()).positions
-                await _all([partial(deliverer.close, n, closing.state) for n in positions])
+                await _all([partial(deliverer.close, n, closing.state) for n in closing.positions])
+                if await deliverer.verify(trio.current_time() - self._times.verify):
+                    entry.dirty = True
                 if not entry.doubts:
                     hold.record = planning.closed(hold.record)
         if hold.record.done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -115,6 +116,59 @@ async def test_a_first_try_that_is_carried_out_after_the_second_is_repaired(tmp_
             await here.told([request_id])
             here.auth.set_state(request_id, "DENIED")
             await here.told([request_id], "DENIED")
+
+
+@pytest.mark.parametrize("what", ["card", "reply"])
+async def test_an_answer_that_is_lost_before_a_long_outage(what: str, tmp_path: Path) -> None:
+    """The post was made; by the time that Mattermost is back it has forgotten the pending id, and we have not."""
+    # The look afterwards is due at once: the doubt is as old as it needs to be.
+    times = msgspec.structs.replace(QUICK, verify=0.0)
+    with trio.fail_after(30):
+        async with world(tmp_path) as here, running(here.config(), times=times) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            request_id = here.ask()[0] if what == "reply" else ""
+            if request_id:
+                await here.told([request_id])
+                await here.released(request_id)
+            cut = here.chat.cut(method="POST", path=POSTS, when="after")
+            here.chat.fail(answer=Answer(503), times=None, where=lambda _: bool(cut.hits))
+            if request_id:
+                here.auth.review(request_id, "alice@example.com", "APPROVED")
+            else:
+                (request_id,) = here.ask()
+            await here.lines.heard("link.lost", link="mattermost")
+            here.chat.pending.forget()
+            here.chat.clear_faults()
+            await here.recorded(lambda: '"owner":""' in here.auth.plugin_data(request_id).get("tm", ""))
+            here.auth.set_state(request_id, "DENIED")
+            await here.told([request_id], "DENIED")
+            await here.released(request_id)
+            made = Counter(
+                (post.root_id, post.message) for post in here.chat.all_posts.values() if not post.original_id
+            )
+            assert set(made.values()) == {1}
+            assert (await sidecar.metrics())["duplicates_repaired_total"] == 0
+
+
+async def test_a_lease_that_was_lost_while_posting(tmp_path: Path) -> None:
+    """Somebody else held the record and gave it up: what we made by then is on no record, and is found."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            late = here.chat.late(0.3, method="POST", path=POSTS)
+            (request_id,) = here.ask()
+            await here.chat.wait_for(lambda: bool(late.hits and here.cards()))
+            record = json.loads(here.auth.plugin_data(request_id)["tm"])
+            record |= {"n": record["n"] + 1, "owner": ""}
+            text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+            here.auth.write_plugin_data(request_id, {"tm": text})
+            here.chat.pending.forget()
+            await here.recorded(lambda: json.loads(here.auth.plugin_data(request_id)["tm"])["n"] > record["n"])
+            await here.released(request_id)
+            here.auth.set_state(request_id, "DENIED")
+            await here.told([request_id], "DENIED")
+            assert len(here.channel.posts) == 2
+            assert (await sidecar.metrics())["duplicates_repaired_total"] == 0
 
 
 async def test_somebody_else_took_our_pending_id(tmp_path: Path) -> None:

@@ -419,6 +419,37 @@ async def test_a_late_double_of_a_card_is_replaced_by_the_older(autojump_clock: 
     assert sidecar.slot.rep == (1,)
 
 
+async def test_a_late_card_of_a_request_that_has_ended_is_closed_too(autojump_clock: MockClock) -> None:
+    """It was looked for when the request ended, and was carried out after that."""
+    board = Board()
+    sidecar = await Sidecar.new(board)
+    board.faults = ["before"]
+    with pytest.raises(LinkLost):
+        await sidecar.deliver(request())
+    await sidecar.deliverer.close(0, "EXPIRED")
+    assert sidecar.slot.s == "gone"
+    late = board.put(key=post_key("seed", "card", "chan", 0, 0))
+    await trio.sleep(40)
+    await sidecar.hold.save()
+    assert await sidecar.deliverer.verify(trio.current_time() - 35)
+    assert planning.closing(sidecar.hold.record, 0.0).positions == (0,)
+    await sidecar.deliverer.close(0, "EXPIRED")
+    assert (sidecar.slot.p, sidecar.slot.s, board.patched[late.id]) == (late.id, "posted", 1)
+
+
+async def test_a_late_answer_in_a_direct_channel_is_not_taken_for_the_card_there(autojump_clock: MockClock) -> None:
+    board = Board()
+    sidecar = await Sidecar.new(board)
+    await sidecar.deliver(request())
+    card = sidecar.slot.p
+    board.faults = ["after"]
+    with pytest.raises(LinkLost):
+        await sidecar.deliverer.answer("chan", "", "alice:approve", Draft("done"))
+    await trio.sleep(40)
+    assert not await sidecar.deliverer.verify(trio.current_time() - 35)
+    assert sidecar.slot.p == card
+
+
 async def test_a_version_that_is_superseded_is_not_shown_in_between() -> None:
     """Its replies are made; the card waits for the newer version, which comes next."""
     board = Board()

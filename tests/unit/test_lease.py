@@ -21,7 +21,7 @@ RECORD = Record(seed="s", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=(S
 
 
 class Store:
-    """Plugin data of one request; `faults` are played one for each write: before it, after it, or a second later."""
+    """Plugin data of one request; `faults` are played one for each write: before it, after it, a second later, ..."""
 
     def __init__(self) -> None:
         self.data: dict[str, str] = {}
@@ -57,6 +57,8 @@ class Store:
         if fault in ("before", "late", "later"):
             raise AWAY
         self._swap(put, expect)
+        if fault == "slow":
+            await trio.sleep(1)
         if fault == "after":
             raise AWAY
 
@@ -172,6 +174,19 @@ async def test_of_two_only_one_holds_it(autojump_clock: MockClock, faults: list[
     assert not stale.valid
     assert mine.valid
     assert store.record.owner == "me"
+
+
+async def test_work_that_ends_during_a_renewal_keeps_what_it_did(autojump_clock: MockClock) -> None:
+    """The renewal was carried out, its answer is still on its way: it must not pass for somebody else's save."""
+    store = Store()
+    mine = hold(store)
+    await mine.claim()
+    store.faults = ["slow"]
+    async with mine.renewing():
+        await trio.sleep(10.5)
+        mine.update(0, Slot(r="ops/x", c="c", p="post", s="posted"))
+    await mine.save(release=True)
+    assert (store.record.n, store.record.owner, store.record.posts[0].p) == (3, "", "post")
 
 
 async def test_a_lost_lease_ends_the_renewing_not_the_work(autojump_clock: MockClock) -> None:
