@@ -320,8 +320,8 @@ async def test_what_waits_for_its_turn_is_not_sent_after_the_lease(tmp_path: Pat
                 (request_id,) = here.ask()
                 await here.chat.wait_for(lambda: hung.hits)
                 here.auth.faults.hang("UpdatePluginData")
-                # The claim, a renewal that hangs, and the next try to hold the record: all posts have had their turn.
-                await here.recorded(lambda: here.auth.calls["UpdatePluginData"] >= 3)
+                # The claim, a renewal that hangs until its deadline, and the next try: all posts have had their turn.
+                await here.recorded(lambda: here.auth.calls["UpdatePluginData"] >= 3, seconds=20.0)
                 assert here.chat.calls["POST", POSTS] <= 8
                 here.auth.faults.release()
                 await here.chat.wait_for(lambda: all(here.cards(direct) for direct in directs))
