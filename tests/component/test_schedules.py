@@ -1,6 +1,6 @@
 """Random schedules of faults; whatever happens, in the end every message is there once and tells the truth.
 
-A failure prints its seed and steps. `SIDECAR_SEEDS=17 make soak ARGS=tests/component/test_schedules.py` plays it again,
+A failure prints its seed and steps. `SIDECAR_SEEDS=17 make test ARGS=tests/component/test_schedules.py` plays it again,
 `SIDECAR_SEEDS=1000-1999` a range of others.
 """
 
@@ -22,7 +22,7 @@ from tests.world import Lines
 AT_ONCE = 5
 
 # Who is killed in the middle of connecting closes nothing; as a process it would not need to.
-pytestmark = [pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"), pytest.mark.soak]
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
 def batches(text: str) -> list[range]:
