@@ -38,6 +38,8 @@ KEEP_RECORD_LENGTH = 1200
 # Somebody may react to a card before its post id is known here; posts of no concern fill this too.
 EARLY_HINTS = 1000
 DIRECT_MESSAGES = 20
+# Timers of no use any more that may wait beside those of use.
+SPARE_TIMERS = 1000
 
 
 class Entry:
@@ -310,6 +312,10 @@ class Followed:
         """Look again after this time, or earlier if an earlier look is set."""
         when = trio.current_time() + max(seconds, 0.0)
         if when < entry.wake:
+            if len(self._timers) > 2 * len(self._entries) + SPARE_TIMERS:
+                # Those of requests that are over would stay until they expire, which may be in a week.
+                self._timers = [(one.wake, one.id) for one in self._entries.values() if one.wake < math.inf]
+                heapq.heapify(self._timers)
             entry.wake = when
             heapq.heappush(self._timers, (when, entry.id))
             if self._timers[0][0] == when:

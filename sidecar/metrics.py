@@ -80,7 +80,9 @@ class Metrics:
         self.posts_total = self._counter("posts_total", "Posts made or tried", "kind", "outcome")
         self.updates_total = self._counter("updates_total", "Posts brought up to date or tried", "outcome")
         self.duplicates_repaired_total = self._counter("duplicates_repaired_total", "Second posts found and deleted")
-        self.recipients_failed = self._gauge("recipients_failed", "Recipients that cannot be reached now", "reason")
+        self.recipients_failed = self._gauge(
+            "recipients_failed", "Configured recipients that cannot be reached now", "reason"
+        )
         self.reviews_total = self._counter("reviews_total", "Reviews submitted or tried", "proposed_state", "outcome")
         self.decisions_refused_total = self._counter(
             "decisions_refused_total", "Decisions from Mattermost that were not carried out", "reason"

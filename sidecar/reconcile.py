@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 # Why a recipient cannot be reached (the label of a metric).
 REASONS = ("not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid")
 
+MAX_UNREACHABLE = 10_000
+
 
 class Store(PluginDataStore, Protocol):
     """What reconciling needs of Teleport."""
@@ -99,8 +101,11 @@ class Reconciler:
         self._metrics = metrics
         self._options = options
         self._owner = uuid.uuid4().hex
-        # recipient name -> why it cannot be reached now
+        self._configured = settings.routes.configured
+        # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
         self._unreachable: dict[str, str] = {}
+        # request -> how many recipients its record had no room for
+        self._refused: dict[str, int] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled: at most `workers` requests at once."""
@@ -124,6 +129,9 @@ class Reconciler:
             self._metrics.reconcile_seconds.observe(time.perf_counter() - started)
             self._metrics.backlog_requests.set(self._followed.backlog)
             self._metrics.open_requests.set(len(self._followed))
+            if entry.id not in self._followed or not self._refused.get(entry.id):
+                self._refused.pop(entry.id, None)
+            self._metrics.recipients_failed.labels(reason="too_many").set(sum(self._refused.values()))
 
     async def _guard(self, entry: Entry) -> None:
         """One look; whatever fails leaves the request to be looked at again."""
@@ -571,9 +579,9 @@ class Reconciler:
             announce=announce,
             touched=entry.touched,
         )
-        if step.refused:
+        if step.refused and step.refused != self._refused.get(entry.id):
             log.warning("recipients.too_many", extra={"request_id": entry.id, "refused": step.refused})
-            self._metrics.recipients_failed.labels(reason="too_many").set(step.refused)
+        self._refused[entry.id] = step.refused
         return step
 
     async def _targets(self, request: AccessRequest) -> tuple[Target, ...]:
@@ -594,17 +602,25 @@ class Reconciler:
         return tuple(Target(recipient.name, recipient.kind, channels[recipient]) for recipient in named)
 
     def _fail(self, name: str, exc: RecipientError) -> None:
-        if self._unreachable.get(name) != exc.reason:
-            self._unreachable[name] = exc.reason
-            log.warning("recipient.failed", extra={"recipient": name, "reason": exc.reason, "detail": exc.detail})
-            self._count_unreachable()
+        if self._unreachable.get(name) == exc.reason:
+            return
+        if len(self._unreachable) >= MAX_UNREACHABLE:
+            del self._unreachable[next(iter(self._unreachable))]
+        self._unreachable[name] = exc.reason
+        log.log(
+            # Nobody can mend what a requester wrote.
+            logging.WARNING if name in self._configured else logging.INFO,
+            "recipient.failed",
+            extra={"recipient": name, "reason": exc.reason, "detail": exc.detail},
+        )
+        self._count_unreachable()
 
     def _reach(self, name: str) -> None:
         if self._unreachable.pop(name, None) is not None:
             self._count_unreachable()
 
     def _count_unreachable(self) -> None:
-        counts = Counter(self._unreachable.values())
+        counts = Counter(reason for name, reason in self._unreachable.items() if name in self._configured)
         for reason in REASONS:
             self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
 

@@ -30,6 +30,11 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
     requesters: dict[str, str] = {}
     notify_requester: bool = True
 
+    @property
+    def configured(self) -> frozenset[str]:
+        """The names that the operator wrote down; all others are what a requester says or is called."""
+        return frozenset((*(name for names in self.roles.values() for name in names), *self.requesters.values()))
+
 
 class Named(msgspec.Struct, frozen=True):
     """A recipient by name, with what it is to get."""

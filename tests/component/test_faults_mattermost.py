@@ -224,6 +224,39 @@ async def test_recipients_that_fail_stop_nobody_and_are_told_once_they_can_be(tm
                 assert len(here.lines.of("recipient.failed")) == 4
 
 
+async def test_a_reviewer_whom_nobody_knows_wakes_no_operator(tmp_path: Path) -> None:
+    """A requester may suggest anybody; what the operator did not write is said, and no alert fires for it."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+            (request_id,) = here.ask(suggested_reviewers=("nobody@example.com",))
+            await here.told([request_id])
+            await here.released(request_id)
+            said = await here.lines.heard("recipient.failed", recipient="nobody@example.com")
+            assert said["levelno"] == logging.INFO
+            assert (await sidecar.metrics())['recipients_failed{reason="not_found"}'] == 0
+
+
+async def test_more_recipients_than_a_record_holds(tmp_path: Path) -> None:
+    """Said once and counted while the request is open, the others are told; nothing is left of it afterwards."""
+    with trio.fail_after(60):
+        async with world(tmp_path) as here:
+            users = [here.chat.add_user(f"user{number}") for number in range(400)]
+            names = json.dumps([user.email for user in users])
+            async with running(here.config(mattermost__recipients=names), times=QUICK) as sidecar:
+                (request_id, _) = here.ask(2)
+                await here.released(request_id)
+                refused = (await here.lines.heard("recipients.too_many", request_id=request_id))["refused"]
+                told = [user for user in users if here.cards(here.chat.open_direct(here.bot, user))]
+                assert len(told) == 400 - refused
+                here.auth.review(request_id, "alice@example.com", "APPROVED")
+                await here.recorded(lambda: '"seen":["PENDING",1]' in here.auth.plugin_data(request_id)["tm"])
+                await here.released(request_id)
+                here.auth.delete_request(request_id)
+                await here.recorded(lambda: '"done":true' in here.auth.plugin_data(request_id)["tm"])
+                assert len(here.lines.of("recipients.too_many", request_id=request_id)) == 1
+                assert (await sidecar.metrics())['recipients_failed{reason="too_many"}'] == refused
+
+
 async def test_a_membership_lost_at_run_time(tmp_path: Path) -> None:
     """PATCH says 403: told with the fix, the others are served, and the card becomes true when the bot is back."""
     names = '["ops/access-requests", "ops/second"]'

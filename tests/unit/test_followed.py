@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sidecar.followed import KEEP_WAITING, Entry, Followed
+from sidecar.followed import KEEP_WAITING, SPARE_TIMERS, Entry, Followed
 from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
 from sidecar.record import KEY, Record, Slot, encode
 from sidecar.routing import Routes
@@ -200,6 +200,20 @@ async def test_a_dropped_request_is_not_woken(
         await followed.next()
     assert scope.cancelled_caught
     nursery.cancel_scope.cancel()
+
+
+async def test_what_is_over_leaves_no_timers_behind(followed: Followed) -> None:
+    """Each would have waited for its expiry in a week; the one that is still followed is still woken."""
+    followed.look(request("kept"))
+    kept = await take(followed)
+    followed.wake_in(kept, 3600)
+    for number in range(5 * SPARE_TIMERS):
+        followed.look(request(str(number)))
+        entry = await take(followed)
+        followed.wake_in(entry, 7 * 86400)
+        followed.drop(entry)
+    assert len(followed._timers) <= SPARE_TIMERS + 10
+    assert (kept.wake, "kept") in followed._timers
 
 
 async def test_a_worker_that_waits_is_woken_by_news(nursery: trio.Nursery, followed: Followed) -> None:
