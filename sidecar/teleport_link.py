@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
@@ -43,7 +43,7 @@ class Auth(Protocol):
 
     async def read_plugin_data(self, request_id: str) -> dict[str, str]: ...
 
-    async def list_plugin_data(self) -> list[PluginData]: ...
+    async def list_plugin_data(self) -> Iterator[PluginData]: ...
 
     async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None: ...
 

@@ -52,7 +52,7 @@ TIMES = msgspec.structs.replace(
 )
 # How long faults last at most, and how long everything may take to become true afterwards.
 FAULT_SECONDS = 0.5
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 45.0
 
 
 class Skew:

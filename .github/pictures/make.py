@@ -1,14 +1,16 @@
 """Make the pictures of README.md: `.venv/bin/python .github/pictures/make.py`, from the root of the repository.
 
 flow.svg is drawn here. demo.svg and demo-end.svg are a real run of `sidecar demo` in a terminal of its own, from escape
-codes to SVG. The .png files are the page of `sidecar demo --keep` in Chromium, with the real sidecar behind it. All but
-the first differ at each run (times, ids), so nothing compares them.
+codes to SVG. page.png and page-direct.png are the page of `sidecar demo --keep` in Chromium, with the real sidecar
+behind it. memory.svg is what the soak measured: `SIDECAR_SOAK_DATA=.github/pictures/memory.json make soak`. All but the
+first differ at each run (times, ids), so nothing compares them. dashboard.png is a picture of Grafana, taken by hand.
 """
 
 # ruff: noqa: INP001, S606 - a script, which starts a program of this repository
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -224,6 +226,44 @@ def flow() -> str:
     )
 
 
+# The frame of the curve, and what its axes reach to.
+WIDE, HIGH, LEFT, TOP = 760.0, 230.0, 60.0, 60.0
+MOST_MB = 100
+
+
+def memory(curve: list[dict[str, float]]) -> str:
+    """Draw resident memory over the requests that have come and gone, with the limit that the design sets."""
+    most = curve[-1]["requests"]
+    points = [(LEFT + WIDE * one["requests"] / most, height(one["rss_mb"])) for one in curve]
+    line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    parts = [
+        f'<path d="M{LEFT} {height(mb):g}h{WIDE}" stroke="#e3e8ee"/>'
+        f'<text x="{LEFT - 8}" y="{height(mb) + 4:g}" text-anchor="end">{mb} MB</text>'
+        for mb in range(0, MOST_MB + 1, 20)
+    ]
+    parts += [note(LEFT + WIDE * part / 5, TOP + HIGH + 20, f"{most * part / 5:,.0f}") for part in range(6)]
+    last, warm = curve[-1], curve[len(curve) // 10]
+    minutes = (last["seconds"] - curve[0]["seconds"]) / 60
+    caption = f"Resident memory while {most:,.0f} requests come and go in {minutes:.0f} minutes"
+    facts = (
+        f"after a tenth of them and at the end: memory {warm['rss_mb']:.1f} and {last['rss_mb']:.1f} MB,"
+        f" threads {warm['threads']:.0f} and {last['threads']:.0f},"
+        f" descriptors {warm['descriptors']:.0f} and {last['descriptors']:.0f}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 330" width="860" height="330" role="img"'
+        f' font-family="{SANS}" font-size="12" fill="#33404d" aria-label="{escape(caption)}">\n'
+        '<rect width="860" height="330" rx="8" fill="#ffffff"/>\n'
+        f'<g font-weight="bold">{note(430, 22, caption)}</g>\n{note(430, 40, facts)}\n'
+        + "\n".join(parts)
+        + f'\n<path d="{line}" fill="none" stroke="#1c58d9" stroke-width="2"/>\n</svg>\n'
+    )
+
+
+def height(megabytes: float) -> float:
+    return TOP + HIGH * (1 - megabytes / MOST_MB)
+
+
 async def photograph(folder: Path) -> None:
     """Take the pictures of the page, as Alice and Ivan see it."""
     with tempfile.TemporaryDirectory() as files, trio.fail_after(60):
@@ -273,6 +313,7 @@ def main() -> None:
     folder = Path(__file__).parent
     trio.run(photograph, folder)
     (folder / "flow.svg").write_text(flow())
+    (folder / "memory.svg").write_text(memory(json.loads((folder / "memory.json").read_text())))
     lines = play().replace("\r", "").rstrip("\n").split("\n")
     cut = next(number for number, line in enumerate(lines) if "while the sidecar is down" in line)
     (folder / "demo.svg").write_text(terminal(lines[: cut - 1], "make demo"))

@@ -102,7 +102,7 @@ async def _list(client: AuthClient, answers: Answers) -> None:
 
 
 async def _records(client: AuthClient, answers: Answers) -> None:
-    answers.records = await client.list_plugin_data()
+    answers.records = list(await client.list_plugin_data())
 
 
 async def _update(client: AuthClient, answers: Answers) -> None:

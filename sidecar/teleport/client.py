@@ -7,7 +7,7 @@ the one call. Unary calls end by themselves within 10 s, lists within 60 s.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import trio
@@ -86,8 +86,11 @@ class AuthClient:
         records = codec.decode_plugin_data(answer, self._plugin)
         return next((record.data for record in records if record.request_id == request_id), {})
 
-    async def list_plugin_data(self) -> list[PluginData]:
-        """Our plugin's entries for all requests, also for those that are gone. On a connection of its own."""
+    async def list_plugin_data(self) -> Iterator[PluginData]:
+        """Our plugin's entries for all requests, also for those that are gone. On a connection of its own.
+
+        Iterating may raise LinkGarbled.
+        """
         with self._open_wide() as channel:
             wide = AuthClient(channel, self._open_wide, self._plugin)
             request = codec.encode_plugin_filter(self._plugin)

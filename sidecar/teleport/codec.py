@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from typing import TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.proto import parse_length_prefixed
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sidecar.errors import LinkGarbled
@@ -72,15 +74,20 @@ def decode_ping(data: bytes) -> Ping:
     )
 
 
-def decode_plugin_data(data: bytes, plugin: str) -> list[PluginData]:
-    """Decode a proto.PluginDataSeq: the entries of `plugin`, and nobody else's; raises LinkGarbled."""
+def decode_plugin_data(data: bytes, plugin: str) -> Iterator[PluginData]:
+    """Decode a proto.PluginDataSeq: the entries of `plugin`, and nobody else's; iterating raises LinkGarbled.
+
+    One record after another: the whole message at once, with 40,000 of them, would leave 100 MB behind.
+    """
     wanted = plugin.encode()
-    return [
-        PluginData(_name(record.Metadata), {_text(pair.key): _text(pair.value) for pair in entry.value.Data})
-        for record in _parse(pb.PluginDataSeq, data).PluginData
-        for entry in record.Spec.Entries
-        if entry.key == wanted
-    ]
+    records = BytesIO(data)
+    while tag := records.read(1):
+        record = _next_record(tag, records)
+        for entry in record.Spec.Entries:
+            if entry.key == wanted:
+                yield PluginData(
+                    _name(record.Metadata), {_text(pair.key): _text(pair.value) for pair in entry.value.Data}
+                )
 
 
 def encode_ping() -> bytes:
@@ -203,6 +210,17 @@ def _bytes(text: str) -> bytes:
 
 def _entries(pairs: Mapping[str, str]) -> list[pb.StringEntry]:
     return [pb.StringEntry(key=_bytes(key), value=_bytes(value)) for key, value in pairs.items()]
+
+
+def _next_record(tag: bytes, records: BytesIO) -> pb.PluginDataV3:
+    """The record after a tag, which is always that of field 1."""
+    try:
+        record = parse_length_prefixed(pb.PluginDataV3, records) if tag == b"\n" else None
+    except (DecodeError, ValueError) as exc:
+        raise LinkGarbled("teleport", "undecodable", "a record of plugin data cannot be decoded") from exc
+    if record is None:
+        raise LinkGarbled("teleport", "undecodable", "the records of plugin data cannot be told apart")
+    return record
 
 
 def _parse(message_type: type[M], data: bytes) -> M:

@@ -138,9 +138,10 @@ async def test_garbled_answers() -> None:
             peer.unary[method] = lambda _request, _context: bad
         peer.streams["GetAccessRequestsV2"] = lambda _request, _context: iter([bad])
         async with connect(peer) as client:
-            for call in (client.ping, client.list_plugin_data):
-                with pytest.raises(LinkGarbled):
-                    await call()
+            with pytest.raises(LinkGarbled):
+                await client.ping()
+            with pytest.raises(LinkGarbled):
+                list(await client.list_plugin_data())
             with pytest.raises(LinkGarbled):
                 await client.submit_review("r1", "alice", "APPROVED", "")
             with pytest.raises(LinkGarbled):
@@ -157,7 +158,10 @@ async def test_plugin_data() -> None:
         async with connect(peer) as client:
             assert await client.read_plugin_data("r2") == {"tm": "{}"}
             assert await client.read_plugin_data("r3") == {}
-            assert await client.list_plugin_data() == [PluginData("r1", {"tm": "{}"}), PluginData("r2", {"tm": "{}"})]
+            assert list(await client.list_plugin_data()) == [
+                PluginData("r1", {"tm": "{}"}),
+                PluginData("r2", {"tm": "{}"}),
+            ]
             await client.update_plugin_data("r1", {"tm": "{}"}, {"tm": ""})
         filters = [pb.PluginDataFilter.FromString(request) for _, request in peer.calls[:3]]
         assert [(f.Plugin, f.Resource) for f in filters] == [(b"mattermost", name) for name in (b"r2", b"r3", b"")]
@@ -184,10 +188,10 @@ async def test_all_plugin_data_may_be_larger_than_any_other_answer(monkeypatch: 
         peer.unary["GetPluginData"] = lambda _request, _context: large.SerializeToString()
         async with connect(peer) as client:
             with pytest.raises(LinkLost, match="larger than max") as caught:
-                await client.list_plugin_data()
+                list(await client.list_plugin_data())
             assert caught.value.reason == "resource_exhausted"
             monkeypatch.setattr(client_module, "_WIDE_MIB", 256)
-            assert await client.list_plugin_data() == []
+            assert list(await client.list_plugin_data()) == []
 
 
 async def test_review_and_state() -> None:

@@ -110,8 +110,8 @@ def test_recorded_init_delete_ping_and_plugin_data() -> None:
     assert codec.decode_event(delete) == Delete("0f092ee2-edda-4887-a267-fce8d5e54505")
     assert codec.decode_ping(ping) == Ping("example.com", "7.0.0-dev", advanced_workflows=True)
     expected = PluginData("04aec9d9-54c7-4bdd-b6e4-706d4754a0b4", {"state": "claimed"})
-    assert codec.decode_plugin_data(plugin_data, "mattermost") == [expected]
-    assert codec.decode_plugin_data(plugin_data, "slack") == []
+    assert list(codec.decode_plugin_data(plugin_data, "mattermost")) == [expected]
+    assert list(codec.decode_plugin_data(plugin_data, "slack")) == []
 
 
 # What newer servers send
@@ -261,7 +261,7 @@ def test_plugin_data_of_others_and_broken_values() -> None:
         Spec=pb.PluginDataSpecV3(Entries=[entry(b"slack", b"theirs"), entry(b"mattermost", b"\xff")]),
     )
     answer = pb.PluginDataSeq(PluginData=[record]).SerializeToString()
-    assert codec.decode_plugin_data(answer, "mattermost") == [PluginData("r1", {"k": "\ufffd"})]
+    assert list(codec.decode_plugin_data(answer, "mattermost")) == [PluginData("r1", {"k": "\ufffd"})]
 
 
 _DECODERS: list[Callable[[bytes], object]] = [
@@ -269,7 +269,7 @@ _DECODERS: list[Callable[[bytes], object]] = [
     codec.decode_request,
     codec.decode_requests,
     codec.decode_ping,
-    lambda data: codec.decode_plugin_data(data, "mattermost"),
+    lambda data: list(codec.decode_plugin_data(data, "mattermost")),
 ]
 
 
