@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sidecar import endpoints
-from sidecar.assembly import Assembly
+from sidecar.assembly import Assembly, client_context
 from sidecar.errors import ConfigError, LinkRefused
 from sidecar.links import LinkStatus
 from sidecar.metrics import Metrics
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.config import Config
+    from sidecar.config.sections import EndpointsConfig
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,18 @@ async def run(
     fail_fast: bool = False,
     stop: trio.Event | None = None,
     reload: Callable[[], Config] | None = None,
+    tell: Callable[[Config], None] = lambda _config: None,
     times: Times = USUAL,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> int:
-    """Run the sidecar until SIGTERM, SIGINT or `stop`; return the exit code. `reload` answers SIGHUP.
+    """Run the sidecar until SIGTERM, SIGINT or `stop`; return the exit code.
+
+    `reload` answers SIGHUP, and `tell` is given what is taken over then.
 
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
-    process = _Process(config, trio.Event() if stop is None else stop, reload, times)
+    process = _Process(config, trio.Event() if stop is None else stop, (reload, tell), times)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.listen_to_signals, nursery.cancel_scope, name="app.signals")
@@ -65,15 +69,24 @@ async def run(
 class _Process:
     """Everything of one run."""
 
-    def __init__(self, config: Config, stop: trio.Event, reload: Callable[[], Config] | None, times: Times) -> None:
+    def __init__(
+        self,
+        config: Config,
+        stop: trio.Event,
+        reload: tuple[Callable[[], Config] | None, Callable[[Config], None]],
+        times: Times,
+    ) -> None:
         self.exit_code = 0
         self._config = config
         self._stop = stop
-        self._reload = reload
+        self._reload, self._tell = reload
         self._times = times
         self._metrics = Metrics()
         self._turn = trio.Event()
         self._next: Config | None = None
+        # What the endpoints are served by: changing more than the certificate's content needs a restart.
+        self._served = config.endpoints
+        self._context: ssl.SSLContext | None = None
         self._statuses = (
             LinkStatus("teleport", self._metrics, times),
             LinkStatus("mattermost", self._metrics, times),
@@ -103,10 +116,10 @@ class _Process:
     # -- beside the work ---------------------------------------------------------------------------------------------
 
     async def serve_endpoints(self, *, task_status: trio.TaskStatus[str]) -> None:
-        settings = self._config.endpoints
-        context = None
-        if settings.tls_crt is not None and settings.tls_key is not None:
-            context = _server_context(settings.tls_crt, settings.tls_key)
+        settings = self._served
+        if settings.tls_crt is not None:
+            self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            load_pair(self._context, settings)
         token = None
         if settings.bearer_token_file is not None:
             token = partial(_read_bearer, settings.bearer_token_file)
@@ -114,7 +127,7 @@ class _Process:
             settings.address,
             metrics=self._metrics.generate,
             ready=self._readiness,
-            ssl_context=context,
+            ssl_context=self._context,
             bearer_token=token,
             task_status=task_status,
         )
@@ -140,10 +153,14 @@ class _Process:
             return
         try:
             config = self._reload()
+            client_context(config.mattermost.ca_file)
+            if self._context is not None:
+                load_pair(self._context, self._served)
         except ConfigError as exc:
             log.warning("config.kept", extra={"problems": exc.problems})
             return
-        if config.endpoints != self._config.endpoints:
+        self._tell(config)
+        if config.endpoints != self._served:
             log.warning("config.unchangeable", extra={"detail": "[endpoints] needs a restart; the rest is taken over"})
         self._next = config
         self._turn.set()
@@ -161,13 +178,15 @@ class _Process:
         return ready, {"ready": ready, "links": {one.name: one.body() for one in self._statuses}, "draining": draining}
 
 
-def _server_context(crt: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+def load_pair(context: ssl.SSLContext, settings: EndpointsConfig) -> None:
+    """Let the endpoints show the certificate that their files hold now. Raises ConfigError."""
+    crt, key = settings.tls_crt, settings.tls_key
+    if crt is None or key is None:
+        return
     try:
         context.load_cert_chain(crt, key)
     except (OSError, ssl.SSLError) as exc:
         raise ConfigError([f"endpoints.tls_crt: {crt} and {key} cannot be used: {exc.strerror or exc}"]) from exc
-    return context
 
 
 def _read_bearer(path: Path) -> str:

@@ -28,6 +28,8 @@ class Breaker:
         self._probe_allowed = False
         self._draining = False
         self._writers = 0
+        # How many wait for their turn.
+        self.waiting = 0
         self._changed = trio.Event()
         self._last_failure = -math.inf
 
@@ -92,7 +94,11 @@ class Breaker:
             if self._probe_allowed and not self._draining:
                 self._probe_allowed = False
                 return True
-            await self._changed.wait()
+            self.waiting += 1
+            try:
+                await self._changed.wait()
+            finally:
+                self.waiting -= 1
         await trio.lowlevel.checkpoint()
         return False
 

@@ -146,25 +146,34 @@ def _load(options: argparse.Namespace) -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # As the first process of a container we would not get SIGTERM at all before trio's handler is in place.
+    # As the first process of a container we would not get SIGTERM at all before trio's handler is in place. And SIGHUP
+    # would end us: what it asks for is just being done.
     signal.signal(signal.SIGTERM, _stop_at_once)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # grpcio reads it once, at import; by itself it prints lines that are no events.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if options.debug else "NONE")
-    from sidecar import log
-    from sidecar.config import redacted
-
     config = _load(options)
-    log.setup("DEBUG" if options.debug else config.log.severity, config.log.format, expected=(SidecarError,))
-    logger.info("config.read", extra={"version": __version__, "config": redacted(config)})
-    for notice in config.notices:
-        logger.warning("config.noticed", extra={log.DETAIL: notice})
+    tell = functools.partial(_tell, debug=options.debug)
+    tell(config)
 
     import trio
 
     from sidecar.app import run
 
     fail_fast = options.fail_fast or _env_fail_fast()
-    return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=functools.partial(_load, options)))
+    reload = functools.partial(_load, options)
+    return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=reload, tell=tell))
+
+
+def _tell(config: Config, *, debug: bool) -> None:
+    """Log as the configuration says, and first of all what it says."""
+    from sidecar import log
+    from sidecar.config import redacted
+
+    log.setup("DEBUG" if debug else config.log.severity, config.log.format, expected=(SidecarError,))
+    logger.info("config.read", extra={"version": __version__, "config": redacted(config)})
+    for notice in config.notices:
+        logger.warning("config.noticed", extra={log.DETAIL: notice})
 
 
 def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
@@ -230,21 +239,18 @@ def _own_url(config: Config) -> str:
 
 def _check(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        config = _load(options)
-    except ConfigError as exc:
-        if not options.json:
-            raise
-        from sidecar.check.report import failure, to_json
-
-        _show(to_json([failure("config", "configuration", problem, "") for problem in exc.problems]))
-        return USAGE
-
     import trio
 
     from sidecar import check
 
-    findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
+    try:
+        findings, accounts = trio.run(functools.partial(check.run, _load(options), send_test=options.send_test))
+    except (ConfigError, ExceptionGroup) as exc:
+        problems = _problems(exc)
+        if not (problems and options.json):
+            raise
+        _show(check.to_json([check.failure("config", "configuration", problem, "") for problem in problems]))
+        return USAGE
     if options.json:
         _show(check.to_json(findings))
     else:

@@ -46,7 +46,8 @@ class LinkStatus:
         self._metrics = metrics
         self._answered = -math.inf
         self._became_ready = math.inf
-        self._reported = ""
+        # What was said of the incident that lasts.
+        self._said: set[str] = set()
 
     @property
     def working(self) -> bool:
@@ -70,7 +71,7 @@ class LinkStatus:
         self._enter("ready", "")
         self._became_ready = trio.current_time()
         self.was_ready = True
-        self._reported = ""
+        self._said.clear()
         log.info("link.ready", extra={"link": self.name})
 
     def ended(self) -> None:
@@ -78,14 +79,16 @@ class LinkStatus:
         self._enter("lost", "not connected yet")
 
     def failed(self, exc: LinkError) -> None:
-        """The link does not work; said once for each incident, a refusal as an error."""
+        """The link does not work; said once for each incident, and each other refusal as an error of its own."""
         refused = isinstance(exc, LinkRefused)
         self.healthy_spell = self.state == "ready" and trio.current_time() - self._became_ready >= self.times.healthy
         self._metrics.link_reconnects_total.labels(self.name, exc.reason).inc()
         level = logging.DEBUG
-        if self._reported != exc.reason:
+        # What a server away says changes all the time, and asks nothing of anybody; a refusal names what to mend.
+        what = f"{exc.reason} {exc.detail}" if refused else "lost"
+        if what not in self._said:
             level = logging.ERROR if refused else logging.WARNING
-        self._reported = exc.reason
+            self._said.add(what)
         log.log(
             level,
             "link.refused" if refused else "link.lost",

@@ -75,7 +75,7 @@ class Metrics:
         self.reconcile_seconds = self._histogram(
             "reconcile_seconds", "Time to bring one access request's messages to the truth", _RECONCILE_BUCKETS
         )
-        self.backlog_requests = self._gauge("backlog_requests", "Access requests that wait for a worker")
+        self.backlog_requests = self._gauge("backlog_requests", "Access requests that wait for a worker or a server")
         self.open_requests = self._gauge("open_requests", "Access requests that are followed")
         self.posts_total = self._counter("posts_total", "Posts made or tried", "kind", "outcome")
         self.updates_total = self._counter("updates_total", "Posts brought up to date or tried", "outcome")

@@ -106,6 +106,9 @@ class Reconciler:
         self._unreachable: dict[str, str] = {}
         # request -> how many recipients its record had no room for
         self._refused: dict[str, int] = {}
+        # Asked by each scrape: while a peer is away no look ends, and a number set at the end of one would stand still.
+        metrics.backlog_requests.set_function(lambda: followed.backlog + chat.breaker.waiting)
+        metrics.open_requests.set_function(lambda: len(followed))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled: at most `workers` requests at once."""
@@ -127,8 +130,6 @@ class Reconciler:
             limit.release_on_behalf_of(token)
             self._followed.release(entry)
             self._metrics.reconcile_seconds.observe(time.perf_counter() - started)
-            self._metrics.backlog_requests.set(self._followed.backlog)
-            self._metrics.open_requests.set(len(self._followed))
             if entry.id not in self._followed or not self._refused.get(entry.id):
                 self._refused.pop(entry.id, None)
             self._metrics.recipients_failed.labels(reason="too_many").set(sum(self._refused.values()))
@@ -378,6 +379,8 @@ class Reconciler:
         targets: tuple[Target, ...],
     ) -> None:
         """Act until nothing newer is known, then write down what was done."""
+        event = "request.updated" if entry.known else "request.announced"
+        changed = bool(step.work)
         entry.known = True
         deliverer = self._deliverer(entry, hold)
 
@@ -399,11 +402,28 @@ class Reconciler:
                     break
                 request, entry.request, entry.dirty = newer, None, False
                 step = self._plan(entry, request, hold.record, targets)
+                changed = changed or bool(step.work)
                 hold.record = step.record
                 hold.official = partial(official_fields, request)
             if await deliverer.verify(trio.current_time() - self._times.verify):
                 entry.dirty = True
+        if changed or event == "request.announced":
+            self._say(event, hold.record, entry.id)
         self._rest(entry, request, hold.record)
+
+    def _say(self, event: str, record: Record, request_id: str) -> None:
+        """What became of a request's messages, for whoever asks at night whether anybody was told."""
+        told = sum(1 for slot in record.posts if slot.s == "posted")
+        log.info(
+            event,
+            extra={
+                "request_id": request_id,
+                "request_state": record.seen[0],
+                "reviews": record.seen[1],
+                "told": told,
+                "untold": len(record.posts) - told,
+            },
+        )
 
     @asynccontextmanager
     async def _recording(self, entry: Entry, hold: Hold) -> AsyncIterator[None]:
@@ -453,6 +473,7 @@ class Reconciler:
         closing = planning.closing(record, time.time())
         if not closing.positions and not entry.doubts:
             await self._hold(entry, msgspec.structs.replace(record, done=True), stored).save(release=True)
+            self._say("request.ended", record, entry.id)
             self._followed.drop(entry)
             return
         async with self._chat.breaker.writing():
@@ -466,6 +487,7 @@ class Reconciler:
                 if not entry.doubts:
                     hold.record = planning.closed(hold.record)
         if hold.record.done:
+            self._say("request.ended", hold.record, entry.id)
             self._followed.drop(entry)
         elif entry.doubts:
             self._followed.wake_in(entry, self._times.verify)

@@ -78,16 +78,30 @@ def _authority(path: Path | None) -> Iterator[Finding]:
 
 def _endpoint_files(config: Config) -> Iterator[Finding]:
     endpoints = config.endpoints
+    readable = True
     for name in ("tls_crt", "tls_key", "bearer_token_file"):
         path: Path | None = getattr(endpoints, name)
         try:
             content = path.read_bytes() if path is not None else b""
         except OSError as exc:
+            readable = False
             fix = f"Correct endpoints.{name}, or give the file to the user that runs the sidecar."
             yield failure("endpoints.file", str(path), f"The file cannot be read: {exc.strerror}.", fix)
         else:
             if path is not None and not content.strip():
+                readable = False
                 yield failure("endpoints.file", str(path), "The file is empty.", f"Correct endpoints.{name}.")
+    if readable and endpoints.tls_crt is not None and endpoints.tls_key is not None:
+        yield _endpoint_pair(endpoints.tls_crt, endpoints.tls_key)
+
+
+def _endpoint_pair(crt: Path, key: Path) -> Finding:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(crt, key)
+    except (OSError, ssl.SSLError) as exc:
+        message = f"It cannot be used with {key}: {exc.strerror or exc}."
+        return failure("endpoints.file", str(crt), message, "Put a certificate and its own key, both PEM, in place.")
+    return ok("endpoints.file", str(crt), "The endpoints can show this certificate.")
 
 
 def _policies(config: Config) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import trio
 
 from sidecar.errors import LinkLost
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 async def _sleep_until(when: float) -> None:
@@ -36,7 +36,7 @@ class Pause:
     def extend(self, seconds: float) -> None:
         """Send nothing for so long."""
         if not self.on:
-            _log.info("rest.paused", extra={"link": "mattermost", "pause_seconds": seconds})
+            log.info("rest.paused", extra={"link": "mattermost", "pause_seconds": seconds})
         self._until = max(self._until, trio.current_time() + seconds)
 
     async def wait(self) -> None:

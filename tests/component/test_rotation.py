@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import signal
+import ssl
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 from sidecar.times import Times
 from tests.world import World, process, running, world
@@ -191,3 +195,73 @@ async def test_sighup_takes_the_new_configuration(tmp_path: Path) -> None:
                 child.terminate()
                 assert await trio.to_thread.run_sync(child.wait) == 0
             assert here.states() == {first: ["PENDING"], second: ["PENDING"]}
+
+
+async def heard(child: subprocess.Popen[str], event: str) -> dict[str, object]:
+    """Return the next line of the process with this event."""
+    assert child.stderr is not None
+    while text := await trio.to_thread.run_sync(child.stderr.readline):
+        line: dict[str, object] = json.loads(text)
+        if line["event"] == event:
+            return line
+    raise AssertionError(f"it ended without {event}")
+
+
+async def test_sighup_with_an_authority_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            file = tmp_path / "sidecar.toml"
+            file.write_text('log.format = "json"\n')
+            with process(here.settings(), "--config", str(file)) as child:
+                await announced(here)
+                file.write_text('log.format = "json"\nlog.severity = "ERROR"\nmattermost.ca_file = "/nowhere.pem"\n')
+                os.kill(child.pid, signal.SIGHUP)
+                kept = await heard(child, "config.kept")
+                assert "/nowhere.pem" in str(kept["problems"])
+                await announced(here)
+
+
+async def test_sighup_is_told_what_it_took_and_what_needs_a_restart(tmp_path: Path, ca: trustme.CA) -> None:
+    """The log follows its own section, the endpoints show the certificate of now, and stay where they are."""
+    crt, key, authority = tmp_path / "ep.crt", tmp_path / "ep.key", tmp_path / "ep.ca"
+    ca.cert_pem.write_to_path(authority)
+
+    def issue(name: str) -> str:
+        made = ca.issue_cert("127.0.0.1", common_name=name)
+        made.private_key_pem.write_to_path(key)
+        crt.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+        return name
+
+    def shown(address: str) -> str:
+        host, _, port = address.rpartition(":")
+        return ssl.get_server_certificate((host, int(port)), ca_certs=str(authority))
+
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            issue("first")
+            file = tmp_path / "sidecar.toml"
+            base = f'log.format = "json"\nendpoints.tls_crt = "{crt}"\nendpoints.tls_key = "{key}"\n'
+            settings = here.settings()
+            del settings["endpoints.listen"]
+            first = base + 'endpoints.listen = "127.0.0.1:0"\n'
+            file.write_text(first)
+            with process(settings, "--config", str(file)) as child:
+                address = str((await heard(child, "endpoints.listening"))["address"])
+                await heard(child, "link.ready")
+                before = await trio.to_thread.run_sync(shown, address)
+                issue("second")
+                file.write_text(base + 'endpoints.listen = "127.0.0.1:1"\n')
+                for _ in range(2):
+                    os.kill(child.pid, signal.SIGHUP)
+                    assert "127.0.0.1:1" in str((await heard(child, "config.read"))["config"])
+                    await heard(child, "config.unchangeable")
+                    await heard(child, "config.reloaded")
+                assert await trio.to_thread.run_sync(shown, address) != before
+                file.write_text(first + 'log.severity = "WARNING"\n')
+                os.kill(child.pid, signal.SIGHUP)
+                await announced(here)
+                child.terminate()
+                assert child.stderr is not None
+                rest = await trio.to_thread.run_sync(child.stderr.read)
+                assert "config.unchangeable" not in rest
+                assert "config.reloaded" not in rest

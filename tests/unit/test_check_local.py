@@ -140,3 +140,14 @@ def test_an_announced_role_without_a_policy(settings: dict[str, str]) -> None:
         "reviews.policy.missing",
         "Requests for editor are announced, but no policy says who approves them.",
     )
+
+
+def test_a_key_of_another_certificate_for_the_endpoints(settings: dict[str, str], tmp_path: Path) -> None:
+    """`run` would refuse to start with it."""
+    other = pki.write_credentials(tmp_path, "somebody", ["somebody"], name="other")
+    pair = {"endpoints__tls_crt": settings["teleport.client_crt"], "endpoints__tls_key": str(other.key)}
+    (finding,) = wrong(config(settings, **pair))
+    assert (finding.id, finding.status) == ("endpoints.file", "failure")
+    assert finding.message.startswith(f"It cannot be used with {other.key}: ")
+    pair["endpoints__tls_key"] = settings["teleport.client_key"]
+    assert not wrong(config(settings, **pair))

@@ -35,7 +35,9 @@ def app(monkeypatch: pytest.MonkeyPatch, clean_log: logging.Logger) -> Callable[
     def install(outcome: int | Exception) -> Calls:
         calls: Calls = []
 
-        async def run(config: Config, *, fail_fast: bool, reload: Callable[[], Config]) -> int:
+        async def run(
+            config: Config, *, fail_fast: bool, reload: Callable[[], Config], tell: Callable[[Config], None]
+        ) -> int:
             await trio.lowlevel.checkpoint()
             level = logging.getLogger().level
             calls.append({"config": config, "fail_fast": fail_fast, "level": level, "reloaded": reload()})

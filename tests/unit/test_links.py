@@ -113,7 +113,9 @@ async def test_each_incident_is_said_once(
     autojump_clock: MockClock, status: LinkStatus, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    for error in (LOST, LOST, REFUSED, REFUSED):
+    other = LinkLost("teleport", "timeout", "")
+    expired, mismatched = (LinkRefused("teleport", "tls", detail) for detail in ("it expired", "the key is another's"))
+    for error in (LOST, other, LOST, expired, LOST, expired, mismatched, mismatched):
         status.failed(error)
     status.ready()
     status.ready()
@@ -121,6 +123,7 @@ async def test_each_incident_is_said_once(
     said = [(line.levelname, line.getMessage()) for line in caplog.records]
     assert said == [
         ("WARNING", "link.lost"),
+        ("ERROR", "link.refused"),
         ("ERROR", "link.refused"),
         ("INFO", "link.ready"),
         ("WARNING", "link.lost"),

@@ -9,12 +9,12 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
-from sidecar import cli, errors, text
+from sidecar import cli, errors, log, text
 from sidecar.config.sections import Policy, Sections
 from sidecar.config.values import Seconds, parse_duration
 from sidecar.metrics import Metrics
@@ -202,29 +202,60 @@ def test_the_endpoints_are_listed() -> None:
 LEVELS = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
 
 
-def events() -> dict[str, set[str]]:
-    """Event -> levels, as the code logs them above DEBUG."""
-    found: dict[str, set[str]] = {}
+class Logged(NamedTuple):
+    """What the code logs of one event above DEBUG."""
+
+    levels: set[str]
+    fields: set[str]
+
+
+def events() -> dict[str, Logged]:
+    """Every event that the code logs above DEBUG."""
+    found: dict[str, Logged] = {}
     trees = {name: tree for name, tree in modules().items() if not name.startswith("sidecar.simulator")}
     for node in (one for tree in trees.values() for one in ast.walk(tree) if isinstance(one, ast.Call)):
-        called = ast.unparse(node.func)
-        logger, _, method = called.rpartition(".")
+        logger, _, method = ast.unparse(node.func).rpartition(".")
         if logger not in {"log", "logger"} or method not in {*LEVELS, "log"}:
             continue
         names = node.args[1] if method == "log" else node.args[0]
-        for one in ast.walk(names):
-            if isinstance(one, ast.Constant) and isinstance(one.value, str):
-                # What `log.log` computes is for the reader of the code; the table says it in words.
-                found.setdefault(one.value, set()).update({LEVELS[method]} if method in LEVELS else set())
+        # What `log.log` computes is for the reader of the code; the table says it in words.
+        level = {LEVELS[method]} if method in LEVELS else set()
+        for event in words(names) or REQUEST_EVENTS:
+            one = found.setdefault(event, Logged(set(), set()))
+            one.levels.update(level)
+            one.fields.update(fields(node))
     return found
 
 
-def test_the_log_events_are_listed_with_their_levels() -> None:
-    listed = {code(row[0])[0]: set(re.findall("[A-Z]{4,}", row[1])) for row in table("## Log", "Event")}
+# `Reconciler._say` is given these.
+REQUEST_EVENTS = {"request.announced", "request.updated", "request.ended"}
+
+
+def words(node: ast.AST) -> set[str]:
+    return {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+
+
+def fields(call: ast.Call) -> Iterator[str]:
+    """The keys of `extra`; a constant of `sidecar.log` is a key by another name."""
+    for extra in (one.value for one in call.keywords if one.arg == "extra"):
+        assert isinstance(extra, ast.Dict), ast.unparse(extra)
+        for key in extra.keys:
+            assert key is not None, ast.unparse(extra)
+            if isinstance(key, ast.Attribute):
+                yield getattr(log, key.attr)
+            elif isinstance(key, ast.IfExp):
+                yield from words(key.body) | words(key.orelse)
+            else:
+                yield from words(key)
+
+
+def test_the_log_events_are_listed_with_their_levels_and_fields() -> None:
+    listed = {code(row[0])[0]: row for row in table("## Log", "Event")}
     found = events()
     assert_equal(set(listed), set(found))
-    for event, levels in found.items():
-        assert levels <= listed[event], event
+    for event, logged in found.items():
+        assert logged.levels <= set(re.findall("[A-Z]{4,}", listed[event][1])), event
+        assert logged.fields == set(code(listed[event][2])), event
 
 
 def test_the_states_are_listed_with_their_colours() -> None:
