@@ -149,11 +149,23 @@ Keys of a Secret bear no @, so the volume gives the files their names:
   kubectl create secret generic teleport-mattermost-reviewers \\
     --from-file=alice.crt=reviewers/alice@example.com.crt --from-file=alice.key=reviewers/alice@example.com.key \\
     --from-file=ivan.crt=reviewers/ivan@example.com.crt --from-file=ivan.key=reviewers/ivan@example.com.key
-  volumes:
+A mounted Secret is readable by a group, and the sidecar refuses such keys: an init container of its user copies them.
+The copies are made when the pod starts, so renewed ones need a new pod.
+  initContainers:
     - name: reviewers
+      image: busybox
+      command: [sh, -c, "cp -L /secret/* /reviewers/ && chmod 600 /reviewers/*"]
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532}
+      volumeMounts:
+        - {name: reviewers-secret, mountPath: /secret, readOnly: true}
+        - {name: reviewers, mountPath: /reviewers}
+  volumes:
+    - name: reviewers  # mounted by the sidecar at reviews.identities
+      emptyDir: {medium: Memory}
+    - name: reviewers-secret
       secret:
         secretName: teleport-mattermost-reviewers
-        defaultMode: 0400
+        defaultMode: 0440  # for the pod's fsGroup, 65532 where it has none
         items:
           - {key: alice.crt, path: alice@example.com.crt}
           - {key: alice.key, path: alice@example.com.key}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import stat
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +72,21 @@ def test_commands(mode: str) -> None:
     # a key of a Secret may hold letters, digits, dots, dashes and underscores
     assert all(re.fullmatch(r"[\w.-]+", key) for key in re.findall(r"--from-file=([^=\s]+)=", text))
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_init_container_makes_of_a_mounted_secret_what_the_sidecar_accepts(tmp_path: Path) -> None:
+    """A Secret's files are links into a folder that is swapped, and a group may read them."""
+    swapped, secret, reviewers = tmp_path / "secret" / "..data", tmp_path / "secret", tmp_path / "reviewers"
+    swapped.mkdir(parents=True)
+    reviewers.mkdir()
+    for name in ("alice@example.com.crt", "alice@example.com.key"):
+        (swapped / name).write_text(name)
+        (swapped / name).chmod(0o440)
+        (secret / name).symlink_to(f"..data/{name}")
+    found = re.search(r'command: \[sh, -c, "(.*)"\]', render("reviewer"))
+    assert found is not None
+    command = found[1].replace("/secret/", f"{secret}/").replace("/reviewers/", f"{reviewers}/")
+    subprocess.run(["/bin/sh", "-c", command], check=True)
+    copies = sorted(reviewers.iterdir())
+    assert [one.read_text() for one in copies] == ["alice@example.com.crt", "alice@example.com.key"]
+    assert {stat.S_IMODE(one.lstat().st_mode) for one in copies} == {0o600}
