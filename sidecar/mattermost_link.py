@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import trio
 
-from sidecar.errors import LinkError, LinkGarbled
+from sidecar.errors import LinkError, LinkGarbled, LinkRefused, PostRejected
 from sidecar.links import one_error, pinging
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class MattermostLink:
         A websocket that breaks does not keep workers from writing: only REST's own failures do.
         """
         with self._rest():
-            bot = await self._client.me()
+            bot = await self._who()
         if self.bot is not None and bot.id != self.bot.id:
             self._another()
         self.bot = bot
@@ -112,13 +112,21 @@ class MattermostLink:
                 nursery.start_soon(self._probe, name="mattermost.probe")
                 await self._stay()
 
+    async def _who(self) -> User:
+        """Ask who we are; what stands before Mattermost may refuse even that, and ends no more than the link."""
+        try:
+            return await self._client.me()
+        except PostRejected as exc:
+            detail = f"the question who we are was answered with {exc.status}: is a proxy or filter in the way?"
+            raise LinkRefused("mattermost", "rejected", detail) from exc
+
     async def _stay(self) -> None:
         times = self._status.times
         ear = self._ear()
         if ear is None:
             self._status.ready()
             with self._rest():
-                await pinging(self._client.me, times.ask_every, times.ask_limit, self._status)
+                await pinging(self._who, times.ask_every, times.ask_limit, self._status)
         await self._hold_socket(ear)
 
     async def _hold_socket(self, ear: Ear) -> None:
@@ -130,7 +138,7 @@ class MattermostLink:
                 await self._listen(ear, events)
         if hello.cancelled_caught:
             # What a token that is not accepted looks like, too: only a question tells.
-            await self._client.me()
+            await self._who()
             raise LinkGarbled("mattermost", "no_hello", "the websocket was opened, but Mattermost did not greet")
 
     async def _listen(self, ear: Ear, events: Events) -> None:
@@ -167,7 +175,7 @@ class MattermostLink:
         """After a failed write: as soon as a question is answered again, let one writer try."""
         while True:
             await self._breaker.failure_is_old()
-            await self._client.me()
+            await self._who()
             if self._ear() is None:
                 self._status.answered()
             self._breaker.admit()

@@ -117,7 +117,11 @@ class Sweeper:
         wanted = {*self._rules.approve, *self._rules.deny}
         bot_id = self._bot_id()
         for start in range(0, len(posts), REACTIONS_AT_ONCE):
-            found = await self._reading.reactions(posts[start : start + REACTIONS_AT_ONCE])
+            try:
+                found = await self._reading.reactions(posts[start : start + REACTIONS_AT_ONCE])
+            except PostRejected as exc:
+                log.debug("sweep.rejected", extra={"status": exc.status})
+                found = {}
             await self._pace()
             for post_id, reactions in found.items():
                 relevant = frozenset(
@@ -133,7 +137,12 @@ class Sweeper:
         """Direct channels, and since when posts in them matter: never where nothing was posted since the last look."""
         back = LONGEST_PENDING_SECONDS if self._rules.mode != "none" else QUESTION_SECONDS
         oldest = (time.time() - back) * 1000
-        found = [channel for channel in await self._reading.my_channels() if channel.type == "D"]
+        try:
+            found = [channel for channel in await self._reading.my_channels() if channel.type == "D"]
+        except PostRejected as exc:
+            # Such as a bot that is in no channel yet.
+            log.debug("sweep.rejected", extra={"status": exc.status})
+            found = []
         await self._pace()
         return {
             channel.id: oldest if channel.last_post_at > self._read_until.get(channel.id, oldest) else math.inf

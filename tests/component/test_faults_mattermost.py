@@ -321,6 +321,19 @@ async def test_a_token_revoked_at_run_time_and_replaced(tmp_path: Path) -> None:
             assert len(here.lines.of("link.refused")) == 1
 
 
+@pytest.mark.parametrize("status", [400, 403])
+async def test_a_proxy_that_refuses_does_not_end_the_process(status: int, tmp_path: Path) -> None:
+    """Said as a refusal, and over when the proxy lets us through."""
+    times = msgspec.structs.replace(QUICK, refused_retry=0.1)
+    with trio.fail_after(15):
+        async with world(tmp_path) as here:
+            here.chat.fail(answer=proxy_answer(status), path="/api/v4/users/me", times=3)
+            (request_id,) = here.ask()
+            async with running(here.config(), times=times):
+                await here.told([request_id])
+                assert len(here.lines.of("link.refused", link="mattermost", reason="rejected")) >= 1
+
+
 async def test_the_token_of_another_bot(tmp_path: Path) -> None:
     """What was looked up as the first bot is forgotten; its direct channels are not those of the second."""
     with trio.fail_after(30):
