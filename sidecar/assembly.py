@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -83,8 +83,8 @@ class Assembly:
         )
         self._candidates: dict[Auth, CertificateFacts] = {}
         self._own_user = ""
-        self._certificate_end: float | None = None
-        self._expiry = Expiry("main", lambda: self._certificate_end, metrics)
+        self._certificate: dict[str, CertificateFacts] = {}
+        self._expiry = Expiry("main", lambda: self._certificate, metrics)
         self._warned: set[str] = set()
 
     async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:
@@ -249,6 +249,10 @@ class Assembly:
         """A connection with the credentials as they are now, after a look at what grpcio would not explain."""
         teleport = self._config.teleport
         credentials = load_credentials(teleport)
+        if not self._candidates:
+            # Known before the Auth Service answers; while a connection stands, its own certificate counts.
+            with suppress(ValueError):
+                self._watch_end(read_certificate(credentials.certificate))
         await self._inspect(credentials)
         ours = read_certificate(credentials.certificate)
         async with open_teleport(
@@ -268,7 +272,10 @@ class Assembly:
         """A connection has proven to work: its certificate is who we are."""
         ours = self._candidates[client]
         self._own_user = ours.user
-        self._certificate_end = ours.not_after
+        self._watch_end(ours)
+
+    def _watch_end(self, ours: CertificateFacts) -> None:
+        self._certificate = {"": ours}
         self._expiry.look()
 
     async def _inspect(self, credentials: Credentials) -> None:
@@ -303,7 +310,7 @@ class Assembly:
     def _expiries(self, pool: Reviewers | None) -> list[Expiry]:
         expiries = [self._expiry]
         if pool is not None:
-            expiries.append(Expiry("reviewer", pool.expiry, self._metrics))
+            expiries.append(Expiry("reviewer", pool.certificates, self._metrics))
         return expiries
 
     @property

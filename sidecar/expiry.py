@@ -1,4 +1,4 @@
-"""When our certificates end: a metric always, a warning two weeks before, an error the day before."""
+"""When our certificates end: a metric always, and a line in the log when one was not renewed in time."""
 
 from __future__ import annotations
 
@@ -9,51 +9,57 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from sidecar.teleport.findings import ending, sign_again
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sidecar.metrics import Metrics
+    from sidecar.teleport.x509 import CertificateFacts
 
 log = logging.getLogger(__name__)
 
-WARNING_SECONDS = 14 * 86400
-ERROR_SECONDS = 86400
+_LEVELS = {"": logging.NOTSET, "expires_soon": logging.WARNING, "expires_today": logging.ERROR}
 
 
 class Expiry:
-    """Watches one identity, "main" or "reviewer"; `read` gives its soonest end in Unix seconds, None for none."""
+    """Watches one identity, "main" or "reviewer"; `read` gives its certificates by reviewer, our own by ""."""
 
-    def __init__(self, identity: str, read: Callable[[], float | None], metrics: Metrics) -> None:
+    def __init__(self, identity: str, read: Callable[[], Mapping[str, CertificateFacts]], metrics: Metrics) -> None:
         self._identity = identity
         self._read = read
         self._metrics = metrics
-        # What was said, of which certificate: each thing once.
-        self._said: tuple[float, int] = (0.0, logging.NOTSET)
-        self._replaced = False
+        # What was said, of which end: each thing once.
+        self._said: dict[str, tuple[float, int]] = {}
 
     def look(self) -> None:
         """Set the metric, and say what is new to be said."""
-        end = self._read()
-        if end is None:
-            return
-        left = end - time.time()
-        # Only now: a series that says 0 before the first look would wake somebody for nothing.
-        self._metrics.certificate_expiry_seconds.labels(self._identity).set(left)
-        said_end, said = self._said
-        if end != said_end:
-            # Where something renews the certificates, a short life is as it should be.
-            self._replaced = self._replaced or bool(said_end)
-            said = logging.NOTSET
-        level = self._level(left)
-        if level > said:
-            moment = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            log.log(level, "certificate.expires", extra={"identity": self._identity, "expires": moment})
-        self._said = (end, max(level, said))
+        certificates, now = self._read(), time.time()
+        metric = self._metrics.certificate_expiry_seconds
+        if certificates:
+            metric.labels(self._identity).set(min(one.not_after for one in certificates.values()) - now)
+        else:
+            # A series that says 0, or what was true once, would wake somebody for nothing.
+            metric.remove(self._identity)
+        for reviewer, one in certificates.items():
+            self._tell(reviewer, one, _LEVELS[ending(one, now)])
 
-    def _level(self, left: float) -> int:
-        if left <= 0 or (left < ERROR_SECONDS and not self._replaced):
-            return logging.ERROR
-        return logging.WARNING if left < WARNING_SECONDS and not self._replaced else logging.NOTSET
+    def _tell(self, reviewer: str, one: CertificateFacts, level: int) -> None:
+        end, said = self._said.get(reviewer, (0.0, logging.NOTSET))
+        if end != one.not_after:
+            said = logging.NOTSET
+        if level > said:
+            log.log(
+                level,
+                "certificate.expires",
+                extra={
+                    "identity": self._identity,
+                    "reviewer": reviewer,
+                    "expires": datetime.fromtimestamp(one.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                    "detail": sign_again(reviewer or one.user, reviewer or "auth"),
+                },
+            )
+        self._said[reviewer] = (one.not_after, max(level, said))
 
 
 async def watch(expiries: list[Expiry], every: float) -> NoReturn:

@@ -9,7 +9,7 @@ import re
 import stat
 import time
 from collections import OrderedDict
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sidecar.model import AccessRequest
     from sidecar.teleport.bridge import Observe
     from sidecar.teleport.client import AuthClient
+    from sidecar.teleport.x509 import CertificateFacts
 
 # Connections kept open for reviewers; the one unused for longest makes room.
 MOST_OPEN = 16
@@ -75,15 +76,13 @@ class Reviewers:
                 # The main link knows that the server is there and right; what was refused is this reviewer.
                 raise ReviewRejected("credential", f"Teleport does not accept {user}'s credentials") from exc
 
-    def expiry(self) -> float | None:
-        """The soonest end of all certificates in the folder, in Unix seconds; None where there is none to read."""
-        ends = []
+    def certificates(self) -> dict[str, CertificateFacts]:
+        """Every certificate in the folder that can be read, by the reviewer."""
+        found = {}
         for path in self._folder.glob("*.crt"):
-            try:
-                ends.append(read_certificate(path.read_bytes()).not_after)
-            except (OSError, ValueError):
-                continue
-        return min(ends, default=None)
+            with suppress(OSError, ValueError):
+                found[path.stem] = read_certificate(path.read_bytes())
+        return found
 
     @asynccontextmanager
     async def _client(self, user: str, cluster: str) -> AsyncIterator[AuthClient]:

@@ -122,25 +122,54 @@ async def test_bad_credentials_keep_the_old_ones(tmp_path: Path, caplog: pytest.
 async def test_the_end_of_a_certificate_is_a_metric_and_a_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A warning from 14 days, an error from one day, each once."""
+    """For one of a year a warning from 14 days, an error from one day, each once."""
     caplog.set_level(logging.INFO)
     with trio.fail_after(10):
         async with world(tmp_path) as here:
             soon = datetime.now(UTC) + timedelta(days=10)
-            here.auth.pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"], not_after=soon)
+            begin = soon - timedelta(days=365)
+            here.auth.pki.write_credentials(
+                tmp_path, "access-plugin", ["access-plugin"], not_before=begin, not_after=soon
+            )
             async with running(here.config(), times=FAST) as sidecar:
                 await announced(here)
                 record = await said(caplog, "certificate.expires")
                 assert record.levelno == logging.WARNING
+                assert "--user=access-plugin --ttl=8760h --out=auth" in record.detail  # type: ignore[attr-defined]
                 left = (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}']
                 assert 9.9 * 86400 < left <= 10 * 86400
             caplog.clear()
             tomorrow = datetime.now(UTC) + timedelta(hours=12)
-            here.auth.pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"], not_after=tomorrow)
+            here.auth.pki.write_credentials(
+                tmp_path, "access-plugin", ["access-plugin"], not_before=begin, not_after=tomorrow
+            )
             async with running(here.config(), times=FAST):
                 await announced(here)
                 assert (await said(caplog, "certificate.expires")).levelno == logging.ERROR
             assert len(lines(caplog, "certificate.expires")) == 1
+
+
+async def test_the_end_is_a_metric_while_the_auth_service_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            here.auth.stop()
+            async with running(here.config(), times=FAST) as sidecar:
+                await said(caplog, "link.lost")
+                left = (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}']
+                assert 11.9 * 3600 < left <= 12 * 3600
+
+
+async def test_a_certificate_that_is_not_taken_does_not_hide_the_end_of_the_one_in_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config(), times=FAST) as sidecar:
+            await announced(here)
+            write_expired(here, tmp_path)
+            await said(caplog, "credentials.kept")
+            assert (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}'] > 0
 
 
 async def test_an_expired_certificate_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,6 +186,7 @@ async def test_an_expired_certificate_is_survived(tmp_path: Path, caplog: pytest
                 assert "tctl auth sign" in refused.detail  # type: ignore[attr-defined]
                 body = await sidecar.readiness()
                 assert body["links"]["teleport"]["state"] == "refused"
+                assert (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}'] < 0
                 here.auth.write_credentials(tmp_path, "access-plugin")
                 await here.chat.wait_for(lambda: waiting in here.states())
             assert len(lines(caplog, "link.refused")) == 1

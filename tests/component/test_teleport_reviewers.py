@@ -112,6 +112,15 @@ async def test_credentials_that_do_not_serve(
             assert len(here.auth.submissions) == used_before
 
 
+async def test_the_certificates_that_can_be_read(tmp_path: Path) -> None:
+    """Their ends are watched, each by its reviewer."""
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            here.write(IVAN)
+            garbled(here)
+            assert list(here.pool.certificates()) == [IVAN]
+
+
 async def test_a_certificate_that_ends_while_its_connection_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

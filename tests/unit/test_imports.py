@@ -28,7 +28,7 @@ ALLOWED = {
     "teleport_link mattermost_link listening": f"{PURE} {BASE} {WORK} metrics links mattermost_link",
     "endpoints": "errors log metrics",
     "check": f"{BASE} config teleport mattermost routing record people",
-    "expiry": "metrics log",
+    "expiry": "metrics log teleport",
     "assembly": f"{PURE} {BASE} {WORK} metrics config expiry links teleport_link mattermost_link listening"
     " teleport mattermost",
     "app": "assembly config endpoints errors links log metrics times",

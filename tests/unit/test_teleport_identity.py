@@ -134,9 +134,23 @@ def test_dates(before: dt.timedelta, after: dt.timedelta, expected: Finding) -> 
     assert check_credentials(credentials(issue(before, after)), NOW)[1] == expected
 
 
-def test_fifteen_days_need_no_word() -> None:
-    statuses = {finding.status for finding in check_credentials(credentials(issue(after=dt.timedelta(days=15))), NOW)}
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(-YEAR, dt.timedelta(days=15), id="of a year"),
+        pytest.param(dt.timedelta(minutes=-1), dt.timedelta(hours=12), id="of 12 hours"),
+        pytest.param(dt.timedelta(minutes=-21), dt.timedelta(minutes=40), id="of an hour, as tbot renews it"),
+    ],
+)
+def test_enough_of_its_life_needs_no_word(before: dt.timedelta, after: dt.timedelta) -> None:
+    statuses = {finding.status for finding in check_credentials(credentials(issue(before, after)), NOW)}
     assert statuses == {"ok"}
+
+
+@pytest.mark.parametrize(("minutes", "cause"), [(19, "expires_soon"), (5, "expires_today")])
+def test_a_short_life_that_is_not_renewed(minutes: int, cause: str) -> None:
+    issued = issue(dt.timedelta(minutes=minutes - 60), dt.timedelta(minutes=minutes))
+    assert check_credentials(credentials(issued), NOW)[1].id == f"teleport.certificate.{cause}"
 
 
 @pytest.mark.parametrize("rsa_keys", [False, True], ids=["same kind", "other kind"])
