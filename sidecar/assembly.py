@@ -210,6 +210,8 @@ class Assembly:
             approve_emoji=self._rules.approve[0],
             deny_emoji=self._rules.deny[0],
             require_reason=self._rules.require_reason,
+            # This mode is for the edition without reviews alone.
+            commands=self._rules.mode != "state",
         )
 
     async def _keep_mattermost(self, link: MattermostLink, *, fail_fast: bool) -> None:
@@ -230,6 +232,7 @@ class Assembly:
                     client,
                     self._teleport,
                     bot_id=link.bot_id,
+                    cluster=self._text_options().cluster,
                     followed=self._followed.__contains__,
                 )
             except LinkError as exc:

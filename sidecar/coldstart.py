@@ -33,12 +33,14 @@ async def close_orphans(
     lookups: Lookups,
     *,
     bot_id: str,
+    cluster: str,
     followed: Callable[[str], bool],
 ) -> int:
     """Read the newest page of each channel and end what is over; return how many cards were ended.
 
     Such a request is past its access expiry by an hour or more, for that is how long its record lives: it expired.
-    Raises LinkError.
+    Only cards that bear the name of our cluster: another cluster's sidecar may use the same bot and channel, and no
+    request of its is known here. Raises LinkError.
     """
     channels: dict[str, None] = {}
     for name in names:
@@ -54,7 +56,9 @@ async def close_orphans(
             # No longer a member: nothing there can be changed.
             continue
         for post in newest:
-            if _looks_open(post, bot_id) and not followed(post.request_id) and await _forgotten(lookups, post):
+            if not _looks_open(post, bot_id) or text.cluster_of(post.attachment) != text.shown_cluster(cluster):
+                continue
+            if not followed(post.request_id) and await _forgotten(lookups, post):
                 ended += await _close(posts, post)
     return ended
 

@@ -44,6 +44,8 @@ class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
     approve_emoji: str = "white_check_mark"
     deny_emoji: str = "x"
     require_reason: Literal["none", "approve", "deny", "both"] = "none"
+    # Whether Teleport takes reviews from people: `tsh request review` is refused on the edition without them.
+    commands: bool = True
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -192,6 +194,8 @@ def _decide(request: AccessRequest, options: TextOptions) -> str:
     ways = list(filter(None, (_here(way, request.id, options) for way in options.ways)))
     here = f"Here: {'; or '.join(ways)}." if ways else ""
     lines = "\n".join(filter(None, (link, here)))
+    if not options.commands:
+        return lines
     commands = f"```\ntsh request review --approve {request.id}\ntsh request review --deny {request.id}\n```"
     return f"{lines}\n\n{commands}" if lines else commands
 

@@ -124,6 +124,19 @@ def close_card(attachment: dict[str, object] | None, request_id: str, state: str
     return Draft(message, closed)
 
 
+def cluster_of(attachment: dict[str, object] | None) -> str:
+    """Return what a card as Mattermost has it shows as its cluster, "" where it shows none."""
+    for field in _as_list((attachment or {}).get("fields")):
+        if isinstance(field, dict) and field.get("title") == "Cluster":
+            return str(field.get("value", ""))
+    return ""
+
+
+def shown_cluster(name: str) -> str:
+    """Return how a card shows this cluster name where it is not cut; "?" for no name, which no card shows."""
+    return code_span(name, NAME) or "?"
+
+
 def content_hash(draft: Draft) -> str:
     """Return 16 hex digits that differ when what a reader sees differs; stable between versions of Python."""
     document = json.dumps([draft.message, draft.attachment], sort_keys=True, separators=(",", ":"))

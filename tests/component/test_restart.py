@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from sidecar.simulator.auth import AuthServer
 from tests.world import QUICK, World, process, running, world
 
 POSTS = "/api/v4/posts"
@@ -168,3 +169,33 @@ async def test_a_cold_start_ends_cards_that_teleport_has_forgotten(tmp_path: Pat
             assert len(here.lines.of("orphan.closed")) == 1
             assert foreign.edit_at == 0
             assert not here.lines.of("orphan.rejected")
+
+
+async def test_a_cold_start_leaves_the_cards_of_another_cluster_alone(tmp_path: Path) -> None:
+    """Two sidecars, one bot, one channel: no request of one cluster is known to the other, yet it may be open."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here:
+            folder = tmp_path / "other"
+            folder.mkdir()
+            with AuthServer.dual_authorization("other.example") as other:
+                there = other.write_credentials(folder, "access-plugin")
+                config = here.config(
+                    teleport__addr=other.addr,
+                    teleport__client_crt=str(there.crt),
+                    teleport__client_key=str(there.key),
+                    teleport__root_cas=str(there.cas),
+                )
+                async with running(config, times=QUICK):
+                    theirs = other.create_request("bob@example.com", ["dbadmin"])
+                    await here.told([theirs])
+                async with running(here.config(), times=QUICK):
+                    (ours,) = here.ask()
+                    await here.told([ours])
+                    await here.released(ours)
+                assert here.states() == {theirs: ["PENDING"], ours: ["PENDING"]}
+                other.delete_request(theirs)
+                other._plugin_data._objects.pop(theirs)
+                # The newest card is looked at first, which is ours.
+                async with running(config, times=QUICK):
+                    await here.told([theirs], "EXPIRED")
+                await here.told([ours])

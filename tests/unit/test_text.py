@@ -183,6 +183,7 @@ def test_times_are_absolute(changes: dict[str, Any], zone: str | None, shown: st
         ({}, {"ways": (), "web_url": "javascript:alert"}, "```\ntsh request"),
         ({}, {"ways": (), "web_url": "https://[::1]/"}, "[Review in Teleport](https://[::1]/web/requests/{id}"),
         ({}, {"ways": ("reply",), "web_url": ""}, "Here: reply `approve` or `deny because …` in the thread.\n\n```"),
+        ({}, {"ways": ("reply",), "web_url": "", "commands": False}, "Here: reply `approve` or `deny because …` in"),
         ({}, {"ways": ("reply",), "web_url": "", "require_reason": "approve"}, "Here: reply `approve because …` or"),
         ({}, {"ways": ("reaction",), "web_url": "", "require_reason": "deny"}, "Here: react with :white_check_mark:"),
         ({}, {"ways": ("reaction",), "web_url": "", "require_reason": "both"}, "```\ntsh request"),
@@ -193,7 +194,7 @@ def test_times_are_absolute(changes: dict[str, Any], zone: str | None, shown: st
 def test_how_to_decide(changes: dict[str, Any], options: dict[str, Any], shown: str) -> None:
     decide = card(msgspec.structs.replace(OPTIONS, **options), **changes)["Decide"]
     assert decide.startswith(shown.format(id=ID))
-    assert ("tsh" in decide) != bool(changes)
+    assert ("tsh" in decide) == (not changes and options.get("commands", True))
 
 
 @pytest.mark.parametrize("request_id", ["$(reboot)", "a; b", "x\ny", "`", "", "a" * 65])
