@@ -7,6 +7,7 @@ out by reading whether a post was made.
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -40,9 +41,10 @@ PATCH_RETRY_SECONDS = (0.5, 1.5)
 
 PENDING_RETRY_SECONDS = 0.3
 REPLIES = ("review", "end")
+# Marks the doubt about a patch; no key of a post has such a sign in it.
+PATCHED = "patch|"
 
 PENDING_ID = "api.post.deduplicate_create_post.pending"
-PENDING_LOST_ID = "api.post.deduplicate_create_post.failed_to_get"
 
 
 class Posts(Protocol):
@@ -116,15 +118,17 @@ class Doubts:
         self.replies = replies
         # The official plugin began to announce it: a post of our bot that names the request is the card.
         self.mentions = mentions
+        # Its last holder had doubts, and took them with it.
+        self.inherited = False
         # key -> (channel, root post or "", trio's time of the doubt)
         self._keys: dict[str, tuple[str, str, float]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def add(self, key: str, channel_id: str, root_id: str) -> None:
+    def add(self, key: str, channel_id: str, root_id: str, since: float | None = None) -> None:
         """No answer told whether the post with this key was made."""
-        self._keys[key] = (channel_id, root_id, trio.current_time())
+        self._keys[key] = (channel_id, root_id, trio.current_time() if since is None else since)
 
     def about(self, key: str, *, reply: bool) -> bool:
         """Whether to look before making the post with this key."""
@@ -163,6 +167,10 @@ class Deliverer:
         self._seeds = seeds
         # Whether a newer version is known and will be delivered next.
         self._superseded = superseded
+        # Threads that have a reply, and whose turn it is to make the first one: Mattermost answers 500 to first replies
+        # that come at once (5.37 and 11: both insert the thread's row).
+        self._begun = {slot.p for slot in hold.record.posts if slot.rep}
+        self._first: dict[str, trio.Lock] = {}
         # Told of each new card at once: people decide before the other recipients have theirs.
         self._placed = placed
 
@@ -195,16 +203,45 @@ class Deliverer:
         To be called when everything due was delivered: it ends the doubts that make delivery look first. True where a
         card was found that is not on record, which then must be brought up to date.
         """
+        if self._doubts.inherited:
+            self._inherit()
         replaced = False
         for key, channel_id, root_id in self._doubts.ripe(before):
-            found = await self._find(frozenset((key,)), channel_id, root_id)
-            for position, slot in enumerate(self._hold.record.posts):
-                if found not in ("", slot.p) and key in self._keys(self._spot(position, slot.k)):
-                    # The younger one, which we had on record, is deleted and its thread with it; or none was found
-                    # when the request ended, and this one came after all.
-                    self._update(position, p=found, s="posted", h="", shown=("", 0), rep=())
-                    replaced = True
+            if key.startswith(PATCHED):
+                replaced |= self._mistrust(channel_id)
+            else:
+                try:
+                    replaced |= self._replace(key, await self._find(frozenset((key,)), channel_id, root_id))
+                except (PostRejected, LookupBounded) as exc:
+                    # No longer ours to read, so not ours to repair; or it only gets longer.
+                    log.debug("doubt.settled", extra={"request_id": self._hold.request_id, "detail": str(exc)})
             self._doubts.settle(key)
+        return replaced
+
+    def _inherit(self) -> None:
+        """Doubt every card: a try of the last holder's may have come after the one that it wrote down."""
+        for position, slot in enumerate(self._hold.record.posts):
+            if slot.p and slot.s in ("posted", "failed"):
+                self._doubts.add(self._key(self._spot(position, slot.k), slot.a), slot.c, "", since=-math.inf)
+                self._doubts.add(PATCHED + slot.c, slot.c, "", since=-math.inf)
+        self._doubts.inherited = False
+
+    def _mistrust(self, channel_id: str) -> bool:
+        """Let the cards of a channel count as untrue; whether there are any."""
+        found = [n for n, slot in enumerate(self._hold.record.posts) if slot.c == channel_id and slot.p]
+        for position in found:
+            self._update(position, shown=("", 0))
+        return bool(found)
+
+    def _replace(self, key: str, found: str) -> bool:
+        """Put what was found under a card's key on record, where another one stood; whether it did."""
+        replaced = False
+        for position, slot in enumerate(self._hold.record.posts):
+            if found not in ("", slot.p) and key in self._keys(self._spot(position, slot.k)):
+                # The younger one, which we had on record, is deleted and its thread with it; or none was found when
+                # the request ended, and this one came after all.
+                self._update(position, p=found, s="posted", h="", shown=("", 0), rep=())
+                replaced = True
         return replaced
 
     async def close(self, position: int, state: str) -> None:
@@ -275,6 +312,11 @@ class Deliverer:
         for pause in (*PATCH_RETRY_SECONDS, None):
             try:
                 await self._posts.patch_post(slot.p, card, tm=tm, message=not slot.h, guard=self._require)
+            except (LinkLost, LinkGarbled) as exc:
+                if isinstance(exc, LinkGarbled) or exc.ambiguous:
+                    # It may be carried out after the next one, and would stay.
+                    self._doubts.add(PATCHED + slot.c, slot.c, "")
+                raise
             except PostRejected as exc:
                 if exc.status == 400 and "time_limit" in exc.error_id and not slot.h:
                     await self._posts.patch_post(slot.p, card, tm=tm, guard=self._require)
@@ -299,6 +341,16 @@ class Deliverer:
         self._hold.update(work.position, replied(self._slot(work), number))
 
     async def _place(self, spot: Spot, draft: Draft) -> tuple[str, bool]:
+        """Like `_make`; one at a time until a thread has its first reply."""
+        root_id = spot.root_id
+        if not root_id or root_id in self._begun:
+            return await self._make(spot, draft)
+        async with self._first.setdefault(root_id, trio.Lock()):
+            placed = await self._make(spot, draft)
+            self._begun.add(root_id)
+            return placed
+
+    async def _make(self, spot: Spot, draft: Draft) -> tuple[str, bool]:
         """The id of the one post with this identity, made now unless a look-up finds it; True where it may be older."""
         attempt = spot.attempt
         for _ in range(MAX_ATTEMPTS):
@@ -336,7 +388,7 @@ class Deliverer:
             self._count(spot.kind, "lost")
             raise
         except PostRejected as exc:
-            if exc.error_id in (PENDING_ID, PENDING_LOST_ID):
+            if exc.error_id == PENDING_ID:
                 return None, exc.error_id
             self._count(spot.kind, "rejected")
             raise

@@ -17,7 +17,7 @@ import trio
 
 from sidecar import plan as planning
 from sidecar.lease import boottime
-from sidecar.model import Put, Version
+from sidecar.model import PENDING, Put, Version
 from sidecar.record import KEY, Record, decode
 from sidecar.routing import Routes, route
 from sidecar.times import USUAL, Times
@@ -47,8 +47,8 @@ class Entry:
 
     __slots__ = (
         "absent", "answers", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign",
-        "gone", "heard", "hinted", "id", "known", "mark", "own", "queued", "request", "retries", "retry_at", "silent",
-        "text", "touched", "version", "wake",
+        "gone", "heard", "hinted", "id", "known", "mark", "own", "pending_since", "queued", "request", "retries",
+        "retry_at", "silent", "text", "touched", "version", "wake",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -59,6 +59,8 @@ class Entry:
         self.digest = 0
         # Unix seconds.
         self.expires = math.inf
+        # trio's time when it was first read, if it was PENDING then.
+        self.pending_since = math.inf
         # Whether Teleport has a record of ours, and its exact text where that is worth keeping.
         self.known = False
         self.text: str | None = None
@@ -161,10 +163,12 @@ class Followed:
         if digest == entry.digest or request.version < entry.version:
             return False
         newer = request.version > entry.version
+        if entry.version.rank < 0 and request.state == PENDING:
+            entry.pending_since = trio.current_time()
         entry.version, entry.digest = request.version, digest
         entry.expires = math.inf if request.expires is None else request.expires
         if self._settled(entry, request):
-            self.wake_in(entry, self.expiry_check(request.expires))
+            self.wake_at_expiry(entry, request.expires)
             return False
         keep = len(self._ready) < KEEP_WAITING and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keep else None
@@ -332,6 +336,11 @@ class Followed:
     def expiry_check(self, expires: float | None) -> float:
         """Seconds from now until a request with this expiry should be over; never where Teleport set none."""
         return math.inf if expires is None else expires + self._times.expiry_grace - time.time()
+
+    def wake_at_expiry(self, entry: Entry, expires: float | None) -> None:
+        """Look again when a request that was just seen should be over; later where by our clock it is already."""
+        left = self.expiry_check(expires)
+        self.wake_in(entry, left if left > 0 else self._times.expiry_grace)
 
     async def run_timers(self) -> None:
         """Wake requests when their time has come; runs until cancelled."""

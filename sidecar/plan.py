@@ -23,11 +23,15 @@ _GONE = state_rank(EXPIRED)
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A recipient after resolution; `channel_id` is "" while it cannot be reached."""
+    """A recipient after resolution; `channel_id` is "" while it cannot be reached.
+
+    `owed`: only because Mattermost did not say, so that it is told even if the request is over by then.
+    """
 
     name: str
     kind: Kind
     channel_id: str
+    owed: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -87,10 +91,11 @@ def plan(
     if request.version < record.version:
         return Plan(record=record, stale=True)
     pending = request.state == PENDING
-    slots, refused = (record.posts, 0)
-    if pending or announce:
-        # A card that first appears resolved says it all: no replies for what went before.
-        slots, refused = _merge(record, targets, replied=() if pending else _numbers(request))
+    if not (pending or announce):
+        owed = {(slot.r, slot.k) for slot in record.posts if slot.s == "waiting" and not slot.c}
+        targets = tuple(target for target in targets if (target.name, target.kind) in owed)
+    # A card that first appears resolved says it all: no replies for what went before.
+    slots, refused = _merge(record, targets, replied=() if pending else _numbers(request))
     record = msgspec.structs.replace(
         record,
         posts=slots,
@@ -123,7 +128,10 @@ def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bo
         not record.owner
         and request.version == record.version
         and not any(unfinished(slot, pending=pending) for slot in record.posts)
-        and all(slot.s != "posted" or slot.version == record.version for slot in record.posts)
+        and all(
+            slot.s != "posted" or (slot.version == record.version and set(_numbers(request)) <= set(slot.rep))
+            for slot in record.posts
+        )
         and (not pending or names <= {slot.r for slot in record.posts})
     )
 
@@ -166,7 +174,7 @@ def _due(slot: Slot, *, pending: bool, retry_failed: bool) -> bool:
 def _work(position: int, slot: Slot, request: AccessRequest, card: tuple[Draft, str], *, touched: bool) -> Work | None:
     draft, digest = card
     shown = Version(state_rank(request.state), len(request.reviews))
-    changed = slot.h != digest and slot.version <= shown
+    changed = (slot.h != digest or not slot.shown[0]) and slot.version <= shown
     replies = tuple(_replies(slot, request))
     if slot.p and not changed and not touched and not replies:
         return None
@@ -213,14 +221,18 @@ def _merge(record: Record, targets: tuple[Target, ...], *, replied: tuple[int, .
                 refused += 1
             else:
                 slots.append(slot)
-        elif not slots[known].c and target.channel_id:
+        elif not slots[known].c:
             if target.channel_id in channels:
                 del slots[known]
             else:
-                slots[known] = msgspec.structs.replace(slots[known], c=target.channel_id, s="waiting")
+                rep = replied if target.channel_id else ()
+                slots[known] = msgspec.structs.replace(slots[known], c=target.channel_id, s=_status(target), rep=rep)
     return tuple(slots), refused
 
 
 def _slot(target: Target, replied: tuple[int, ...]) -> Slot:
-    status: SlotStatus = "waiting" if target.channel_id else "failed"
-    return Slot(r=target.name, k=target.kind, c=target.channel_id, s=status, rep=replied)
+    return Slot(r=target.name, k=target.kind, c=target.channel_id, s=_status(target), rep=replied)
+
+
+def _status(target: Target) -> SlotStatus:
+    return "waiting" if target.channel_id or target.owed else "failed"

@@ -18,8 +18,8 @@ import trio
 
 from sidecar import plan as planning
 from sidecar.delivery import Deliverer, Doubts
-from sidecar.errors import Conflict, LinkError, RecipientError, RequestGone, SidecarError
-from sidecar.judge import unjudged
+from sidecar.errors import Conflict, LinkError, LinkLost, PostRejected, RecipientError, RequestGone, SidecarError
+from sidecar.judge import key_of, unjudged
 from sidecar.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
 from sidecar.model import PENDING
 from sidecar.plan import Target
@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Why a recipient cannot be reached (the label of a metric).
-REASONS = ("not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid")
+REASONS = ("not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid", "unanswered")
+
+# How Mattermost may fail to look up one name while it works for the others.
+FOR_ONE = ("server_error", "not_mattermost", "unknown_route")
 
 MAX_UNREACHABLE = 10_000
 
@@ -216,7 +219,10 @@ class Reconciler:
 
         async def hear() -> None:
             record = decode(entry.text) if entry.text is not None and self._chat.breaker.open else None
-            heard = await self._hear(entry, record) if isinstance(record, Record) else None
+            try:
+                heard = await self._hear(entry, record) if isinstance(record, Record) else None
+            except (LinkError, PostRejected):
+                return  # asked again where a card that is due does not wait for it
             if heard is not None:
                 early.append(heard)
 
@@ -229,6 +235,11 @@ class Reconciler:
         if not delay or entry.known or request.state != PENDING:
             return 0.0
         return min((request.created or 0.0) + delay - time.time(), delay)
+
+    def _owed(self, entry: Entry) -> bool:
+        """Whether a request that nobody was told of before it was resolved is announced all the same (P1)."""
+        seen_pending = trio.current_time() - entry.pending_since
+        return self._settings.announce_resolved or seen_pending >= self._settings.announce_delay_seconds
 
     async def _missing(self, entry: Entry) -> None:
         """A get by id found nothing. That alone is no proof: without the right to list it looks the same."""
@@ -249,9 +260,9 @@ class Reconciler:
         stored: Stored | None = None
         if entry.known or request.state != PENDING:
             stored = await self._stored(entry, request)
-            if stored is None and request.state != PENDING and not self._settings.announce_resolved:
+            if stored is None and request.state != PENDING and not self._owed(entry):
                 entry.silent = True
-                self._followed.wake_in(entry, self._followed.expiry_check(request.expires))
+                self._followed.wake_at_expiry(entry, request.expires)
                 return
         if stored is not None:
             if stored.record.done:
@@ -264,32 +275,55 @@ class Reconciler:
                 await self._act(entry, request, stored, early)
 
     async def _act(self, entry: Entry, request: AccessRequest, stored: Stored | None, early: list[Heard]) -> None:
-        targets = await self._targets(request)
+        targets, trouble = await self._targets(request)
         record = self._new_record(request) if stored is None else stored.record
         step = self._plan(entry, request, record, targets, announce=stored is None)
         if step.stale:
             # Another process has acted on more than we were told; its look was later than ours.
             return
-        heard = early.pop() if early else await self._hear(entry, record)
+        heard: Heard | None = None
+        try:
+            heard = early.pop() if early else await self._hear(entry, record)
+        except (LinkError, PostRejected) as exc:
+            if not step.work:
+                raise
+            # What people said can wait, a card that is untrue cannot.
+            trouble = exc
         verify = entry.doubts is not None and entry.doubts.ripe(trio.current_time() - self._times.verify)
         idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
         if idle and not verify and heard is None and not entry.answers:
             self._rest(entry, request, record)
+        elif not await self._act_on(entry, request, stored, step, targets, heard):
             return
+        if trouble is not None:
+            # Everything else is done; for this it is looked at again.
+            raise trouble
+
+    async def _act_on(
+        self,
+        entry: Entry,
+        request: AccessRequest,
+        stored: Stored | None,
+        step: Plan,
+        targets: tuple[Target, ...],
+        heard: Heard | None,
+    ) -> bool:
+        """Claim or take the record and do what is due; False where somebody else has claimed it meanwhile."""
         hold = self._hold(entry, step.record, stored, request)
         if stored is None:
             try:
                 await hold.claim()
             except Conflict:
                 entry.known = entry.dirty = True
-                return
+                return False
             entry.doubts = Doubts(cards=False, replies=False)
             await self._work(entry, hold, request, step, targets)
         elif heard is None:
-            await self._take(entry, hold, record)
+            await self._take(entry, hold, stored.record)
             await self._work(entry, hold, request, step, targets)
         else:
-            await self._decide(entry, hold, record, targets, heard)
+            await self._decide(entry, hold, stored.record, targets, heard)
+        return True
 
     async def _hear(self, entry: Entry, record: Record) -> Heard | None:
         """Decisions that nobody has judged yet; only looked for after a hint that there are some."""
@@ -297,11 +331,16 @@ class Reconciler:
         if reviews is None or entry.heard:
             return None
         entry.heard = True
+        asked = entry.direct
         try:
-            return await reviews.hear(record, entry.direct)
+            heard = await reviews.hear(_told(record, entry.answers), asked)
         except BaseException:
             entry.heard = False
             raise
+        # What was taken back, or has its verdict, needs no room any more.
+        fresh = {key_of(one) for one in heard.fresh} if heard is not None else set()
+        entry.direct = tuple(one for one in entry.direct if one not in asked or key_of(one) in fresh)
+        return heard
 
     async def _decide(
         self, entry: Entry, hold: Hold, record: Record, targets: tuple[Target, ...], heard: Heard
@@ -320,12 +359,12 @@ class Reconciler:
                 return
             request = settled.request
             entry.version, entry.digest = request.version, hash(request)
-            entry.direct = tuple(unjudged(entry.direct, settled.ledger))
             entry.answers = tuple({one.identity: one for one in (*entry.answers, *settled.answers)}.values())
             step = self._plan(entry, request, msgspec.structs.replace(hold.record, dec=settled.ledger), targets)
             hold.record = step.record
             hold.official = partial(official_fields, request)
             await self._work(entry, hold, request, step, targets)
+            entry.direct = tuple(unjudged(entry.direct, settled.ledger))
         except BaseException:
             entry.heard = False
             if hold.saved:
@@ -346,7 +385,7 @@ class Reconciler:
         again: Heard | None = heard
         if trio.current_time() - heard.at > self._times.hearsay:
             # Taking it took long: what was said may be taken back, and somebody else may have decided.
-            again = await reviews.hear(hold.record, entry.direct)
+            again = await reviews.hear(_told(hold.record, entry.answers), entry.direct)
             now.clear()
             await read()
         if again is None or now[0] is None:
@@ -358,15 +397,17 @@ class Reconciler:
 
         try:
             async with hold.renewing():
-                return await reviews.settle(again, now[0], hold.record, guard)
+                return await reviews.settle(again, now[0], _told(hold.record, entry.answers), guard)
         except RequestGone:
             return None
 
     async def _take(self, entry: Entry, hold: Hold, record: Record) -> None:
         """Acquire a record that exists; what its last holder may have left unrecorded becomes a doubt."""
         foreign = record.owner not in ("", self._owner)
-        if entry.doubts is None or foreign:
+        if entry.doubts is None:
             entry.doubts = Doubts(cards=True, replies=foreign)
+        if foreign:
+            entry.doubts.cards = entry.doubts.replies = entry.doubts.inherited = True
         entry.foreign = None
         await hold.save()
 
@@ -385,12 +426,15 @@ class Reconciler:
         deliverer = self._deliverer(entry, hold)
 
         async def answer(one: Answer) -> None:
-            await deliverer.answer(*one)
+            await deliverer.answer(one.channel_id, one.root_id, one.identity, one.draft)
             entry.answers = tuple(other for other in entry.answers if other is not one)
+            hold.record = _told(hold.record, (one,))
 
         async with self._recording(entry, hold):
             while True:
                 answers = [partial(answer, one) for one in entry.answers]
+                # On record only what was told, too: whoever comes after us judges the rest again, and tells.
+                hold.record = _owing(hold.record, entry.answers)
                 await _all([*answers, *(partial(deliverer.deliver, work) for work in step.work)])
                 self._followed.show_cards(entry, hold.record)
                 for slot in hold.record.posts:
@@ -431,28 +475,34 @@ class Reconciler:
 
         With doubts left the hold is only let lapse, so that whoever comes next looks before posting.
         """
+        saved = False
         try:
             try:
                 async with hold.renewing():
                     yield
-            except LinkError:
+            except LeaseLost:
+                raise
+            except SidecarError:
                 await hold.save(release=not entry.doubts)
-                entry.remember(hold.saved)
+                saved = True
                 raise
             await hold.save(release=not entry.doubts)
-            entry.remember(hold.saved)
-        except LeaseLost:
-            # What we did since the last save is on no record, and what somebody else did may have crossed with it.
-            entry.touched = frozenset(slot.c for slot in hold.record.posts if slot.p)
-            if entry.doubts is not None:
-                entry.doubts.cards = entry.doubts.replies = True
-            raise
+            saved = True
+        finally:
+            if saved:
+                entry.remember(hold.saved)
+            else:
+                # What we did since the last save is on no record, and somebody else's may have crossed with it.
+                entry.forget_text()
+                entry.touched = frozenset(slot.c for slot in hold.record.posts if slot.p)
+                if entry.doubts is not None:
+                    entry.doubts.cards = entry.doubts.replies = True
 
     def _rest(self, entry: Entry, request: AccessRequest, record: Record) -> None:
         """Set the next look, where nothing has to happen now."""
         now = trio.current_time()
         self._followed.show_cards(entry, record)
-        self._followed.wake_in(entry, self._followed.expiry_check(request.expires))
+        self._followed.wake_at_expiry(entry, request.expires)
         if any(planning.unfinished(slot, pending=request.state == PENDING) for slot in record.posts):
             if now >= entry.retry_at or not entry.retries:
                 entry.retry_at = now + min(self._times.retry_first * 2**entry.retries, self._times.retry_most)
@@ -606,10 +656,14 @@ class Reconciler:
         self._refused[entry.id] = step.refused
         return step
 
-    async def _targets(self, request: AccessRequest) -> tuple[Target, ...]:
-        """All recipients, resolved at once; one that cannot be reached stays without a channel."""
+    async def _targets(self, request: AccessRequest) -> tuple[tuple[Target, ...], SidecarError | None]:
+        """All recipients, resolved at once; one that cannot be reached stays without a channel.
+
+        Also why Mattermost did not say of some of them, to be raised when the others are told.
+        """
         named = route(request, self._settings.routes)
         channels: dict[Named, str] = {}
+        lost: dict[Named, LinkLost] = {}
 
         async def resolve(recipient: Named) -> None:
             try:
@@ -617,11 +671,22 @@ class Reconciler:
             except RecipientError as exc:
                 channels[recipient] = ""
                 self._fail(recipient.name, exc)
+            except LinkLost as exc:
+                if exc.reason not in FOR_ONE:
+                    raise
+                channels[recipient] = ""
+                lost[recipient] = exc
             else:
                 self._reach(recipient.name)
 
         await _all([partial(resolve, recipient) for recipient in named])
-        return tuple(Target(recipient.name, recipient.kind, channels[recipient]) for recipient in named)
+        trouble = next(iter(lost.values()), None)
+        if trouble is not None and len(lost) == len(named):
+            raise trouble
+        for recipient, exc in lost.items():
+            self._fail(recipient.name, RecipientError("unanswered", f"{exc.detail}; it is asked again"))
+        targets = (Target(one.name, one.kind, channels[one], owed=one in lost) for one in named)
+        return tuple(targets), trouble
 
     def _fail(self, name: str, exc: RecipientError) -> None:
         if self._unreachable.get(name) == exc.reason:
@@ -653,6 +718,18 @@ class Reconciler:
             self._metrics.updates_total.labels(outcome=outcome).inc()
         else:
             self._metrics.posts_total.labels(kind=kind, outcome=outcome).inc()
+
+
+def _told(record: Record, answers: tuple[Answer, ...]) -> Record:
+    """The record with the verdicts behind these answers in its ledger."""
+    ledger = {entry[:3]: entry for entry in (*record.dec, *(one.entry for one in answers))}
+    return msgspec.structs.replace(record, dec=tuple(ledger.values()))
+
+
+def _owing(record: Record, answers: tuple[Answer, ...]) -> Record:
+    """The record without them."""
+    owed = {one.entry for one in answers}
+    return msgspec.structs.replace(record, dec=tuple(entry for entry in record.dec if entry not in owed))
 
 
 async def _all(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:

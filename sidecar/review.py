@@ -70,6 +70,8 @@ class Answer(NamedTuple):
     root_id: str
     identity: str
     draft: Draft
+    # What the ledger says of it.
+    entry: LedgerEntry
 
 
 class Settled(NamedTuple):
@@ -303,7 +305,7 @@ def _answers(
         draft = render_answer(verdict, outcome, request, detail)
         if draft is not None:
             identity = f"{one.user_id}:{one.verb}:{one.source}:{one.at}"
-            answers.append(Answer(one.channel_id, one.root_id, identity, draft))
+            answers.append(Answer(one.channel_id, one.root_id, identity, draft, judging.entry_for(verdict, outcome)))
     return answers
 
 

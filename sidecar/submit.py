@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar.errors import LinkRefused, ReviewRejected
+from sidecar.errors import LinkLost, LinkRefused, ReviewRejected
 from sidecar.model import PENDING
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ class Own(Protocol):
     """The calls that the sidecar makes as itself."""
 
     info: Ping | None
+
+    async def ready(self) -> None: ...
 
     async def get_request(self, request_id: str) -> AccessRequest | None: ...
 
@@ -62,9 +64,7 @@ class Submit:
         """One submission for a quorum, as ourselves; done already counts as done. Raises like `review`."""
         own_user = self._own_user()
         if self._mode == "plugin":
-            if any(review.author == own_user for review in request.reviews):
-                return request
-            return await self._as_self(request, own_user, state, reason)
+            return await self._resolve_as_plugin(request, own_user, state, reason)
         refusal = state_refusal(self._own.info, request)
         if refusal:
             raise ReviewRejected("unsafe_state", refusal)
@@ -72,7 +72,29 @@ class Submit:
             await self._own.set_state(request.id, state, reason, f"mattermost:{','.join(voters)}"[:500])
         except LinkRefused as exc:
             raise ReviewRejected("not_allowed", exc.detail) from exc
+        except LinkLost as exc:
+            return await self._read_back(request.id, exc, lambda now: now.state == state)
         return await self._own.get_request(request.id) or request
+
+    async def _resolve_as_plugin(self, request: AccessRequest, own_user: str, state: str, reason: str) -> AccessRequest:
+        def reviewed(now: AccessRequest) -> bool:
+            return any(review.author == own_user for review in now.reviews)
+
+        if reviewed(request):
+            return request
+        try:
+            return await self._as_self(request, own_user, state, reason)
+        except LinkLost as exc:
+            return await self._read_back(request.id, exc, reviewed)
+
+    async def _read_back(self, request_id: str, lost: LinkLost, done: Callable[[AccessRequest], bool]) -> AccessRequest:
+        """Return the request if the submission whose answer was lost was carried out; else raise `lost`."""
+        if lost.ambiguous:
+            await self._own.ready()
+            now = await self._own.get_request(request_id)
+            if now is not None and done(now):
+                return now
+        raise lost
 
     async def _as_self(
         self, request: AccessRequest, author: str, state: str, reason: str, *, on_behalf_by: str = ""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 import trio
 
-from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
+from sidecar.errors import Conflict, LinkError, LinkGarbled, LinkLost, LinkRefused, RequestGone
 from sidecar.links import Backoff, changed, one_error, pinging, signature
 from sidecar.model import Put
+from sidecar.record import KEY
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 # Closing a connection waits for nobody; the limit only says so.
 CLOSE_SECONDS = 5.0
+# No request has this id.
+NOBODY = "00000000-0000-0000-0000-000000000000"
+# How a call fails whose connection is gone.
+UNREACHABLE = frozenset({"unavailable", "away"})
 # A watch that the server dropped is opened again on the same connection.
 DROPPED = frozenset({"closed", "overflow"})
 
@@ -138,10 +143,17 @@ class TeleportLink:
         if self._quiet:
             self._intake.cancel()
         newer: list[_Standing] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._take_in, standing.client, name="teleport.intake")
-            newer.append(await self._rotated())
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_in, standing.client, name="teleport.intake")
+                newer.append(await self._rotated())
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            # Both at once: the old one broke, or the work ended, just when the new one stood.
+            for one in newer:
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await one.stack.aclose()
+            raise
         return newer[0]
 
     async def _take_in(self, client: Auth) -> NoReturn:
@@ -159,6 +171,10 @@ class TeleportLink:
                 return await self._open_watching()
             except LinkError as exc:
                 log.warning("credentials.kept", extra={"reason": exc.reason, "detail": exc.detail})
+                if isinstance(exc, LinkLost):
+                    # Nothing was said against them.
+                    await trio.sleep(self._times.refused_retry)
+                    seen = []
 
     async def _open_watching(self) -> _Standing:
         """A connection on which a watch was granted, too."""
@@ -283,6 +299,8 @@ class TeleportLink:
         while True:
             await trio.sleep_until(max(self._listed_at + self._times.list_at_most_every, trio.current_time()))
             await self._list(client)
+            if not self._writable:
+                await self._ask_to_write(client)
             if self._writable:
                 self._status.ready()
             self.listed.set()
@@ -309,11 +327,23 @@ class TeleportLink:
         if not self._followed.end_list(count):
             self._report_empty()
 
+    async def _ask_to_write(self, client: Auth) -> None:
+        """A write that changes nothing, and is refused for as long as our role may not write."""
+        try:
+            await client.update_plugin_data(NOBODY, {KEY: "-"}, {KEY: "-"})
+        except LinkRefused:
+            return
+        except (Conflict, RequestGone):
+            pass
+        self._writable = True
+
     async def _know_records(self, client: Auth) -> None:
         try:
             for data in await client.list_plugin_data():
                 self._followed.know(data)
-        except LinkRefused as exc:
+        except LinkError as exc:
+            if exc.reason in UNREACHABLE:
+                raise
             # Requests that ended while nobody watched stay open in Mattermost; everything else works.
             log.warning("records.refused", extra={"detail": exc.detail})
         self._records_at = trio.current_time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, REMOVED, AccessRequest
 from sidecar.simulator.mattermost import Channel, Post
@@ -30,7 +31,8 @@ def untrue(here: World, channels: list[Channel], gone: dict[str, AccessRequest])
             cards = [
                 one for one in posts if one.channel_id == channel.id and not one.root_id and _id(one) == request.id
             ]
-            wrong = _card_is_wrong(request, record, cards, is_gone=request.id not in living)
+            begun = _begun(here, cards[0]) if cards else {}
+            wrong = _card_is_wrong(request, record, cards, begun, is_gone=request.id not in living)
             found += [f"{request.id[-8:]} in {channel.name or 'direct'}: {sentence}" for sentence in wrong]
         if record and record["owner"]:
             found.append(f"{request.id[-8:]}: its record is still held")
@@ -49,6 +51,13 @@ def _id(post: Post) -> str:
     return str(post.props.get("tm", {}).get("id", ""))
 
 
+def _begun(here: World, card: Post) -> dict[str, Any]:
+    """What a card told of itself when it was made: Mattermost keeps what was edited away."""
+    versions = [one for one in here.chat.all_posts.values() if one.original_id == card.id]
+    begun: dict[str, Any] = min([*versions, card], key=lambda one: one.update_at).props["tm"]
+    return begun
+
+
 def _twice(posts: list[Post]) -> Iterator[str]:
     """P2: one post for each identity. Attempts of one identity differ in their keys, so the words count too."""
     keys = Counter((one.channel_id, one.root_id, one.props.get("tm", {}).get("k")) for one in posts)
@@ -61,7 +70,7 @@ def _twice(posts: list[Post]) -> Iterator[str]:
 
 
 def _card_is_wrong(
-    request: AccessRequest, record: dict[str, object], cards: list[Post], *, is_gone: bool
+    request: AccessRequest, record: dict[str, object], cards: list[Post], begun: dict[str, Any], *, is_gone: bool
 ) -> Iterator[str]:
     if not cards:
         # Nobody needs to hear of what was over before it was first read; and what is gone cannot be announced.
@@ -80,7 +89,9 @@ def _card_is_wrong(
     if card.props["tm"]["n"] != len(request.reviews):
         yield f"it has {len(request.reviews)} reviews, and its card was written for {card.props['tm']['n']}"
     replies = [one.message.partition("\n")[0] for one in card.replies if not one.delete_at]
-    wanted = [f"`{one.author}` reviewed: {one.proposed_state}" for one in request.reviews]
-    if request.state != PENDING:
+    # A card that first appears resolved says itself what went before.
+    first: dict[str, Any] = {"n": 0, "state": PENDING} if begun["state"] == PENDING else begun
+    wanted = [f"`{one.author}` reviewed: {one.proposed_state}" for one in request.reviews[first["n"] :]]
+    if request.state != first["state"]:
         wanted.append(f"Request is now {request.state}")
     yield from (f"nobody was told: {line}" for line in wanted if replies.count(line) != 1)

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from sidecar.simulator.mattermost import Answer, Request, proxy_answer
-from tests.world import QUICK, World, field, running, world
+from tests.world import QUICK, Running, World, field, running, world
 
 POSTS = "/api/v4/posts"
 PATCH = "/api/v4/posts/{post_id}/patch"
@@ -392,3 +392,67 @@ async def test_a_slow_mattermost_does_not_outlive_the_lease(tmp_path: Path) -> N
                 await here.released(request_id)
                 assert field(here.cards(directs[0])[0], "State").endswith("PENDING")
                 assert here.auth.calls["UpdatePluginData"] > 4
+
+
+async def test_one_recipient_that_cannot_be_looked_up_does_not_stop_the_others(tmp_path: Path) -> None:
+    """P1: told of at once are those who can be, and the last one as soon as Mattermost knows him again."""
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            broken = Answer(500, {"id": "app.user.get_by_username.app_error", "status_code": 500})
+            here.chat.fail(answer=broken, path="/api/v4/users/username/ivan", times=None)
+            config = here.config(mattermost__recipients='["ops/access-requests", "@ivan"]')
+            async with running(config, times=QUICK) as sidecar:
+                (request_id,) = here.ask()
+                await here.told([request_id])
+                assert (await here.lines.heard("recipient.failed"))["reason"] == "unanswered"
+                assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 1
+                here.chat.clear_faults()
+                await here.told([request_id], channel=here.chat.open_direct(here.ivan, here.bot))
+                await here.released(request_id)
+                assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 0
+
+
+async def test_a_reply_that_was_not_made_is_made_after_a_restart(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            (request_id,) = here.ask()
+            here.auth.review(request_id, "alice@example.com", "APPROVED", "fine")
+            async with running(here.config(), times=QUICK):
+                # Nothing is carried out: as while Mattermost's database fails.
+                expired = Answer(401, {"id": "api.context.session_expired.app_error"})
+                here.chat.fail(answer=expired, method="POST", path=POSTS, skip=1, times=None)
+                await here.told([request_id])
+                await here.released(request_id)
+            here.chat.clear_faults()
+            (card,) = here.cards()
+            assert here.replies(card) == []
+            async with running(here.config(), times=QUICK):
+                await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
+
+
+async def events(sidecar: Running, count: int) -> None:
+    """Return when so many events of the watch were taken."""
+    while (await sidecar.metrics()).get('events_total{kind="put",link="teleport"}', 0) < count:
+        pass
+
+
+@pytest.mark.parametrize("delay", ["0s", "1h"])
+async def test_resolved_while_mattermost_is_away(delay: str, tmp_path: Path) -> None:
+    """P1: it was PENDING when first read. Not where it was resolved before anybody was to be told."""
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            async with running(here.config(announce__delay=delay), times=QUICK) as sidecar:
+                await here.lines.heard("link.ready", link="mattermost")
+                await here.lines.heard("link.ready", link="teleport")
+                await here.chat.down("refuse")
+                await here.lines.heard("link.lost", link="mattermost")
+                request_id, waiting = here.ask(2)
+                await events(sidecar, 2)
+                here.auth.review(request_id, "ivan@example.com", "DENIED", "no")
+                await events(sidecar, 3)
+                await here.chat.up()
+                if delay == "0s":
+                    await here.told([waiting])
+                    await here.told([request_id], "DENIED")
+                    assert here.replies(here.cards()[0]) == here.replies(here.cards()[1]) == []
+            assert len(here.cards()) == (2 if delay == "0s" else 0)

@@ -181,3 +181,33 @@ async def test_any_call_may_fail_or_lose_its_answer(method: str, tmp_path: Path)
                 for request_id in ids:
                     await here.released(request_id)
         assert [len(here.replies(card)) for card in here.cards()] == [2, 2]
+
+
+async def test_records_that_cannot_be_listed_do_not_stop_the_rest(tmp_path: Path) -> None:
+    """P1: more plugin data than fits into one message, or a server that takes too long for it."""
+    with trio.fail_after(8):
+        async with world(tmp_path) as here:
+            (request_id,) = here.ask()
+            words = "CLIENT: Received message larger than max (300000000 vs. 268435456)"
+            here.auth.faults.fail("GetPluginData", grpc.StatusCode.RESOURCE_EXHAUSTED, words, times=100_000)
+            async with running(here.config(), times=QUICK) as sidecar:
+                await here.told([request_id])
+                await both_ready(here)
+                assert await teleport_is(sidecar, "ready")
+                assert here.lines.problems == ["records.refused"]
+
+
+async def test_a_refusal_that_is_over_is_forgotten(tmp_path: Path) -> None:
+    """P7: our role may write again, but there is nothing to write."""
+    with trio.fail_after(8):
+        async with world(tmp_path) as here, running(here.config(), times=IMPATIENT) as sidecar:
+            await both_ready(here)
+            words = 'access denied to perform action "update" on "access_plugin_data"'
+            here.auth.faults.fail("UpdatePluginData", grpc.StatusCode.PERMISSION_DENIED, words, times=1000)
+            (request_id,) = here.ask()
+            await here.lines.heard("link.refused")
+            assert not await teleport_is(sidecar, "ready")
+            here.auth.delete_request(request_id)
+            here.auth.faults.clear()
+            await both_ready(here, 2)
+            assert await teleport_is(sidecar, "ready")

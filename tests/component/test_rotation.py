@@ -12,6 +12,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 import trio
 import trustme
@@ -295,3 +296,14 @@ async def test_sighup_is_told_what_it_took_and_what_needs_a_restart(tmp_path: Pa
                 rest = await trio.to_thread.run_sync(child.stderr.read)
                 assert "config.unchangeable" not in rest
                 assert "config.reloaded" not in rest
+
+
+async def test_new_credentials_are_tried_again_when_the_server_was_away(tmp_path: Path) -> None:
+    """Nothing was said against them: the files need not change once more."""
+    with trio.fail_after(8):
+        async with world(tmp_path) as here, running(here.config(), times=Times(file_poll=0.02, refused_retry=0.2)):
+            await here.lines.heard("link.ready", link="teleport")
+            here.auth.faults.fail("WatchEvents", grpc.StatusCode.UNAVAILABLE, "transport is closing")
+            here.auth.write_credentials(tmp_path, "access-plugin")
+            await here.lines.heard("credentials.kept")
+            await here.lines.heard("credentials.replaced")

@@ -29,7 +29,6 @@ IVAN = Review("ivan", "APPROVED", "go")
 # The claim was made at this time of Mattermost's clock, in seconds.
 CLAIMED = 100_000
 PENDING_ID = "api.post.deduplicate_create_post.pending"
-LOST_ID = "api.post.deduplicate_create_post.failed_to_get"
 
 
 class Board:
@@ -73,7 +72,7 @@ class Board:
             raise LinkLost("mattermost", "reset", "", ambiguous=fault == "before")
         if fault == "403":
             raise PostRejected(403, "api.context.permissions.app_error")
-        if fault in (PENDING_ID, LOST_ID):
+        if fault == PENDING_ID:
             raise PostRejected(500, fault)
         if fault == "foreign":
             return self.put(user_id="eve", key=key)
@@ -204,7 +203,7 @@ def replies(board: Board) -> list[str]:
     return [post.message.partition("\n")[0] for post in board.standing if post.root_id]
 
 
-FAULTS = ["refused", "before", "after", "garbled", PENDING_ID, LOST_ID, "foreign"]
+FAULTS = ["refused", "before", "after", "garbled", PENDING_ID, "foreign"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

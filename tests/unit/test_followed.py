@@ -232,3 +232,15 @@ async def test_a_worker_that_waits_is_woken_by_news(nursery: trio.Nursery, follo
 def test_expiry_is_checked_a_minute_after_it(followed: Followed) -> None:
     assert followed.expiry_check(time.time() + 100) == pytest.approx(160, abs=1)
     assert followed.expiry_check(None) == math.inf
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(3600, 3660), (-30, 30), (-600, 60)])
+async def test_the_look_at_what_should_be_over_is_never_now(
+    left: float, seconds: float, autojump_clock: MockClock
+) -> None:
+    """A request that Teleport still has although by our clock it is over: one of the clocks is wrong."""
+    followed = Followed(ROUTES)
+    entry = Entry("a")
+    followed._entries["a"] = entry
+    followed.wake_at_expiry(entry, time.time() + left)
+    assert entry.wake - trio.current_time() == pytest.approx(seconds, abs=1)

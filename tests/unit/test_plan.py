@@ -199,6 +199,24 @@ def test_a_resolved_request_is_announced_without_replies_where_that_is_wanted() 
     assert summary(step) == [("chan-ops", "post", [])]
 
 
+def test_who_could_not_be_looked_up_is_told_even_if_the_request_is_over() -> None:
+    """Mattermost did not say whether the recipient exists: that is no reason to leave them out."""
+    unknown = Target("ops/typo", "card", "", owed=True)
+    record = planning.plan(PENDING, FRESH, (unknown, OPS), OPTIONS).record
+    assert [slot.s for slot in record.posts] == ["waiting", "waiting"]
+    reached = msgspec.structs.replace(NOBODY, channel_id="chan-typo")
+    record = msgspec.structs.replace(record, posts=(record.posts[0], shown(PENDING)))
+    assert summary(planning.plan(DENIED, record, (reached, OPS), OPTIONS))[0] == ("chan-typo", "post", [])
+    # It does not exist, as it turned out.
+    step = planning.plan(DENIED, record, (NOBODY, OPS), OPTIONS)
+    assert step.record.posts[0].s == "failed"
+    step = planning.plan(DENIED, step.record, (reached, OPS), OPTIONS)
+    assert step.record.posts[0].c == ""
+    # It is a name of a channel that was told already.
+    same = msgspec.structs.replace(NOBODY, channel_id="chan-ops")
+    assert [slot.r for slot in planning.plan(PENDING, record, (same, OPS), OPTIONS).record.posts] == ["ops/x"]
+
+
 def test_recipients_beyond_the_room_of_a_record_are_refused_and_counted() -> None:
     targets = tuple(Target(f"user{n}@example.com", "card", f"channel-{n:017}") for n in range(600))
     step = planning.plan(PENDING, FRESH, targets, OPTIONS)
