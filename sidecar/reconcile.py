@@ -234,12 +234,15 @@ class Reconciler:
         delay = self._settings.announce_delay_seconds
         if not delay or entry.known or request.state != PENDING:
             return 0.0
-        return min((request.created or 0.0) + delay - time.time(), delay)
+        # Whichever says that it is over: the wall clock may be behind Teleport's, and a restart knows only that one.
+        known = trio.current_time() - entry.pending_since
+        return min((request.created or 0.0) + delay - time.time(), delay - known)
 
     def _owed(self, entry: Entry) -> bool:
         """Whether a request that nobody was told of before it was resolved is announced all the same (P1)."""
-        seen_pending = trio.current_time() - entry.pending_since
-        return self._settings.announce_resolved or seen_pending >= self._settings.announce_delay_seconds
+        if self._settings.announce_resolved:
+            return True
+        return not entry.silent and trio.current_time() - entry.pending_since >= self._settings.announce_delay_seconds
 
     async def _missing(self, entry: Entry) -> None:
         """A get by id found nothing. That alone is no proof: without the right to list it looks the same."""
@@ -542,7 +545,9 @@ class Reconciler:
         elif entry.doubts:
             self._followed.wake_in(entry, self._times.verify)
         else:
-            self._postpone(entry, self._times.retry_first, self._times.retry_most)
+            # Somebody may have thrown us out of the channel: less and less often, until the record is gone too.
+            self._followed.wake_in(entry, min(self._times.retry_first * 2**entry.retries, self._times.retry_most))
+            entry.retries = min(entry.retries + 1, 10)
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import pytest
 import trio
 
-from tests.world import field, running, world
+from tests.world import QUICK, field, running, world
 
 
 async def test_a_request_is_announced_reviewed_and_closed(tmp_path: Path) -> None:
@@ -32,3 +34,34 @@ async def test_a_request_is_announced_reviewed_and_closed(tmp_path: Path) -> Non
         "`ivan@example.com` reviewed: APPROVED\n\n```\ngo ahead\n```",
         "Request is now APPROVED\n\n```\ngo ahead\n```",
     ]
+
+
+@pytest.mark.parametrize("behind", [0, 600])
+async def test_a_delay_is_over_also_by_a_clock_that_is_behind(
+    behind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Approved within the delay: nobody is told. Still open after it: announced, whatever our clock says."""
+    monkeypatch.setattr("sidecar.reconcile.time", Clock(behind))
+    with trio.fail_after(10):
+        async with world(tmp_path) as here, running(here.config(announce__delay="1s"), times=QUICK):
+            await here.watched()
+            early, late = here.ask(2)
+            started = trio.current_time()
+            here.auth.review(early, "alice@example.com", "APPROVED", "fine")
+            here.auth.review(early, "ivan@example.com", "APPROVED", "fine")
+            await here.told([late])
+            assert trio.current_time() - started > 0.9
+            await here.released(late)
+            assert early not in here.states()
+
+
+class Clock:
+    """The wall clock, so many seconds behind."""
+
+    perf_counter = staticmethod(time.perf_counter)
+
+    def __init__(self, behind: int) -> None:
+        self._behind = behind
+
+    def time(self) -> float:
+        return time.time() - self._behind

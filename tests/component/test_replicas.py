@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 
+from tests.deciding import LISTENING, linked, listening, says, tells
 from tests.world import QUICK, process, running, world
 
 
@@ -80,3 +81,21 @@ async def test_a_holder_that_was_frozen_writes_no_more(tmp_path: Path) -> None:
             await here.told([request_id], "DENIED")
             assert here.chat.calls["POST", "/api/v4/posts"] == posts
             assert len(here.replies(here.cards()[0])) == 2
+
+
+async def test_a_question_gets_one_answer(tmp_path: Path) -> None:
+    """Both hear it and answer with the same key: Mattermost makes one post of it."""
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            config = here.config(**linked(here))
+            async with running(config, times=LISTENING), running(config, times=LISTENING):
+                await listening(here, 2)
+                here.chat.processing = 0.1
+                for number in (1, 2, 3):
+                    made = here.chat.calls["POST", "/api/v4/posts"]
+                    assert "No open request" in await says(here, here.alice, "list")
+                    await here.chat.wait_for(
+                        lambda made=made: here.chat.calls["POST", "/api/v4/posts"] >= made + 1  # type: ignore[misc]
+                    )
+                    assert len(tells(here, here.alice)) == number
+            assert len(tells(here, here.alice)) == 3
