@@ -48,7 +48,7 @@ class Entry:
     __slots__ = (
         "absent", "answers", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign",
         "gone", "heard", "hinted", "id", "known", "mark", "own", "pending_since", "queued", "request", "retries",
-        "retry_at", "silent", "text", "touched", "version", "wake",
+        "retry_at", "silent", "since", "text", "touched", "version", "wake",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -74,8 +74,9 @@ class Entry:
         self.retry_at = math.inf
         self.retries = 0
         self.failures = 0
-        # The number of the last full list that held it.
+        # The number of the last full list that held it, and since when it is followed, by CLOCK_BOOTTIME.
         self.mark = 0
+        self.since = boottime()
         self.queued = self.busy = self.dirty = False
         # A DELETE event proves that it is gone; absence from a list must be confirmed by id.
         self.gone = self.absent = False
@@ -185,8 +186,8 @@ class Followed:
             return
         entry.remember(text)
         entry.expires = record.exp
-        # Not marked: a list that is under way tells whether the request still exists.
-        entry.mark = 0
+        # Not marked: a list that is under way tells whether the request still exists, and it is no news to the list.
+        entry.mark, entry.since = 0, -math.inf
         self.show_cards(entry, record)
         if record.owner:
             entry.foreign = (record.n, boottime())
@@ -199,11 +200,13 @@ class Followed:
     def end_list(self, listed: int) -> bool:
         """A full list of `listed` requests is complete: those that it did not hold are looked for by id.
 
-        Nothing is concluded from an empty list; False where requests before their expiry should have been in it.
+        Nothing is concluded from an empty list; False where requests before their expiry should have been in it. Those
+        of the last moments need not be, because a list may lag behind the watch.
         """
         missing = [entry for entry in self._entries.values() if entry.mark != self._mark and not entry.gone]
         if not listed:
-            return all(entry.expires <= time.time() for entry in missing)
+            heard = boottime() - self._times.list_lag
+            return all(entry.expires <= time.time() or entry.since > heard for entry in missing)
         for entry in missing:
             entry.absent = True
             self.enqueue(entry)

@@ -20,6 +20,8 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     list_at_most_every: float = 1.0
     # How long the watch may take to deliver what a list has already shown.
     silent: float = 30.0
+    # How far a list may be behind the watch: newer servers answer it from a cache.
+    list_lag: float = 30.0
     # Listing all plugin data finds records whose request is gone; it is the widest read, so it is rarer.
     records_every: float = 600.0
 

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 QUICK = Times(
     ping_every=0.2,
     list_at_most_every=0.05,
+    list_lag=0.0,
     ask_every=0.2,
     probe=0.05,
     file_poll=0.05,

@@ -139,6 +139,23 @@ async def test_a_role_without_list_concludes_nothing_and_says_so_once(tmp_path: 
             assert here.lines.problems == ["list.empty", "list.empty"]
 
 
+async def test_a_role_that_never_had_list_is_found_out_by_the_first_request(tmp_path: Path) -> None:
+    """Nothing is on record and the list is empty, as on a quiet day; then the watch tells of a request."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here:
+            here.auth.add_role("access-plugin", rules={REQUEST: ("read",), PLUGIN_DATA: ("list", "read", "update")})
+            async with running(here.config(), times=LISTING):
+                await listed(here, 3)
+                assert here.lines.problems == []
+                await here.told(here.ask())
+                warning = await here.lines.heard("list.empty")
+                assert warning["levelname"] == "WARNING"
+                assert warning["detail"] == (
+                    'Teleport lists no access request although some are open: does our role have the verb "list" on '
+                    '"access_request"?'
+                )
+
+
 async def test_an_empty_list_is_no_warning_where_nothing_should_be_in_it(tmp_path: Path) -> None:
     """All that was followed has ended: silence."""
     with trio.fail_after(30):
