@@ -82,6 +82,7 @@ async def test_all_is_well(tmp_path: Path, version: str, chat_version: str) -> N
             ("teleport.server", "ok"),
             ("teleport.client", "ok"),
             ("teleport.ping", "ok"),
+            ("teleport.clock", "ok"),
             ("teleport.rights.watch", "ok"),
             ("teleport.rights.list", "ok"),
             ("teleport.rights.plugin_data.read", "ok"),
