@@ -22,6 +22,8 @@ _REQUEST_SECONDS = 5.0
 _SECONDS = 15.0
 _SKEW_SECONDS = 60.0
 _OLDEST = (5, 37)
+# System roles that permit no more than membership does.
+_PLAIN = frozenset({"system_user", "system_guest"})
 
 _FIXES = {
     "dns": "Correct mattermost.url, or the name servers of this machine.",
@@ -105,19 +107,23 @@ def _unreached(url: str, exc: LinkError) -> Finding:
 
 
 def _judge_bot(bot: User) -> Iterator[Finding]:
-    subject, roles = f"@{bot.username}", bot.roles.split()
+    subject = f"@{bot.username}"
     if bot.is_bot:
         yield ok("mattermost.bot", subject, "The token is a bot account's.")
     else:
         message = "The token is a person's, so messages come in that person's name and end with that account."
         fix = "In Mattermost, Integrations > Bot Accounts, make a bot account and use its token."
         yield warning("mattermost.bot.person", subject, message, fix)
-    if "system_admin" in roles:
-        message = "The account is a system administrator; the sidecar needs no more than a member of its channels."
-        yield warning("mattermost.bot.admin", subject, message, "Give it the role of a plain member.")
-    if {"system_post_all", "system_post_all_public"} & set(roles):
-        message = "The account may post in every channel (post:all), which the sidecar does not need."
-        yield ok("mattermost.bot.post_all", subject, message)
+    if extra := [role for role in bot.roles.split() if role not in _PLAIN]:
+        message = (
+            f"The account is more than a plain member, which is all that the sidecar needs: it has {', '.join(extra)}. "
+            "Whoever gets the token has that too."
+        )
+        fix = (
+            "In Mattermost, Integrations > Bot Accounts, edit the bot: the role Member, without post:all and "
+            "post:channels. Any other role: System Console, User Management."
+        )
+        yield warning("mattermost.bot.roles", subject, message, fix)
 
 
 def _judge_clock(client: MattermostClient, url: str) -> Iterator[Finding]:

@@ -196,8 +196,10 @@ FAILURE access-plugin: Teleport would refuse: user "access-plugin" cannot submit
         Add to allow of the role access-plugin:
           review_requests:
             roles: [dbadmin]
-warning @teleport: The account is a system administrator; the sidecar needs no more than a member of its channels.
-        Give it the role of a plain member.
+warning @teleport: The account is more than a plain member, which is all that the sidecar needs: it has system_admin. \
+Whoever gets the token has that too.
+        In Mattermost, Integrations > Bot Accounts, edit the bot: the role Member, without post:all and post:channels. \
+Any other role: System Console, User Management.
 warning {url}: The clock of Mattermost is 120 s ahead of ours.
         Compare `date -u` on both hosts and let NTP set them.
 warning {url}: Direct messages reach only those who share a team with the bot (RestrictDirectMessage).
@@ -455,13 +457,30 @@ async def test_a_page_that_is_no_mattermost(tmp_path: Path, status: int, id: str
         assert finding.fix == "Set mattermost.url to the address of Mattermost, with its path where it has one."
 
 
-async def test_a_person_s_token_and_post_all_are_told(tmp_path: Path) -> None:
+async def test_a_person_s_token_is_told(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
-        here.chat.set_roles(here.alice, "system_user system_post_all")
         here.token_file.write_text(here.alice.token)
-        by_id = await found(here.config())
-        assert by_id["mattermost.bot.person"][0].status == "warning"
-        assert by_id["mattermost.bot.post_all"][0].status == "ok"
+        told = await read(here.config())
+        assert (
+            told
+            == """\
+warning @alice: The token is a person's, so messages come in that person's name and end with that account.
+        In Mattermost, Integrations > Bot Accounts, make a bot account and use its token."""
+        )
+
+
+async def test_every_role_that_the_bot_does_not_need_is_told(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        here.chat.set_roles(here.bot, "system_user system_manager system_post_all system_post_all_public")
+        told = await read(here.config())
+        assert (
+            told
+            == """\
+warning @teleport: The account is more than a plain member, which is all that the sidecar needs: it has \
+system_manager, system_post_all, system_post_all_public. Whoever gets the token has that too.
+        In Mattermost, Integrations > Bot Accounts, edit the bot: the role Member, without post:all and post:channels. \
+Any other role: System Console, User Management."""
+        )
 
 
 async def test_a_channel_that_takes_no_posts(tmp_path: Path) -> None:
