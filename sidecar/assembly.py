@@ -84,7 +84,8 @@ class Assembly:
         self._candidates: dict[Auth, CertificateFacts] = {}
         self._own_user = ""
         self._certificate: dict[str, CertificateFacts] = {}
-        self._expiry = Expiry("main", lambda: self._certificate, metrics)
+        one_file = config.teleport.identity is not None
+        self._expiry = Expiry("main", lambda: self._certificate, metrics, one_file=one_file)
         self._warned: set[str] = set()
 
     async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:

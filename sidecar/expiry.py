@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from sidecar.teleport.findings import ending, sign_again
+from sidecar.teleport.findings import ending, of_one_file, sign_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,10 +23,21 @@ _LEVELS = {"": logging.NOTSET, "expires_soon": logging.WARNING, "expires_today":
 
 
 class Expiry:
-    """Watches one identity, "main" or "reviewer"; `read` gives its certificates by reviewer, our own by ""."""
+    """Watches one identity, "main" or "reviewer"; `read` gives its certificates by reviewer, our own by "".
 
-    def __init__(self, identity: str, read: Callable[[], Mapping[str, CertificateFacts]], metrics: Metrics) -> None:
+    `one_file` says that the certificate stands in an identity file.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        read: Callable[[], Mapping[str, CertificateFacts]],
+        metrics: Metrics,
+        *,
+        one_file: bool = False,
+    ) -> None:
         self._identity = identity
+        self._one_file = one_file
         self._read = read
         self._metrics = metrics
         # What was said, of which end: each thing once.
@@ -49,6 +60,7 @@ class Expiry:
         if end != one.not_after:
             said = logging.NOTSET
         if level > said:
+            fix = sign_again(reviewer or one.user, reviewer or "auth")
             log.log(
                 level,
                 "certificate.expires",
@@ -56,7 +68,7 @@ class Expiry:
                     "identity": self._identity,
                     "reviewer": reviewer,
                     "expires": datetime.fromtimestamp(one.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-                    "detail": sign_again(reviewer or one.user, reviewer or "auth"),
+                    "detail": of_one_file(fix) if self._one_file else fix,
                 },
             )
         self._said[reviewer] = (one.not_after, max(level, said))

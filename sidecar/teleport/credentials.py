@@ -1,4 +1,4 @@
-"""What the sidecar shows to the Auth Service: the three files of `tctl auth sign --format=tls`."""
+"""What the sidecar shows to the Auth Service: the three files of `tctl auth sign --format=tls`, or its one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from sidecar.errors import LinkRefused
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """PEM as it stands in the files: certificate chain, private key, and the authorities to trust."""
+    """PEM as it stands in the files: certificate chain, private key, and the authorities to trust.
+
+    `one_file` says that all of it stands in one identity file, for the sentences about it.
+    """
 
     certificate: bytes
     key: bytes
     authorities: bytes
+    one_file: bool = False
 
     def __repr__(self) -> str:
         return "Credentials(***)"

@@ -24,6 +24,16 @@ _DAY = 86_400
 _FRESH_SECONDS = 600
 # X509_V_ERR_…: the issuer is not among the authorities, or has another key than the one we know.
 _UNKNOWN_AUTHORITY = frozenset({2, 7, 18, 19, 20, 21})
+_PUT_THREE = "put the three files in place: tctl auth sign --format=tls"
+_ONE = "the identity file"
+_IN_ONE_FILE = (
+    (_PUT_THREE, f"put {_ONE} in place: tctl auth sign --format=file"),
+    ("Use the three files of one run.", "Use the file as it was written."),
+    ("Use the files of one run.", "Use the file as it was written."),
+    ("--out=auth", "--out=identity"),
+    ("client_crt", _ONE),
+    ("root_cas", _ONE),
+)
 _SET_CLOCKS = "Compare `date -u` on both hosts and let NTP set them."
 _USE_AUTH_PORT = (
     "Set addr in [teleport] to the address of the Auth Service; its port is 3025 unless auth_service.listen_addr says "
@@ -61,9 +71,22 @@ def failure(id: str, subject: str, message: str, fix: str) -> Finding:
 def sign_again(user: str = "", out: str = "auth") -> str:
     """The command that makes new credentials, as a sentence."""
     return (
-        "Sign new credentials on the Auth Service host and put the three files in place: tctl auth sign --format=tls "
+        f"Sign new credentials on the Auth Service host and {_PUT_THREE} "
         f"--user={shlex.quote(shown(user or 'access-plugin'))} --ttl=8760h --out={shlex.quote(shown(out))}"
     )
+
+
+def of_one_file(text: str) -> str:
+    """A sentence about the three files, said of the identity file that is given instead of them."""
+    for three, one in _IN_ONE_FILE:
+        text = text.replace(three, one)
+    return f"T{text[1:]}" if text.startswith(_ONE) else text
+
+
+def judged_as_one_file(finding: Finding) -> Finding:
+    """The same finding where the credentials come from an identity file."""
+    subject = "identity" if finding.subject in ("client_crt", "client_key", "root_cas") else finding.subject
+    return Finding(finding.id, finding.status, subject, of_one_file(finding.message), of_one_file(finding.fix))
 
 
 def shown(*names: str) -> str:

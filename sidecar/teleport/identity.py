@@ -55,6 +55,9 @@ def load_credentials(paths: CredentialPaths) -> Credentials:
     except OSError as exc:
         sentence = f"cannot read {paths.identity}: {exc.strerror or type(exc).__name__}"
         raise LinkRefused("teleport", "credentials", sentence) from exc
+    except LinkRefused as refused:
+        sentence = f"{paths.identity}: {refused.detail} {say.of_one_file(say.sign_again())}"
+        raise LinkRefused("teleport", "credentials", sentence) from refused
 
 
 def split_identity(data: bytes) -> Credentials:
@@ -70,7 +73,7 @@ def split_identity(data: bytes) -> Credentials:
     for found, what in ((keys, "private key"), (certificates, "certificate"), (certificates[1:], "authority")):
         if not found:
             raise LinkRefused("teleport", "credentials", f"The identity file holds no {what}.")
-    return Credentials(certificates[0], keys[0], b"".join(certificates[1:]))
+    return Credentials(certificates[0], keys[0], b"".join(certificates[1:]), one_file=True)
 
 
 def check_files(crt: Path, key: Path, cas: Path) -> list[Finding]:
@@ -84,12 +87,12 @@ def check_files(crt: Path, key: Path, cas: Path) -> list[Finding]:
 
 def check_identity(identity: Path) -> list[Finding]:
     """One finding for an identity file."""
-    finding = _check_file(identity, "PRIVATE KEY", secret=True)
+    finding = say.judged_as_one_file(_check_file(identity, "PRIVATE KEY", secret=True))
     if finding.status != "failure":
         try:
             split_identity(identity.read_bytes())
         except LinkRefused as refused:
-            fix = "Sign one on the Auth Service host: tctl auth sign --format=file --user=access-plugin --out=identity"
+            fix = say.of_one_file(say.sign_again())
             finding = failure("file.not_identity", str(identity), refused.detail, fix)
     return [finding]
 
@@ -116,13 +119,13 @@ def _check_file(path: Path, label: str, *, secret: bool = False) -> Finding:
 
 
 def check_credentials(credentials: Credentials, now: float) -> list[Finding]:
-    """Whether the three fit together, who we are, and until when. No network. `now` is Unix seconds."""
+    """Whether they fit together, who we are, and until when. No network. `now` is Unix seconds."""
     findings: list[Finding] = []
     try:
         load(credentials, now, findings)
     except Failed as failed:
         findings.append(failed.finding)
-    return findings
+    return [say.judged_as_one_file(finding) for finding in findings] if credentials.one_file else findings
 
 
 def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple[ssl.SSLContext, CertificateFacts]:

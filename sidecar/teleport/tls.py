@@ -64,7 +64,7 @@ async def preflight(
             findings.append(await _first_word(peer, tls, ours, theirs, now))
     except Failed as failed:
         findings.append(failed.finding)
-    return findings
+    return [say.judged_as_one_file(finding) for finding in findings] if credentials.one_file else findings
 
 
 def _split(addr: str) -> tuple[str, int]:

@@ -17,9 +17,12 @@ import pytest
 import trio
 import trustme
 
+from sidecar.config import load
+from sidecar.teleport.x509 import read_certificate
 from sidecar.times import Times
 from tests.world import World, process, running, world
 
+PARTS = (".crt", ".key", ".cas")
 FAST = Times(file_poll=0.02, expiry_every=0.05, call=0.05)
 
 
@@ -191,6 +194,30 @@ async def test_an_expired_certificate_is_survived(tmp_path: Path, caplog: pytest
                 here.auth.write_credentials(tmp_path, "access-plugin")
                 await here.chat.wait_for(lambda: waiting in here.states())
             assert len(lines(caplog, "link.refused")) == 1
+
+
+async def test_an_expired_identity_file_is_spoken_of_as_one_file(tmp_path: Path) -> None:
+    """Both lines that name what to do name the command that makes such a file."""
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            write_expired(here, tmp_path)
+            identity = tmp_path / "auth.pem"
+            parts = (here.credentials.key, here.credentials.crt, here.credentials.cas)
+            identity.write_bytes(b"".join(part.read_bytes() for part in parts))
+            settings = {name: value for name, value in here.settings().items() if not value.endswith(PARTS)}
+            config = load(None, {}, settings | {"teleport.identity": str(identity)})
+            async with running(config, times=FAST):
+                refused = await here.lines.heard("link.refused")
+                expires = await here.lines.heard("certificate.expires")
+            ended = datetime.fromtimestamp(read_certificate(here.credentials.crt.read_bytes()).not_after, UTC)
+            sign = (
+                "Sign new credentials on the Auth Service host and put the identity file in place: "
+                "tctl auth sign --format=file --user=access-plugin --ttl=8760h --out=identity"
+            )
+            assert expires["detail"] == sign
+            assert refused["detail"] == (
+                f"Our certificate expired on {ended:%Y-%m-%d %H:%M:%S} UTC, 24 hours ago. {sign}"
+            )
 
 
 async def test_a_rotated_bot_token_is_used_at_once(tmp_path: Path) -> None:

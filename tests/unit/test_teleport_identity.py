@@ -6,6 +6,7 @@ import datetime as dt
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
@@ -27,6 +28,10 @@ from sidecar.teleport.x509 import read_certificate
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 NOW = NOON.timestamp()
 YEAR = dt.timedelta(days=365)
+TCTL_FILE = (
+    "Sign new credentials on the Auth Service host and put the identity file in place: "
+    "tctl auth sign --format=file --user=access-plugin --ttl=8760h --out=identity"
+)
 TCTL = (
     "Sign new credentials on the Auth Service host and put the three files in place: "
     "tctl auth sign --format=tls --user=access-plugin --ttl=8760h --out=auth"
@@ -43,6 +48,12 @@ def issue(before: dt.timedelta = -YEAR, after: dt.timedelta = YEAR) -> Issued:
 
 def credentials(issued: Issued, authorities: bytes = cluster.host_ca.pem) -> Credentials:
     return Credentials(issued.certificate, issued.key, authorities)
+
+
+def identity_file(issued: Issued, *authorities: bytes) -> bytes:
+    """As api/identityfile writes it: the SSH lines stand between the blocks."""
+    ssh = b"ssh-rsa-cert-v01@openssh.com AAAA\n"
+    return b"".join((issued.key, ssh, issued.certificate, b"@cert-authority example.com AAAA\n", *authorities))
 
 
 def last(shown: Credentials) -> Finding:
@@ -334,12 +345,6 @@ def test_key_for_everybody(tmp_path: Path) -> None:
     )
 
 
-def identity_file(issued: Issued, *authorities: bytes) -> bytes:
-    """As api/identityfile writes it: the SSH lines stand between the blocks."""
-    ssh = b"ssh-rsa-cert-v01@openssh.com AAAA\n"
-    return b"".join((issued.key, ssh, issued.certificate, b"@cert-authority example.com AAAA\n", *authorities))
-
-
 def test_identity_file_is_split(tmp_path: Path) -> None:
     issued, other = issue(), ClusterPki("leaf.example.com").host_ca.pem
     path = tmp_path / "identity"
@@ -348,7 +353,8 @@ def test_identity_file_is_split(tmp_path: Path) -> None:
     assert check_identity(path) == [
         Finding("teleport.file", "ok", str(path), f"{path} is there and holds a private key.")
     ]
-    assert split_identity(path.read_bytes()) == Credentials(issued.certificate, issued.key, cluster.host_ca.pem + other)
+    found = split_identity(path.read_bytes())
+    assert found == Credentials(issued.certificate, issued.key, cluster.host_ca.pem + other, one_file=True)
 
 
 def test_identity_file_for_everybody(tmp_path: Path) -> None:
@@ -359,7 +365,56 @@ def test_identity_file_for_everybody(tmp_path: Path) -> None:
 
 
 def test_identity_file_is_missing(tmp_path: Path) -> None:
-    assert [finding.id for finding in check_identity(tmp_path / "identity")] == ["teleport.file.missing"]
+    path = tmp_path / "identity"
+    assert check_identity(path) == [
+        Finding(
+            "teleport.file.missing",
+            "failure",
+            str(path),
+            f"There is no file {path}.",
+            f"Correct the path. Or: {TCTL_FILE}",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            identity_file(issue(after=-dt.timedelta(hours=3)), cluster.host_ca.pem),
+            ("certificate.expired", "Our certificate expired on 2026-11-22 09:00:00 UTC, 3 hours ago.", TCTL_FILE),
+        ),
+        (
+            identity_file(issue(), ClusterPki("leaf.example.com").host_ca.pem),
+            (
+                "authorities.other_cluster",
+                "Our certificate is of cluster example.com, but the identity file holds only leaf.example.com.",
+                f"Use the file as it was written. {TCTL_FILE}",
+            ),
+        ),
+        (
+            identity_file(issue(), b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            (
+                "authorities.garbled",
+                "The identity file holds no certificate, or one that cannot be read.",
+                TCTL_FILE,
+            ),
+        ),
+        (
+            issue().key + issue().certificate + cluster.host_ca.pem,
+            (
+                "key.mismatch",
+                "The key is not the one of the certificate.",
+                f"Use the file as it was written. {TCTL_FILE}",
+            ),
+        ),
+    ],
+)
+def test_an_identity_file_is_not_spoken_of_as_three(given: bytes, expected: tuple[str, str, str]) -> None:
+    found = check_credentials(split_identity(given), NOW)
+    id, message, fix = expected
+    assert Finding(f"teleport.{id}", "failure", "identity", message, fix) in found
+    assert {one.subject for one in found} == {"identity"}
 
 
 def test_identity_file_without_its_authorities(tmp_path: Path) -> None:
@@ -372,7 +427,7 @@ def test_identity_file_without_its_authorities(tmp_path: Path) -> None:
             "failure",
             str(path),
             "The identity file holds no authority.",
-            "Sign one on the Auth Service host: tctl auth sign --format=file --user=access-plugin --out=identity",
+            TCTL_FILE,
         )
     ]
 
@@ -402,7 +457,7 @@ def test_credentials_from_three_files_or_from_one(tmp_path: Path) -> None:
     identity = tmp_path / "auth.pem"
     identity.write_bytes(issued.key + b"ssh-rsa AAAA\n" + issued.certificate + cluster.host_ca.pem)
     one = TeleportConfig(identity=identity)
-    assert load_credentials(one) == credentials(issued)
+    assert load_credentials(one) == msgspec.structs.replace(credentials(issued), one_file=True)
     assert credential_files(one) == (identity,)
 
 
@@ -411,5 +466,6 @@ def test_an_identity_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_credentials(TeleportConfig(identity=tmp_path / "auth.pem"))
     assert caught.value.reason == "credentials"
     (tmp_path / "auth.pem").write_bytes(issue().certificate)
-    with pytest.raises(LinkRefused, match="The identity file holds no private key"):
+    with pytest.raises(LinkRefused) as caught:
         load_credentials(TeleportConfig(identity=tmp_path / "auth.pem"))
+    assert caught.value.detail == f"{tmp_path}/auth.pem: The identity file holds no private key. {TCTL_FILE}"
