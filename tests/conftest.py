@@ -19,6 +19,13 @@ hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True, max
 hypothesis.settings.load_profile("default")
 
 
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test run itself was told, such as SIDECAR_SEEDS, is no setting of the sidecars in it."""
+    for name in [name for name in os.environ if name.startswith("SIDECAR_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def ca() -> trustme.CA:
     """Return a certificate authority for listeners of tests."""

@@ -39,7 +39,7 @@ def load(
 
     Raises ConfigError with every problem found.
     """
-    source = gather(path, environment or {}, flags or {}, _MAPS)
+    source = gather(path, environment or {}, flags or {}, _MAPS, _settings())
     problems: Problems = {}
     given = read_struct(Sections, source.tables, "", problems)
     sections = _normalise(given, source.notices)
@@ -58,6 +58,17 @@ def redacted(config: Config) -> dict[str, Any]:
     tables: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str)
     del tables["notices"]
     return tables
+
+
+def _settings() -> list[str]:
+    """Every setting that a variable can give, as "section.key"; of a table with free keys the table."""
+    names: list[str] = []
+    for section in msgspec.structs.fields(Sections):
+        if section.name in _MAPS:
+            names.append(section.name)
+        else:
+            names += [f"{section.name}.{key}" for key in section.type.__struct_fields__]
+    return names
 
 
 def _normalise(given: Sections, notices: list[str]) -> Sections:

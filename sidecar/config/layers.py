@@ -6,8 +6,10 @@ Key names and what they meant: teleport-plugins v0.1.0 to v13, teleport v13 to v
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import msgspec
 from sidecar.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
+# What Kubernetes tells each container of a Service whose name begins with "sidecar"; nobody can take it back.
+_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?$")
 
 Tables = dict[str, Any]
 
@@ -56,8 +60,16 @@ _RIVALS = {
 }
 
 
-def gather(path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str], maps: frozenset[str]) -> Source:
+def gather(
+    path: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, str],
+    maps: frozenset[str],
+    known: Sequence[str] = (),
+) -> Source:
     """Read every layer. `flags` are "section.key" to text; `maps` are the tables whose keys are free.
+
+    `known` are the settings as "section.key", to suggest one for a variable that is none.
 
     Raises ConfigError when the file itself cannot be read or is not TOML.
     """
@@ -71,11 +83,19 @@ def gather(path: Path | None, environment: Mapping[str, str], flags: Mapping[str
             _put(source, f"{section}.{key if section in maps else key.lower()}", text)
         elif section in maps:
             source.tables[section] = Text(text)
+        elif not _KUBERNETES.search(name):
+            source.problems.append(f"{name}: unknown variable{_suggestion(name, known)}")
     for name, text in flags.items():
         _put(source, name, text)
     _drop_empty(source, maps)
     _translate(source)
     return source
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    variables = [ENVIRONMENT_PREFIX + setting.upper().replace(".", "__") for setting in known]
+    close = difflib.get_close_matches(name.upper(), variables, n=1)
+    return f", did you mean {close[0]}?" if close else ", write it as SIDECAR_SECTION__KEY"
 
 
 def _read(path: Path) -> Tables:

@@ -16,6 +16,7 @@ from tests.world import QUICK, World, running, world
 
 pytestmark = pytest.mark.soak
 
+CURVE = os.environ.get("SIDECAR_SOAK_DATA")
 REQUESTS = int(os.environ.get("SIDECAR_SOAK_REQUESTS", "50000"))
 ROUND = 250
 # Caches fill and the allocator finds its size; what comes after must be flat.
@@ -67,8 +68,8 @@ def sample(program: Child, requests: int) -> dict[str, float]:
 
 
 def keep(curve: list[dict[str, float]]) -> None:
-    if where := os.environ.get("SIDECAR_SOAK_DATA"):
-        Path(where).write_text(json.dumps(curve))
+    if CURVE:
+        Path(CURVE).write_text(json.dumps(curve))
 
 
 async def test_heavy_traffic_leaves_nothing_behind(tmp_path: Path) -> None:

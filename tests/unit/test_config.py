@@ -298,6 +298,32 @@ def test_an_unknown_variable_of_ours_is_an_error() -> None:
         load(None, {"SIDECAR_MATTERMOST__URLL": "x"}, MINIMAL)
 
 
+def test_a_variable_with_one_underscore_is_an_error() -> None:
+    """Ignored, it would leave the default in effect without a word."""
+    environment = {
+        "SIDECAR_TELEPORT_ADDR": "auth:3025",
+        "SIDECAR_MATTERMOST_TOKEN_FILE": "/run/secrets/token",
+        "SIDECAR_REVIEWER": "{}",
+        "SIDECAR_ZZZZZ": "x",
+        "SIDECAR_EMPTY": "",
+    }
+    with pytest.raises(ConfigError) as caught:
+        load(None, environment, MINIMAL)
+    assert caught.value.problems == [
+        "SIDECAR_MATTERMOST_TOKEN_FILE: unknown variable, did you mean SIDECAR_MATTERMOST__TOKEN_FILE?",
+        "SIDECAR_REVIEWER: unknown variable, did you mean SIDECAR_REVIEWERS?",
+        "SIDECAR_TELEPORT_ADDR: unknown variable, did you mean SIDECAR_TELEPORT__ADDR?",
+        "SIDECAR_ZZZZZ: unknown variable, write it as SIDECAR_SECTION__KEY",
+    ]
+
+
+def test_what_kubernetes_says_of_a_service_is_no_setting() -> None:
+    """A Service "sidecar" or "sidecar-mattermost" in the namespace must not keep the sidecar from starting."""
+    for service in ("SIDECAR", "SIDECAR_MATTERMOST"):
+        told = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_METRICS", "PORT", "PORT_9464_TCP", "PORT_9464_TCP_ADDR")
+        load(None, {f"{service}_{name}": "tcp://10.0.0.1:9464" for name in told}, MINIMAL)
+
+
 def test_policies_and_people_are_read() -> None:
     config = settings(
         reviews__submit_as="plugin",
