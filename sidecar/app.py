@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 import ssl
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,7 +22,6 @@ from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from sidecar.config import Config
     from sidecar.config.sections import EndpointsConfig
@@ -122,7 +120,9 @@ class _Process:
             load_pair(self._context, settings)
         token = None
         if settings.bearer_token_file is not None:
-            token = partial(_read_bearer, settings.bearer_token_file)
+            bearer = endpoints.BearerToken(settings.bearer_token_file)
+            bearer.read()  # at the start it is the configuration that is wrong
+            token = bearer.now
         await endpoints.serve(
             settings.address,
             metrics=self._metrics.generate,
@@ -187,10 +187,3 @@ def load_pair(context: ssl.SSLContext, settings: EndpointsConfig) -> None:
         context.load_cert_chain(crt, key)
     except (OSError, ssl.SSLError) as exc:
         raise ConfigError([f"endpoints.tls_crt: {crt} and {key} cannot be used: {exc.strerror or exc}"]) from exc
-
-
-def _read_bearer(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -7,8 +7,10 @@ the oldest connection makes room.
 from __future__ import annotations
 
 import hmac
+import logging
 import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import h11
@@ -16,6 +18,8 @@ import msgspec
 import trio
 
 from sidecar.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 5.0  # half of Prometheus's usual scrape timeout
 LINGER_SECONDS = 1.0  # for a client that still sends while it is answered; a reset would eat the answer
@@ -25,6 +29,38 @@ MAX_HEADER_BYTES = 8192
 _TEXT = b"text/plain; charset=utf-8"
 _EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 _JSON = b"application/json"
+
+
+class BearerToken:
+    """The token that guards /metrics, from its file at each scrape. While the file cannot be read, nobody passes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._said = False
+
+    def read(self) -> str:
+        """Return the token. Raises ConfigError where the file holds none that can be read."""
+        problem = "is empty"
+        try:
+            if token := self._path.read_text().strip():
+                return token
+        except OSError as exc:
+            problem = f"cannot be read: {exc.strerror}"
+        except UnicodeDecodeError:
+            problem = "holds no text"
+        raise ConfigError([f"endpoints.bearer_token_file: {self._path} {problem}"])
+
+    def now(self) -> str:
+        """Return the token, or "" where there is none to read, which is said once until there is one again."""
+        try:
+            token = self.read()
+        except ConfigError as exc:
+            if not self._said:
+                log.warning("endpoints.locked", extra={"detail": f"{exc}; until then nobody reads /metrics"})
+            self._said = True
+            return ""
+        self._said = False
+        return token
 
 
 class Answer(NamedTuple):

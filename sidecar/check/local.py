@@ -36,7 +36,11 @@ def check_local(config: Config) -> list[Finding]:
 
 def _notice(text: str) -> Finding:
     subject, _, message = text.partition(": ")
-    fix = "sidecar check --pin prints the table with the ids." if "without an id" in message else ""
+    fix = ""
+    if "without an id" in message:
+        fix = "sidecar check --pin prints the table with the ids."
+    elif subject == "endpoints.listen":
+        fix = "Give bearer_token_file, and tls_crt with tls_key; or listen on 127.0.0.1 alone."
     return warning("config.notice", subject, message, fix)
 
 

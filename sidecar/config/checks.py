@@ -174,6 +174,9 @@ def find_notices(sections: Sections) -> Iterator[str]:
         yield "mattermost.url: without https the token travels in the clear"
     if "*" not in sections.role_to_recipients:
         yield 'role_to_recipients: has no "*" entry, so other roles are announced to suggested reviewers only'
+    endpoints = sections.endpoints
+    if endpoints.address[0] not in _LOOPBACK and not (endpoints.tls_crt or endpoints.bearer_token_file):
+        yield f"endpoints.listen: others can reach {endpoints.listen}, and neither TLS nor a bearer token guards it"
     if reviews.submit_as == "none":
         return
     unpinned = sorted(name for name, reviewer in sections.reviewers.items() if not reviewer.id)

@@ -9,6 +9,7 @@ import functools
 import json
 import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ import trustme
 from sidecar import cli, endpoints
 from sidecar.errors import ConfigError
 from sidecar.metrics import Metrics
+from tests.world import process
 
 
 class State:
@@ -219,6 +221,43 @@ async def test_bearer_token_guards_the_metrics_alone(nursery: trio.Nursery, stat
     assert (await ask(address, get("/metrics")))[0] == 401
     assert (await ask(address, get("/healthz")))[0] == 200
     assert (await ask(address, get("/readyz")))[0] == 503
+
+
+async def test_a_token_file_that_is_lost_is_said_once(
+    nursery: trio.Nursery, state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every scrape is refused then, which looks from outside like a wrong token in Prometheus."""
+    path = tmp_path / "scrape"
+    address = await start(nursery, state, bearer_token=endpoints.BearerToken(path).now)
+    right = get("/metrics", "Authorization: Bearer s3cret")
+    for content, status, lines in ((None, 401, 1), (None, 401, 1), ("s3cret\n", 200, 1), (" ", 401, 2)):
+        if content is not None:
+            path.write_text(content)
+        assert (await ask(address, right))[0] == status
+        assert len(caplog.records) == lines
+    first, second = caplog.records
+    assert (first.levelname, first.getMessage()) == ("WARNING", "endpoints.locked")
+    assert [line.__dict__["detail"] for line in (first, second)] == [
+        f"endpoints.bearer_token_file: {path} {problem}; until then nobody reads /metrics"
+        for problem in ("cannot be read: No such file or directory", "is empty")
+    ]
+
+
+def test_a_token_file_that_is_not_there_at_the_start_is_a_wrong_configuration(tmp_path: Path) -> None:
+    settings = {
+        "mattermost.url": "http://127.0.0.1:9",
+        "mattermost.token_file": "/nowhere",
+        "mattermost.recipients": "ops/x",
+        "endpoints.listen": "127.0.0.1:0",
+        "endpoints.bearer_token_file": str(tmp_path),
+    }
+    with process(settings) as child:
+        _, said = child.communicate(timeout=20)
+        assert child.returncode == cli.USAGE
+    assert said.splitlines()[-2:] == [
+        "configuration: 1 problem",
+        f"  endpoints.bearer_token_file: {tmp_path} cannot be read: Is a directory",
+    ]
 
 
 async def test_pages_over_tls(nursery: trio.Nursery, state: State, ca: trustme.CA) -> None:

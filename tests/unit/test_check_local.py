@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.check import to_lines
 from sidecar.check.local import check_local
 from sidecar.config import Config, load
 from sidecar.simulator.pki import ClusterPki
@@ -151,3 +152,11 @@ def test_a_key_of_another_certificate_for_the_endpoints(settings: dict[str, str]
     assert finding.message.startswith(f"It cannot be used with {other.key}: ")
     pair["endpoints__tls_key"] = settings["teleport.client_key"]
     assert not wrong(config(settings, **pair))
+
+
+def test_endpoints_for_everybody(settings: dict[str, str]) -> None:
+    (finding,) = wrong(config(settings, endpoints__listen=":9464"))
+    assert to_lines(finding) == [
+        "warning endpoints.listen: others can reach :9464, and neither TLS nor a bearer token guards it",
+        "        Give bearer_token_file, and tls_crt with tls_key; or listen on 127.0.0.1 alone.",
+    ]

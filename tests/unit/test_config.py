@@ -353,6 +353,25 @@ def test_what_is_only_noticed(flags: dict[str, str], notice: str) -> None:
     assert notices[0].startswith(notice)
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0:9464", ":9464", "[::]:9464", "10.0.0.5:9464"])
+def test_endpoints_for_everybody_are_noticed(listen: str) -> None:
+    (notice,) = settings(endpoints__listen=listen).notices
+    assert notice == f"endpoints.listen: others can reach {listen}, and neither TLS nor a bearer token guards it"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"endpoints__listen": "127.0.0.1:9464"},
+        {"endpoints__listen": "[::1]:9464"},
+        {"endpoints__listen": ":9464", "endpoints__bearer_token_file": "/run/secrets/scrape"},
+        {"endpoints__listen": ":9464", "endpoints__tls_crt": "/tls.crt", "endpoints__tls_key": "/tls.key"},
+    ],
+)
+def test_endpoints_that_somebody_guards_are_not(flags: dict[str, str]) -> None:
+    assert settings(**flags).notices == ()
+
+
 @pytest.mark.parametrize(
     ("requesters", "user", "recipient"),
     [
