@@ -13,6 +13,8 @@ from sidecar.teleport.findings import Finding
 
 # What Mattermost answers to a reply to no post, after permission and channel were judged (app/post.go, seen on 5.37).
 _NO_ROOT = "api.post.create_post.root_id.app_error"
+_PERSON = "Write @username as in the person's profile in Mattermost, or the email address of that account."
+_REQUESTER = 'Write in [requesters] "bob@example.com" = "@username": Teleport user, Mattermost name.'
 _LOOK = "Run the check again; look at the log of Mattermost."
 
 
@@ -25,7 +27,8 @@ async def check_recipient(
         problem = await _problem(client, destination)
     except RecipientError as exc:
         message = exc.detail.removeprefix(f"{' '.join(name.split()).lower()}: ")
-        return [failure(f"{id}.{exc.reason}", name, sentence(message), _fix(exc.reason, bot))]
+        fix = _PERSON if exc.reason == "not_found" and "@" in name else _fix(exc.reason, bot)
+        return [failure(f"{id}.{exc.reason}", name, sentence(message), fix)]
     except LinkError as exc:
         return [failure(f"{id}.{exc.reason}", name, sentence(exc.detail), _LOOK)]
     if problem:
@@ -46,7 +49,9 @@ async def check_requester(
         if passed(found):
             return found
         problems += found
-    return [warning(one.id, one.subject, one.message, one.fix) for one in problems[:1]]
+    return [
+        warning(one.id, one.subject, one.message, _REQUESTER if one.fix == _PERSON else one.fix) for one in problems[:1]
+    ]
 
 
 def _fix(reason: str, bot: User) -> str:

@@ -47,7 +47,10 @@ async def check_reviewer(client: MattermostClient, account: Account, reviews: Re
         return [failure("reviewer.account.unanswered", subject, sentence(str(exc)), fix)]
     if found is None:
         what = f"No user has the id {account.id}." if account.id else "There is no user of this name."
-        fix = "Correct the line in [reviewers]: the Mattermost username on the left, best with the user's id."
+        fix = (
+            f"Write the line in [reviewers] as username = {json.dumps(account.user)}, with the username from their "
+            "profile in Mattermost; sidecar check --pin then prints it with the id."
+        )
         return [failure("reviewer.account.unknown", subject, what, fix)]
     if problem:
         message = _PROBLEMS.get(problem, f"This account cannot review: {problem}.")

@@ -17,6 +17,8 @@ _ID: Final = re.compile(r"[a-z0-9]{26}")
 _USERNAME: Final = re.compile(r"[a-z0-9._-]{1,64}")
 _URL_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _EMAIL: Final = re.compile(r"[^\s@/]+@[^\s@/]+")
+# What the address bar shows, with or without its beginning.
+_LINK: Final = re.compile(r"(?:\S*/)?([a-z0-9_-]+)/(?:channels/([a-z0-9_-]+)|messages/(@[a-z0-9._-]+))/?")
 _DIRECT: Final = "D"
 
 
@@ -35,6 +37,9 @@ class Lookup:
             return await self._user_id(key)
         if key.startswith("~"):
             return await self._channel_of_any_team(key)
+        if link := _LINK.fullmatch(key):
+            team, channel, username = link.groups()
+            raise RecipientError("invalid", f"{key}: this is a link; write {username or f'{team}/{channel}'}")
         if "/" in key:
             return await self._team_channel(key)
         if "@" in key:

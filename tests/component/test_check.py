@@ -209,10 +209,10 @@ FAILURE {archived}: The channel is archived.
 FAILURE ops/Team Leads: URL names are needed, as they stand in the channel's link; did you mean ops/team-leads?
         Write team/channel as in the channel's address, ~channel, @username, an email address or an id.
 FAILURE @nobody: There is no such user.
-        Write it as it stands in the channel's address, team/channel; a private channel shows itself only once the bot \
-is in it: /invite @teleport
+        Write @username as in the person's profile in Mattermost, or the email address of that account.
 FAILURE @alicia: There is no user of this name.
-        Correct the line in [reviewers]: the Mattermost username on the left, best with the user's id."""
+        Write the line in [reviewers] as username = "alice@example.com", with the username from their profile in \
+Mattermost; sidecar check --pin then prints it with the id."""
 
 
 # Teleport
@@ -580,7 +580,21 @@ async def test_requesters_are_a_warning_at_most(tmp_path: Path) -> None:
         )
         assert [one.subject for one in by_id["requester"]] == ["@bob"]
         (finding,) = by_id["requester.not_found"]
-        assert (finding.status, finding.subject) == ("warning", "gone@x.example")
+        assert to_lines(finding) == [
+            "warning gone@x.example: No user has this address.",
+            '        Write in [requesters] "bob@example.com" = "@username": Teleport user, Mattermost name.',
+        ]
+
+
+async def test_a_pasted_link_gets_the_name_to_write(tmp_path: Path) -> None:
+    """What people have at hand is the address bar."""
+    async with world(tmp_path) as here:
+        link = f"{here.chat.url}/ops/channels/access-requests"
+        told = await read(here.config(mattermost__recipients=f'["{link}"]'))
+        assert told.splitlines() == [
+            f"FAILURE {link}: This is a link; write ops/access-requests.",
+            "        Write team/channel as in the channel's address, ~channel, @username, an email address or an id.",
+        ]
 
 
 async def test_a_test_message_is_sent_only_when_asked_for(tmp_path: Path) -> None:

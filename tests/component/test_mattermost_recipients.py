@@ -114,6 +114,22 @@ async def test_what_is_no_name_is_refused_without_a_look_up_by_it(name: str) -> 
     assert paths <= {"/api/v4/users/me/teams", "/api/v4/users/me/channels"}
 
 
+@pytest.mark.parametrize(
+    ("link", "name"),
+    [
+        ("https://chat.example.com/ops/channels/requests", "ops/requests"),
+        ("https://chat.example.com/sub/path/ops/channels/requests/", "ops/requests"),
+        ("chat.example.com/ops/channels/requests", "ops/requests"),
+        ("ops/channels/requests", "ops/requests"),
+        ("https://chat.example.com/ops/messages/@alice", "@alice"),
+    ],
+)
+async def test_a_link_gets_the_name_to_write(link: str, name: str) -> None:
+    async with world() as w:
+        error = await w.refused(link)
+        assert (error.reason, error.detail) == ("invalid", f"{link}: this is a link; write {name}")
+
+
 async def test_an_archived_channel_is_told_from_a_missing_one() -> None:
     archived = answer(200, {"id": "c1", "name": "old", "delete_at": 1795333316126})
     async with http_peer(always(archived)) as peer, open_client(peer.url, lambda: "token") as client:
