@@ -41,5 +41,6 @@ def _read(path: Path, label: bytes) -> bytes:
         sentence = f"cannot read {path}: {exc.strerror or type(exc).__name__}"
         raise LinkRefused("teleport", "credentials", sentence) from exc
     if b"-----BEGIN " not in content or label not in content:
-        raise LinkRefused("teleport", "credentials", f"{path} holds no PEM block {label.decode()}")
+        hint = "; does each file stand under its own key of [teleport]?" if b"-----BEGIN " in content else ""
+        raise LinkRefused("teleport", "credentials", f"{path} holds no PEM block {label.decode()}{hint}")
     return content

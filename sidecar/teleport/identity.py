@@ -17,6 +17,9 @@ from sidecar.teleport.x509 import CertificateFacts, certificate_ders, pem_blocks
 # OpenSSL's reasons for a key that is not the certificate's; the last one is for a key of another kind.
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
+_FOLDER = "Correct the path. A container engine makes a folder where the file to be mounted is missing."
+_SWAPPED = "Each file under its own key of [teleport]: client_crt the .crt, client_key the .key, root_cas the .cas."
+
 
 class CredentialPaths(Protocol):
     """Where our credentials are, by [teleport]: `identity` alone, or the three files."""
@@ -88,7 +91,7 @@ def check_files(crt: Path, key: Path, cas: Path) -> list[Finding]:
 def check_identity(identity: Path) -> list[Finding]:
     """One finding for an identity file."""
     finding = say.judged_as_one_file(_check_file(identity, "PRIVATE KEY", secret=True))
-    if finding.status != "failure":
+    if finding.status != "failure" or finding.id == "teleport.file.swapped":
         try:
             split_identity(identity.read_bytes())
         except LinkRefused as refused:
@@ -104,12 +107,18 @@ def _check_file(path: Path, label: str, *, secret: bool = False) -> Finding:
     except FileNotFoundError:
         fix = f"Correct the path. Or: {say.sign_again()}"
         return failure("file.missing", subject, f"There is no file {path}.", fix)
+    except IsADirectoryError:
+        return failure("file.folder", subject, f"{path} is a folder, not a file.", _FOLDER)
     except OSError as exc:
         fix = "Give the file to the user that runs the sidecar, for example with chown."
         return failure("file.unreadable", subject, f"{path} cannot be read: {exc.strerror}.", fix)
     if not content.strip():
         return failure("file.empty", subject, f"{path} is empty.", say.sign_again())
-    if not any(found.endswith(label) for found, _ in pem_blocks(content)):
+    labels = [found for found, _ in pem_blocks(content)]
+    if not any(found.endswith(label) for found in labels):
+        if any(found.endswith(("CERTIFICATE", "PRIVATE KEY")) for found in labels):
+            message = f"{path} holds no PEM block {label}, but {say.shown(*labels)}."
+            return failure("file.swapped", subject, message, _SWAPPED)
         message = f"{path} holds no PEM block {label}."
         return failure("file.not_pem", subject, message, say.sign_again())
     if secret and mode & stat.S_IRWXO:

@@ -45,6 +45,15 @@ def test_file_without_its_block_is_named_without_its_content(
     assert "AAAA" not in str(caught.value)
 
 
+def test_swapped_files_are_asked_about(files: tuple[Path, Path, Path]) -> None:
+    crt, key, cas = files
+    with pytest.raises(LinkRefused) as caught:
+        read_credentials(key, crt, cas)
+    assert caught.value.detail == (
+        f"{key} holds no PEM block CERTIFICATE; does each file stand under its own key of [teleport]?"
+    )
+
+
 def test_no_secret_in_repr(files: tuple[Path, Path, Path]) -> None:
     credentials = read_credentials(*files)
     assert repr(credentials) == f"{credentials}" == "Credentials(***)"

@@ -302,12 +302,13 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_unreadable_file(tmp_path: Path) -> None:
-    """A folder stands for every error of the system: the tests may run as root, who reads everything."""
-    assert crt(tmp_path) == Finding(
+    """A name too long stands for every error of the system: the tests may run as root, who reads everything."""
+    path = tmp_path / ("a" * 300)
+    assert crt(path) == Finding(
         "teleport.file.unreadable",
         "failure",
-        str(tmp_path),
-        f"{tmp_path} cannot be read: Is a directory.",
+        str(path),
+        f"{path} cannot be read: File name too long.",
         "Give the file to the user that runs the sidecar, for example with chown.",
     )
 
@@ -327,7 +328,7 @@ def test_empty_file(tmp_path: Path) -> None:
 
 def test_file_of_another_kind(tmp_path: Path) -> None:
     path = tmp_path / "auth.crt"
-    path.write_bytes(issue().key)
+    path.write_bytes(b"ssh-rsa AAAA\n")
     message = f"{path} holds no PEM block CERTIFICATE."
     assert crt(path) == Finding("teleport.file.not_pem", "failure", str(path), message, TCTL)
 
@@ -469,3 +470,40 @@ def test_an_identity_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(LinkRefused) as caught:
         load_credentials(TeleportConfig(identity=tmp_path / "auth.pem"))
     assert caught.value.detail == f"{tmp_path}/auth.pem: The identity file holds no private key. {TCTL_FILE}"
+
+
+def test_swapped_files_are_named_for_what_they_are(tmp_path: Path) -> None:
+    """Signing again would change nothing."""
+    issued = issue()
+    crt, key, cas = (tmp_path / name for name in ("auth.crt", "auth.key", "auth.cas"))
+    for path, content in ((crt, issued.certificate), (key, issued.key), (cas, cluster.host_ca.pem)):
+        path.write_bytes(content)
+        path.chmod(0o600)
+    label = issued.key.decode().partition("-----BEGIN ")[2].partition("-----")[0]
+    fix = "Each file under its own key of [teleport]: client_crt the .crt, client_key the .key, root_cas the .cas."
+    assert check_files(key, crt, cas)[:2] == [
+        Finding(
+            "teleport.file.swapped", "failure", str(key), f"{key} holds no PEM block CERTIFICATE, but {label}.", fix
+        ),
+        Finding(
+            "teleport.file.swapped", "failure", str(crt), f"{crt} holds no PEM block PRIVATE KEY, but CERTIFICATE.", fix
+        ),
+    ]
+    (finding,) = check_identity(crt)
+    assert (finding.id, finding.message, finding.fix) == (
+        "teleport.file.not_identity",
+        "The identity file holds no private key.",
+        TCTL_FILE,
+    )
+
+
+def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
+    assert check_identity(tmp_path) == [
+        Finding(
+            "teleport.file.folder",
+            "failure",
+            str(tmp_path),
+            f"{tmp_path} is a folder, not a file.",
+            "Correct the path. A container engine makes a folder where the file to be mounted is missing.",
+        )
+    ]
