@@ -11,7 +11,7 @@ from sidecar.check.recipients import check_recipient, check_requester, send_test
 from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
 from sidecar.config import Config
-from sidecar.errors import LinkError, LinkGarbled, LinkRefused, PostRejected
+from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import User
@@ -33,6 +33,7 @@ _FIXES = {
     "redirect": "Set mattermost.url to the address that it redirects to.",
     "not_mattermost": "Set mattermost.url to the address of Mattermost, with its path where it has one.",
     "unknown_route": "Set mattermost.url to the address of Mattermost, with its path where it has one.",
+    "https": "Where the system does not know the authority of its certificate, mattermost.ca_file names it.",
     "tls": "Set mattermost.url to a name that the certificate bears, or mattermost.ca_file to its authority.",
 }
 
@@ -84,9 +85,10 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         findings.append(ok("mattermost.reach", url, "Mattermost answers."))
         if _token(config) != "none":
             subject = str(config.mattermost.token_file or "mattermost.token")
+            setting = "the file of mattermost.token_file" if config.mattermost.token_file else "mattermost.token"
             fix = (
                 "In Mattermost, Integrations > Bot Accounts, see that the bot is enabled and create a new token; write "
-                "it into the token file."
+                f"it into {setting}."
             )
             findings.append(failure("mattermost.token.refused", subject, "Mattermost does not accept this token.", fix))
         return None
@@ -103,6 +105,10 @@ def _unreached(url: str, exc: LinkError) -> Finding:
         message = f"What answers there is no Mattermost: {exc.detail}."
         return failure("mattermost.reach.garbled", url, message, _FIXES["not_mattermost"])
     fix = _FIXES.get(exc.reason, "Look at the log of Mattermost, and of what stands before it.")
+    if exc.reason == "tls" and isinstance(exc, LinkLost):  # no certificate was seen
+        fix = "Without TLS the token travels in the clear: best let Mattermost, or a proxy before it, speak TLS."
+    elif exc.reason == "reset" and url.startswith("http:"):
+        fix = "Does that port speak TLS? Then mattermost.url begins with https://."
     return failure(f"mattermost.reach.{exc.reason}", url, sentence(exc.detail), fix)
 
 

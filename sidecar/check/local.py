@@ -16,6 +16,10 @@ from sidecar.teleport.identity import check_files, check_identity
 
 _NEW_TOKEN = "In Mattermost, Integrations > Bot Accounts, create a token of the bot and write it into this file alone."  # noqa: S105
 
+_UNREADABLE = (
+    "Correct mattermost.token_file, or give the file to the user that runs the sidecar, for example with chown."
+)
+
 
 def check_local(config: Config) -> list[Finding]:
     """Every finding that needs no peer."""
@@ -49,8 +53,9 @@ def _token(mattermost: MattermostConfig) -> Iterator[Finding]:
     try:
         mattermost.read_token()
     except LinkRefused as refused:
-        subject = str(path)
-        yield failure("mattermost.token.file", subject, refused.detail.removeprefix(f"{path}: "), _NEW_TOKEN)
+        subject, _, message = refused.detail.partition(": ")
+        fix = _UNREADABLE if isinstance(refused.__cause__, OSError) else _NEW_TOKEN
+        yield failure("mattermost.token.file", subject, f"{message}.", fix)
         return
     if path is None:
         return

@@ -54,12 +54,14 @@ class MattermostConfig(msgspec.Struct, frozen=True, kw_only=True):
         try:
             token = (self.token_file or Path()).read_bytes()[:_TOKEN_BYTES].decode().strip()
         except OSError as exc:
-            sentence = f"{self.token_file}: the token cannot be read: {exc.strerror}"
+            sentence = f"mattermost.token_file: {self.token_file} cannot be read: {exc.strerror}"
             raise LinkRefused("mattermost", "token", sentence) from exc
         except UnicodeDecodeError:
-            raise LinkRefused("mattermost", "token", f"{self.token_file}: this is no token") from None
+            raise LinkRefused(
+                "mattermost", "token", f"mattermost.token_file: {self.token_file} holds no token"
+            ) from None
         if not token:
-            raise LinkRefused("mattermost", "token", f"{self.token_file}: the token file is empty")
+            raise LinkRefused("mattermost", "token", f"mattermost.token_file: {self.token_file} is empty")
         return token
 
 

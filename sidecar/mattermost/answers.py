@@ -42,7 +42,9 @@ def refusal(status: int, error_id: str, location: str, *, write: bool) -> Sideca
     """
     said = f"{status} {error_id}".rstrip()
     if status == 401:
-        return LinkRefused("mattermost", "token", f"the bot token is not accepted ({said}): put a valid one in place")
+        return LinkRefused(
+            "mattermost", "token", f"the bot token is not accepted ({said}): put one into mattermost.token_file"
+        )
     if status < 400:
         where = urlsplit(location)
         target = f"{where.scheme}://{where.netloc.rpartition('@')[2]}" if where.netloc else "elsewhere"
@@ -53,6 +55,16 @@ def refusal(status: int, error_id: str, location: str, *, write: bool) -> Sideca
     if error_id == PENDING_ID or (status == 501 and error_id) or (status < 500 and status not in {408, 425}):
         return PostRejected(status, error_id)
     return LinkLost("mattermost", "server_error", f"the server answered {said}", ambiguous=write)
+
+
+def wants_tls(status: int, body: bytes) -> bool:
+    """Whether a port that speaks TLS answers to plain HTTP: the sentences of Go, nginx and Apache."""
+    said = (
+        b"HTTP request to an HTTPS server",
+        b"HTTP request was sent to HTTPS port",
+        b"to an SSL-enabled server port",
+    )
+    return status == 400 and any(words in body for words in said)
 
 
 def retry_after(values: list[str], now: float) -> float:

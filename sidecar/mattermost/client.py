@@ -149,6 +149,9 @@ class _Rest:
             elif answer.status == 401 and (seconds := next(rechecks, None)) is not None:
                 await trio.sleep(seconds)
             else:
+                if answers.wants_tls(answer.status, answer.body):
+                    detail = f"the port of {self._address.origin} speaks TLS: write mattermost.url with https://"
+                    raise LinkLost("mattermost", "https", detail)
                 error_id = decode_error_id(answer.body)
                 raise answers.refusal(answer.status, error_id, answer.location, write=write)
 

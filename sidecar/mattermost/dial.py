@@ -20,6 +20,8 @@ import trio
 from sidecar.errors import ConfigError, LinkError, LinkLost, LinkRefused
 
 _PORTS: Final = {"http": 80, "https": 443}
+# OpenSSL's words for an answer in plain HTTP; the second since 3.2.
+_NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 # A proxy's answer to CONNECT is a few lines.
 _PROXY_ANSWER_BYTES: Final = 16384
 
@@ -161,8 +163,12 @@ def unreachable(exc: BaseException, address: Address) -> LinkError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return LinkRefused("mattermost", "tls", _distrust(cause, address))
         if isinstance(cause, ssl.SSLError):
-            hint = "; does it speak TLS on this port?" if cause.reason == "WRONG_VERSION_NUMBER" else ""
-            return LinkLost("mattermost", "tls", f"TLS with {address.origin} failed: {cause.reason or 'closed'}{hint}")
+            detail = f"TLS with {address.origin} failed: {cause.reason or 'closed'}"
+            if cause.reason in _NOT_TLS:
+                detail = (
+                    f"the port of {address.origin} speaks no TLS: write mattermost.url with http:// or another port"
+                )
+            return LinkLost("mattermost", "tls", detail)
         if isinstance(cause, socket.gaierror):
             return LinkLost("mattermost", "dns", f"the host name of {address.origin} cannot be resolved")
     way = " through the proxy that the environment names" if proxy_for(address) else ""

@@ -406,9 +406,10 @@ async def test_a_refused_token_is_not_a_lost_mattermost(tmp_path: Path) -> None:
         by_id = await found(here.config())
         assert by_id["mattermost.reach"][0].status == "ok"
         (finding,) = by_id["mattermost.token.refused"]
-        assert (finding.subject, finding.message) == (
-            str(here.token_file),
-            "Mattermost does not accept this token.",
+        assert (finding.subject, finding.message) == (str(here.token_file), "Mattermost does not accept this token.")
+        assert finding.fix == (
+            "In Mattermost, Integrations > Bot Accounts, see that the bot is enabled and create a new token; write it "
+            "into the file of mattermost.token_file."
         )
 
 
@@ -417,7 +418,7 @@ async def test_without_a_token_the_way_is_checked_all_the_same(tmp_path: Path) -
         here.token_file.unlink()
         by_id = await found(here.config())
         assert [(one.status, one.message) for one in by_id["mattermost.token.file"]] == [
-            ("failure", "the token cannot be read: No such file or directory")
+            ("failure", f"{here.token_file} cannot be read: No such file or directory.")
         ]
         assert by_id["mattermost.reach"][0].status == "ok"
         assert "mattermost.token.refused" not in by_id
@@ -447,6 +448,55 @@ async def test_an_unknown_authority_names_ca_file(tmp_path: Path, ca: trustme.CA
         assert by_id["mattermost.ca_file"][0].status == "failure"
         assert "mattermost.reach.tls" in by_id
         nursery.cancel_scope.cancel()
+
+
+async def test_https_to_a_port_without_tls(tmp_path: Path) -> None:
+    """A plain port answers a TLS hello as any garbage."""
+
+    async def plain(stream: trio.abc.Stream, _: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")
+
+    async with world(tmp_path) as here, serving(plain) as port:
+        url = f"https://localhost:{port}"
+        (finding,) = (await found(here.config(mattermost__url=url)))["mattermost.reach.tls"]
+        assert to_lines(finding) == [
+            f"FAILURE {url}: The port of {url} speaks no TLS: write mattermost.url with http:// or another port.",
+            "        Without TLS the token travels in the clear: best let Mattermost, or a proxy before it, speak TLS.",
+        ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<center>The plain HTTP request was sent to HTTPS port</center>",
+        b"Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+    ],
+)
+async def test_http_to_a_port_with_tls(tmp_path: Path, said: bytes) -> None:
+    """In the words of Go, nginx and Apache."""
+    async with world(tmp_path) as here, http_peer(always(answer(400, said, kind="text/plain"))) as other:
+        (finding,) = (await found(here.config(mattermost__url=other.url)))["mattermost.reach.https"]
+        assert to_lines(finding) == [
+            f"FAILURE {other.url}: The port of {other.url} speaks TLS: write mattermost.url with https://.",
+            "        Where the system does not know the authority of its certificate, mattermost.ca_file names it.",
+        ]
+
+
+async def test_http_to_a_port_that_hangs_up(tmp_path: Path) -> None:
+    """Others end a connection that begins without TLS."""
+
+    async def strict(stream: trio.abc.Stream, _: trio.SocketStream) -> None:
+        await stream.receive_some()
+
+    async with world(tmp_path) as here, serving(strict) as port:
+        url = f"http://localhost:{port}"
+        (finding,) = (await found(here.config(mattermost__url=url)))["mattermost.reach.reset"]
+        assert to_lines(finding) == [
+            f"FAILURE {url}: The connection broke before the answer (RemoteProtocolError).",
+            "        Does that port speak TLS? Then mattermost.url begins with https://.",
+        ]
 
 
 @pytest.mark.parametrize(("status", "id"), [(404, "not_mattermost"), (200, "garbled")])

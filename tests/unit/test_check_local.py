@@ -43,23 +43,39 @@ def test_all_is_well(settings: dict[str, str]) -> None:
     assert [one.id for one in check_local(config(settings))] == ["teleport.file"] * 3 + ["mattermost.token.file"]
 
 
+NEW_TOKEN = (
+    "        In Mattermost, Integrations > Bot Accounts, create a token of the bot and write it into this file alone."
+)
+UNREADABLE = (
+    "        Correct mattermost.token_file, or give the file to the user that runs the sidecar, for example with chown."
+)
+
+
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "said", "fix"),
     [
-        (b"", "the token file is empty"),
-        (b" \n", "the token file is empty"),
-        (b"\xff", "this is no token"),
-        (None, "the token cannot be read: No such file or directory"),
+        (b"", "is empty", NEW_TOKEN),
+        (b" \n", "is empty", NEW_TOKEN),
+        (b"\xff", "holds no token", NEW_TOKEN),
+        (None, "cannot be read: No such file or directory", UNREADABLE),
     ],
 )
-def test_the_token_file(settings: dict[str, str], content: bytes | None, said: str) -> None:
+def test_the_token_file(settings: dict[str, str], content: bytes | None, said: str, fix: str) -> None:
     path = Path(settings["mattermost.token_file"])
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     (finding,) = wrong(config(settings))
-    assert (finding.id, finding.status, finding.subject) == ("mattermost.token.file", "failure", str(path))
-    assert finding.message == said
+    assert finding.id == "mattermost.token.file"
+    assert to_lines(finding) == [f"FAILURE mattermost.token_file: {path} {said}.", fix]
+
+
+def test_a_folder_for_the_token_file(settings: dict[str, str], tmp_path: Path) -> None:
+    (finding,) = wrong(config(settings, mattermost__token_file=str(tmp_path)))
+    assert to_lines(finding) == [
+        f"FAILURE mattermost.token_file: {tmp_path} cannot be read: Is a directory.",
+        UNREADABLE,
+    ]
 
 
 def test_a_token_in_the_configuration_is_a_notice(settings: dict[str, str]) -> None:
