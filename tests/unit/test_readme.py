@@ -15,10 +15,12 @@ import msgspec
 import pytest
 
 from sidecar import cli, errors, log, text
+from sidecar.answers import _SENTENCES as SENTENCES
 from sidecar.config.sections import Policy, Sections
 from sidecar.config.values import Seconds, parse_duration
 from sidecar.metrics import Metrics
 from sidecar.model import AccessRequest, Resource, Review, Threshold
+from sidecar.reconcile import REASONS
 from tests.tree import ROOT, modules
 
 README = (ROOT / "README.md").read_text()
@@ -126,6 +128,46 @@ def test_the_metrics_are_listed_with_their_labels() -> None:
         if hasattr(one, "_labelnames")
     ]
     assert sorted(listed) == sorted(families)
+
+
+def values(label: str, metric: str) -> set[str]:
+    """The values of a label that the table names, for one metric."""
+    (row,) = [row for row in table("## Metrics", "Label") if code(row[0]) == [label] and metric in code(row[1])]
+    return set(code(row[2]))
+
+
+def constants(callee: str, place: int) -> set[str]:
+    """The texts that the code gives to calls of this name at this place."""
+    trees = [tree for name, tree in modules().items() if not name.startswith("sidecar.simulator")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    given = [call.args[place] for call in calls if ast.unparse(call.func) == callee and len(call.args) > place]
+    return {one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+
+
+def test_every_label_has_its_values_listed() -> None:
+    rows = {(code(row[0])[0], name) for row in table("## Metrics", "Label") for name in code(row[1]) or ["all"]}
+    for row in table("## Metrics", "Name"):
+        for label in code(row[2]) if "build_info" not in row[0] else ():
+            assert (label, code(row[0])[0]) in rows or (label, "all") in rows, row
+
+
+def test_the_values_of_labels_are_those_of_the_code() -> None:
+    reasons = constants("LinkLost", 1) | constants("LinkRefused", 1) | constants("LinkGarbled", 1)
+    # By the status of an answer: sidecar/mattermost/answers.py and sidecar/teleport/status.py.
+    computed = {"not_mattermost", "unknown_route", "invalid_argument", "unimplemented", "unavailable"}
+    assert_equal(values("reason", "link_reconnects_total"), reasons | computed)
+    assert_equal(values("reason", "recipients_failed"), {*REASONS, "too_many"})
+    outcomes = constants("ReviewRejected", 0) | {"submitted", "duplicate", "resolved", "mfa_required"}
+    assert_equal(values("outcome", "reviews_total"), outcomes)
+    posts = constants("self._count", 1) - {"gone", "repaired"}
+    assert_equal(values("outcome", "posts_total"), posts)
+    assert set(SENTENCES) <= values("reason", "decisions_refused_total") | outcomes
+
+
+def test_the_metrics_of_the_process_are_listed() -> None:
+    listed = set(re.findall("`(process_[a-z_]+)`", section("## Metrics")))
+    page = Metrics().generate().decode()
+    assert_equal(listed, set(re.findall("^(process_[a-z_]+) ", page, flags=re.MULTILINE)))
 
 
 def test_the_commands_are_listed() -> None:
