@@ -259,8 +259,8 @@ def judge(
     return verdicts
 
 
-def _order(expression: Expression) -> tuple[int, str, str, str]:
-    return expression.at, expression.post_id, expression.user_id, expression.verb
+def _order(expression: Expression) -> tuple[object, ...]:
+    return expression.at, expression.post_id, *msgspec.structs.astuple(expression)
 
 
 def _speaks(expression: Expression, rules: Rules) -> bool:
