@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -18,13 +17,13 @@ import trio
 
 from sidecar import plan as planning
 from sidecar.delivery import Deliverer, Doubts
-from sidecar.errors import Conflict, LinkError, LinkLost, PostRejected, RecipientError, RequestGone, SidecarError
+from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, SidecarError
 from sidecar.judge import key_of, unjudged
 from sidecar.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
 from sidecar.model import PENDING
-from sidecar.plan import Target
+from sidecar.reach import Reach
 from sidecar.record import KEY, Record, Stored, Unreadable, adopt, decode, new_seed, official_fields
-from sidecar.routing import Named, Routes, route
+from sidecar.routing import Routes
 from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
@@ -35,19 +34,11 @@ if TYPE_CHECKING:
     from sidecar.followed import Entry, Followed
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Destination
-    from sidecar.plan import Plan
+    from sidecar.plan import Plan, Target
     from sidecar.review import Answer, Heard, Reviews, Settled
     from sidecar.text import TextOptions
 
 log = logging.getLogger(__name__)
-
-# Why a recipient cannot be reached (the label of a metric).
-REASONS = ("not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid", "unanswered")
-
-# How Mattermost may fail to look up one name while it works for the others.
-FOR_ONE = ("server_error", "not_mattermost", "unknown_route")
-
-MAX_UNREACHABLE = 10_000
 
 
 class Store(PluginDataStore, Protocol):
@@ -104,9 +95,7 @@ class Reconciler:
         self._metrics = metrics
         self._options = options
         self._owner = uuid.uuid4().hex
-        self._configured = settings.routes.configured
-        # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
-        self._unreachable: dict[str, str] = {}
+        self._reach = Reach(chat.resolve, settings.routes, metrics)
         # request -> how many recipients its record had no room for
         self._refused: dict[str, int] = {}
         # Asked by each scrape: while a peer is away no look ends, and a number set at the end of one would stand still.
@@ -278,7 +267,7 @@ class Reconciler:
                 await self._act(entry, request, stored, early)
 
     async def _act(self, entry: Entry, request: AccessRequest, stored: Stored | None, early: list[Heard]) -> None:
-        targets, trouble = await self._targets(request)
+        targets, trouble = await self._reach.targets(request)
         record = self._new_record(request) if stored is None else stored.record
         step = self._plan(entry, request, record, targets, announce=stored is None)
         if step.stale:
@@ -660,61 +649,6 @@ class Reconciler:
             log.warning("recipients.too_many", extra={"request_id": entry.id, "refused": step.refused})
         self._refused[entry.id] = step.refused
         return step
-
-    async def _targets(self, request: AccessRequest) -> tuple[tuple[Target, ...], SidecarError | None]:
-        """All recipients, resolved at once; one that cannot be reached stays without a channel.
-
-        Also why Mattermost did not say of some of them, to be raised when the others are told.
-        """
-        named = route(request, self._settings.routes)
-        channels: dict[Named, str] = {}
-        lost: dict[Named, LinkLost] = {}
-
-        async def resolve(recipient: Named) -> None:
-            try:
-                channels[recipient] = (await self._chat.resolve(recipient.name)).channel_id
-            except RecipientError as exc:
-                channels[recipient] = ""
-                self._fail(recipient.name, exc)
-            except LinkLost as exc:
-                if exc.reason not in FOR_ONE:
-                    raise
-                channels[recipient] = ""
-                lost[recipient] = exc
-            else:
-                self._reach(recipient.name)
-
-        await _all([partial(resolve, recipient) for recipient in named])
-        trouble = next(iter(lost.values()), None)
-        if trouble is not None and len(lost) == len(named):
-            raise trouble
-        for recipient, exc in lost.items():
-            self._fail(recipient.name, RecipientError("unanswered", f"{exc.detail}; it is asked again"))
-        targets = (Target(one.name, one.kind, channels[one], owed=one in lost) for one in named)
-        return tuple(targets), trouble
-
-    def _fail(self, name: str, exc: RecipientError) -> None:
-        if self._unreachable.get(name) == exc.reason:
-            return
-        if len(self._unreachable) >= MAX_UNREACHABLE:
-            del self._unreachable[next(iter(self._unreachable))]
-        self._unreachable[name] = exc.reason
-        log.log(
-            # Nobody can mend what a requester wrote.
-            logging.WARNING if name in self._configured else logging.INFO,
-            "recipient.failed",
-            extra={"recipient": name, "reason": exc.reason, "detail": exc.detail},
-        )
-        self._count_unreachable()
-
-    def _reach(self, name: str) -> None:
-        if self._unreachable.pop(name, None) is not None:
-            self._count_unreachable()
-
-    def _count_unreachable(self) -> None:
-        counts = Counter(reason for name, reason in self._unreachable.items() if name in self._configured)
-        for reason in REASONS:
-            self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
 
     def _count(self, kind: str, outcome: str) -> None:
         if kind == "duplicate":

@@ -12,7 +12,7 @@ from tests.tree import imported, modules, room_of, when_loaded
 # Decisions and words: values in, values out. No clock, no I/O, no log.
 PURE = "model errors neutral command fields text record routing plan judge answers"
 # What carries decisions out; it meets the two peers through protocols that it declares itself.
-WORK = "lease breaker followed delivery coldstart reconcile people review submit sweep direct"
+WORK = "lease breaker followed delivery coldstart reach reconcile people review submit sweep direct"
 BASE = "model errors log times"
 
 # A room (or several that may know each other, or a folder) -> the rooms it may import.

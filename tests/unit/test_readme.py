@@ -20,7 +20,7 @@ from sidecar.config.sections import Policy, Sections
 from sidecar.config.values import Seconds, parse_duration
 from sidecar.metrics import Metrics
 from sidecar.model import AccessRequest, Resource, Review, Threshold
-from sidecar.reconcile import REASONS
+from sidecar.reach import REASONS
 from tests.tree import ROOT, modules
 
 README = (ROOT / "README.md").read_text()
