@@ -38,6 +38,8 @@ KEEP_RECORD_LENGTH = 1200
 # Somebody may react to a card before its post id is known here; posts of no concern fill this too.
 EARLY_HINTS = 1000
 DIRECT_MESSAGES = 20
+# People who are looked up beside what they said, so that a decision waits for one read less.
+MOST_SPEAKERS = 4
 # Timers of no use any more that may wait beside those of use.
 SPARE_TIMERS = 1000
 
@@ -48,7 +50,7 @@ class Entry:
     __slots__ = (
         "absent", "answers", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign",
         "gone", "heard", "hinted", "id", "known", "mark", "own", "pending_since", "queued", "request", "retries",
-        "retry_at", "silent", "since", "text", "touched", "version", "wake",
+        "retry_at", "silent", "since", "speakers", "text", "touched", "version", "wake",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -83,11 +85,13 @@ class Entry:
         # Resolved before anybody announced it: nobody is told.
         self.silent = False
         # The cards on which decisions are heard, as (post, channel), and the channel where the requester is told;
-        # whether all that was said is judged; whether something was said during the look that is under way; the direct
-        # messages that name the request; and the answers that nobody could be given yet.
+        # whether all that was said is judged, and who is said to have spoken since; whether something was said during
+        # the look that is under way; the direct messages that name the request; and the answers that nobody could be
+        # given yet.
         self.cards: tuple[tuple[str, str], ...] = ()
         self.own = ""
         self.heard = True
+        self.speakers: tuple[str, ...] = ()
         self.hinted = False
         self.direct: tuple[Expression, ...] = ()
         self.answers: tuple[Answer, ...] = ()
@@ -122,7 +126,7 @@ class Followed:
         self._mark = 0
         # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
-        self._early: dict[str, None] = {}
+        self._early: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -228,18 +232,19 @@ class Followed:
         for post_id, _ in cards:
             self._cards[post_id] = entry.id
             if post_id in self._early:
-                del self._early[post_id]
-                self.hear(post_id)
+                self.hear(post_id, self._early.pop(post_id))
 
-    def hear(self, post_id: str) -> None:
-        """Something was said on this post: if it is a card, look at what stands there."""
+    def hear(self, post_id: str, user_id: str = "") -> None:
+        """Something was said on this post, it seems by this user: if it is a card, look at what stands there."""
         entry = self._entries.get(self._cards.get(post_id, ""))
         if entry is not None:
+            if user_id and user_id not in entry.speakers:
+                entry.speakers = (*entry.speakers[-MOST_SPEAKERS + 1 :], user_id)
             self._hint(entry)
             return
         if len(self._early) >= EARLY_HINTS:
             del self._early[next(iter(self._early))]
-        self._early[post_id] = None
+        self._early[post_id] = user_id
 
     def tell(self, request_id: str, expression: Expression) -> bool:
         """Somebody decided about this request in a direct message; False where too many wait to be judged."""

@@ -52,7 +52,7 @@ class Ear:
             return
         root_id: str | None = getattr(hint, "root_id", None)
         if root_id is None or root_id:
-            self._followed.hear(root_id or hint.post_id)
+            self._followed.hear(root_id or hint.post_id, hint.user_id)
         elif self._direct is not None:
             self._direct.hint(hint.post_id, hint.channel_id, hint.user_id)
 

@@ -324,8 +324,9 @@ class Reconciler:
             return None
         entry.heard = True
         asked = entry.direct
+        speakers, entry.speakers = entry.speakers, ()
         try:
-            heard = await reviews.hear(_told(record, entry.answers), asked)
+            heard = await reviews.hear(_told(record, entry.answers), asked, speakers)
         except BaseException:
             entry.heard = False
             raise

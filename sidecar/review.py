@@ -107,17 +107,20 @@ class Reviews:
         # Posts that only pretend to be a person's, said once each; bounded, for anybody can make more.
         self._said: dict[str, None] = {}
 
-    async def hear(self, record: Record, direct: Iterable[Expression]) -> Heard | None:
-        """Read reactions and replies of all cards; None where every one has its verdict. Raises LinkError."""
+    async def hear(self, record: Record, direct: Iterable[Expression], speakers: Iterable[str] = ()) -> Heard | None:
+        """Read reactions and replies of all cards; None where every one has its verdict. Raises LinkError.
+
+        `speakers` are looked up beside that: an event has named them, which proves nothing.
+        """
         at = trio.current_time()
-        standing = await self._standing(record, judging.unjudged(direct, record.dec))
+        people: dict[str, Person] = {}
+        standing = await self._standing(record, judging.unjudged(direct, record.dec), speakers, people)
         genuine = [one for one in standing if one.flaw != "forged" or self._say(one)]
         fresh = judging.unjudged(genuine, record.dec)
         if not fresh:
             return None
         users = {one.user_id for one in (standing if self._rules.by_quorum else fresh)}
-        found = await gather([partial(self._find, user_id) for user_id in users])
-        people = {person.user_id: person for person in found}
+        await gather([partial(self._meet, user_id, people) for user_id in users - people.keys()])
         fresh = judging.with_room(fresh, people, record.dec)
         return Heard(fresh, standing, people, at) if fresh else None
 
@@ -153,8 +156,10 @@ class Reviews:
 
     # -- hearing -----------------------------------------------------------------------------------------------------
 
-    async def _standing(self, record: Record, direct: Iterable[Expression]) -> list[Expression]:
-        """All that stands for a decision now, read at once."""
+    async def _standing(
+        self, record: Record, direct: Iterable[Expression], speakers: Iterable[str], people: dict[str, Person]
+    ) -> list[Expression]:
+        """All that stands for a decision now, read at once; who the speakers are is put into `people`."""
         cards = [slot for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted"]
         jobs: list[Callable[[], Awaitable[list[Expression]]]] = []
         if cards and "reaction" in self._rules.ways:
@@ -163,7 +168,12 @@ class Reviews:
             jobs += [partial(self._replies, slot) for slot in cards]
         messages = {one.post_id: one for one in (*self._counted_direct(record), *direct)}
         jobs += [partial(self._message, one) for one in messages.values()]
+        jobs += [partial(self._meet, user_id, people) for user_id in speakers]
         return [expression for found in await gather(jobs) for expression in found]
+
+    async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:
+        people[user_id] = await self._find(user_id)
+        return []
 
     async def _reactions(self, cards: list[Slot]) -> list[Expression]:
         by_post = await self._reading.reactions([slot.p for slot in cards])

@@ -379,10 +379,10 @@ async def test_one_reviewer_whom_teleport_does_not_answer_holds_up_nobody(tmp_pa
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_reaction_costs_two_reads_and_two_calls_in_a_row(
+async def test_a_reaction_costs_one_read_and_two_calls_in_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Reactions and thread at once, then the person; the record and the request at once, then the review."""
+    """Reactions, thread and person at once; the record and the request at once; then the review."""
     round_trip = 0.05
     with trio.fail_after(20):
         async with deciding(tmp_path) as here:
