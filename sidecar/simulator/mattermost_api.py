@@ -308,6 +308,16 @@ def patch_post(api: Api, request: Request, user: User) -> Answer:
     return Answer(200, api.board.post_json(post, count=True))
 
 
+def put_post(api: Api, request: Request, user: User) -> Answer:
+    """The whole post anew: what the body leaves out becomes empty. The official plugin edits so."""
+    post, body = _known(api, request.args[0]), request.object()
+    props, message = body.get("props") or {}, body.get("message", "")
+    if body.get("id") != post.id or not isinstance(props, dict) or not isinstance(message, str):
+        raise BAD_BODY
+    api.board.edit(user, post, message, props=props)
+    return Answer(200, api.board.post_json(post, count=True))
+
+
 def delete_post(api: Api, request: Request, user: User) -> Answer:
     api.board.delete(user, _known(api, request.args[0]))
     return OK
@@ -414,6 +424,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "/api/v4/posts/ids", posts_by_ids),
     ("POST", "/api/v4/posts/ids/reactions", bulk_reactions),
     ("GET", "/api/v4/posts/{post_id}", get_post),
+    ("PUT", "/api/v4/posts/{post_id}", put_post),
     ("DELETE", "/api/v4/posts/{post_id}", delete_post),
     ("PUT", "/api/v4/posts/{post_id}/patch", patch_post),
     ("GET", "/api/v4/posts/{post_id}/thread", get_thread),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import h11
 import msgspec
 import pytest
 import trio.testing
 
 from sidecar.simulator.mattermost import ApiError, Channel, MattermostServer, Post, User
 from sidecar.simulator.mattermost_faults import RateLimiter
+from sidecar.simulator.mattermost_http import Request
 from sidecar.simulator.mattermost_values import ALPHABET, go_json, go_runes, new_id, valid_id
 
 
@@ -125,6 +127,16 @@ def test_patching_props_replaces_them_and_leaves_a_deleted_row(town: Town) -> No
     town.server.edit(town.bot, post, "after", props={"k": 1})
     assert (post.message, post.props, bool(post.edit_at)) == ("after", {"k": 1}, True)
     assert [row.original_id for row in town.channel.history] == [post.id]
+
+
+async def test_putting_a_post_empties_what_it_leaves_out(town: Town) -> None:
+    post = town.server.post(town.bot, town.channel, "before", props={"k": 1})
+    for post_id, status in ((new_id(), 400), (post.id, 200)):
+        headers = [("Host", "chat"), ("Authorization", f"Bearer {town.bot.token}")]
+        request = Request(h11.Request(method="PUT", target=f"/api/v4/posts/{post.id}", headers=headers))
+        request.body = go_json({"id": post_id, "message": "after"})
+        assert (await town.server.handle(request)).status == status
+    assert (post.message, post.props) == ("after", {})
 
 
 def test_writing_to_what_is_gone_or_not_ones_own_is_403(town: Town) -> None:
