@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,15 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _FOREIGN = ("SIDECAR_", "TELEPORT_PLUGIN_", "PYTHONDONTWRITEBYTECODE")
 
 
+class ProgramEnded(Exception):
+    """The program under measurement ended by itself; the text says how."""
+
+
 class Child:
-    """The process. `lines` are the log lines that were JSON, each with the wall-clock second of its arrival."""
+    """The process. `lines` are the log lines that were JSON, each with the wall-clock second of its arrival.
+
+    What the kernel says of it is NaN once it is gone: a measurement goes on where its program does not.
+    """
 
     def __init__(self, process: trio.Process, began: float) -> None:
         self.process = process
@@ -29,7 +37,17 @@ class Child:
         self.lines: list[tuple[float, dict[str, Any]]] = []
         self.text: list[str] = []
         self.over = False
+        self._asked = False
         self._news = trio.Event()
+
+    @property
+    def fate(self) -> str:
+        """How it ended by itself; "" while it runs, or when it was told to end."""
+        code = self.process.returncode
+        if code is None or self._asked:
+            return ""
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return f"its process ended, {how}"
 
     @property
     def pid(self) -> int:
@@ -39,7 +57,7 @@ class Child:
         """Wait for so many lines of this event; returns when the last of them arrived (Unix seconds)."""
         while len(found := self._of(event, facts)) < count:
             if self.over:
-                raise RuntimeError(f"it ended with {await self.process.wait()}: {self.text[-5:]} {self.lines[-2:]}")
+                raise ProgramEnded(self.fate)
             self._news = trio.Event()
             await self._news.wait()
         return found[count - 1]
@@ -56,15 +74,33 @@ class Child:
             if line.get("event") == event and all(line.get(key) == value for key, value in facts.items())
         ]
 
+    def kill(self) -> None:
+        """End it as a power failure would."""
+        self._asked = True
+        self.process.kill()
+
+    async def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        self._asked = True
+        self.process.terminate()
+        await self.process.wait()
+
     def cpu_seconds(self) -> float:
         """User and system time so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        fields = self._proc("stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS if fields else math.nan
 
-    def status(self, name: str) -> int:
+    def status(self, name: str) -> float:
         """One number of /proc/PID/status: VmRSS and VmHWM in KiB, Threads."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+        lines = self._proc("status").splitlines()
+        # One that has ended and was not waited for has a status without memory.
+        return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), math.nan)
+
+    def _proc(self, name: str) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/{name}").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
 
     def rss_mb(self) -> float:
         return self.status("VmRSS") / 1024
@@ -84,6 +120,7 @@ class Child:
             for line in lines:
                 self._take(line)
             self._news.set()
+        await self.process.wait()
         self.over = True
         self._news.set()
 
@@ -104,8 +141,8 @@ def sidecar_command(settings: dict[str, str]) -> list[str]:
 
 
 @asynccontextmanager
-async def child(command: Iterable[str]) -> AsyncIterator[Child]:
-    """A process that is killed at the end if it still runs."""
+async def child(command: Iterable[str], on_end: Callable[[], None] = lambda: None) -> AsyncIterator[Child]:
+    """A process that is killed at the end if it still runs; `on_end` is called when it has ended before."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     began = time.time()
     process = await trio.lowlevel.open_process(
@@ -114,12 +151,17 @@ async def child(command: Iterable[str]) -> AsyncIterator[Child]:
     assert process.stderr is not None
     async with process.stderr, trio.open_nursery() as nursery:
         one = Child(process, began)
-        nursery.start_soon(one.read)
+
+        async def live() -> None:
+            await one.read()
+            on_end()
+
+        nursery.start_soon(live)
         try:
             yield one
         finally:
             with trio.CancelScope(shield=True):
                 if process.poll() is None:
-                    process.kill()
+                    one.kill()
                 await process.wait()
             nursery.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from typing import Literal
 import msgspec
 import trio
 
-from tests.bench.child import Child, child, sidecar_command
+from tests.bench.child import Child, ProgramEnded, child, sidecar_command
 from tests.world import World, world
 
 Subject = Literal["sidecar", "official"]
@@ -24,16 +25,20 @@ _BACKGROUND = {"Ping", "WatchEvents", "GET /api/v4/users/me", "GET /api/v4/webso
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """One number. `target` is the design's words, `met` whether it holds ("-": nothing is asked)."""
+    """One number of a row; None where it was not reached, and then `note` says what was.
+
+    `target` is the design's words, `met` whether the sidecar holds it (None: nothing is asked).
+    """
 
     row: str
     what: str
-    value: float
-    unit: str
+    value: float | None
+    unit: str = ""
     rtt_ms: float = 0.0
     subject: str = "sidecar"
     target: str = ""
     met: bool | None = None
+    note: str = ""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -43,9 +48,26 @@ class Options(msgspec.Struct, frozen=True):
     quick: bool = False
     official: Path | None = None
 
+
+class Turn(msgspec.Struct, frozen=True):
+    """A row is played once for each program and each distance; `rtt_ms` is 0 where the row sets its own, or none."""
+
+    row: str
+    options: Options
+    subject: Subject = "sidecar"
+    rtt_ms: float = 0.0
+
     @property
-    def subjects(self) -> tuple[Subject, ...]:
-        return ("sidecar", "official") if self.official is not None else ("sidecar",)
+    def quick(self) -> bool:
+        return self.options.quick
+
+    def measure(
+        self, what: str, value: float | None, unit: str = "", *, target: str = "", met: bool = True, note: str = ""
+    ) -> Measure:
+        """A measure of this turn; one that was not reached misses its target. The targets are the sidecar's alone."""
+        reached = None if value is None or math.isnan(value) else value
+        judged = met and reached is not None if target and self.subject == "sidecar" else None
+        return Measure(self.row, what, reached, unit, self.rtt_ms, self.subject, target, judged, note)
 
 
 class Calls:
@@ -70,13 +92,28 @@ class Calls:
 
 
 class Stage:
-    """A world whose peers are `rtt_ms` away, and how the program under measurement is started in it."""
+    """A world whose peers are as far away as the turn says, and how the program under measurement is started in it."""
 
-    def __init__(self, here: World, options: Options, subject: Subject) -> None:
+    def __init__(self, here: World, turn: Turn) -> None:
         self.here = here
-        self.options = options
-        self.subject: Subject = subject
+        self.options = turn.options
+        self.subject = turn.subject
+        self._turn = turn
+        self._programs: list[Child] = []
         self._seen = self._ours = 0
+        self.away(turn.rtt_ms)
+
+    def measure(
+        self, what: str, value: float | None, unit: str = "", *, target: str = "", met: bool = True, note: str = ""
+    ) -> Measure:
+        """A measure of the turn that also says when a program ended by itself."""
+        notes = "; ".join(filter(None, (note, self.fate)))
+        return self._turn.measure(what, value, unit, target=target, met=met, note=notes)
+
+    @property
+    def fate(self) -> str:
+        """How a program ended by itself; "" when none did."""
+        return next((one.fate for one in self._programs if one.fate), "")
 
     def away(self, rtt_ms: float) -> None:
         """Put both servers at this distance."""
@@ -93,12 +130,19 @@ class Stage:
         else:
             listed = msgspec.json.encode(list(names)).decode()
             command = sidecar_command(here.settings(**{"mattermost__recipients": listed} | changes))
-        async with child(command) as one:
-            if self.subject == "sidecar":
-                await one.ready()
-            else:
-                await here.watched(watchers + 1)
-            yield one
+        async with child(command, here.chat.changed) as one:
+            self._programs.append(one)
+            try:
+                if self.subject == "sidecar":
+                    await one.ready()
+                else:
+                    await here.watched(watchers + 1)
+                yield one
+            except Exception as exc:
+                # Whatever was waited for then, this is why it did not come.
+                if one.fate:
+                    raise ProgramEnded(one.fate) from exc
+                raise
 
     def channels(self, count: int) -> list[str]:
         """So many new channels; their recipient names."""
@@ -122,20 +166,31 @@ class Stage:
         self._seen = len(posts)
         return self._ours
 
-    async def until(self, predicate: Callable[[], bool], seconds: float) -> bool:
-        """Wait for Mattermost to satisfy `predicate`; False when it did not in time."""
+    async def until(self, predicate: Callable[[], bool], seconds: float, *, stall: float = math.inf) -> bool:
+        """Wait for Mattermost to satisfy `predicate`; False when it did not in time.
+
+        It is given up before, once a program has ended by itself or nothing was posted for `stall` seconds: one that
+        loses requests would make every row wait for its whole deadline.
+        """
         with trio.move_on_after(seconds):
-            await self.here.chat.wait_for(predicate)
-            return True
-        return False
+            while not predicate() and not self.fate:
+                with trio.move_on_after(stall) as still:
+                    await self.here.chat.wait_for(self._news(predicate))
+                if still.cancelled_caught:
+                    break
+        return predicate()
+
+    def _news(self, predicate: Callable[[], bool]) -> Callable[[], bool]:
+        posts = self.posts()
+        return lambda: self.posts() != posts or predicate() or bool(self.fate)
 
 
 @asynccontextmanager
-async def staged(options: Options, subject: Subject = "sidecar") -> AsyncIterator[Stage]:
-    """A fresh world for one row."""
+async def staged(turn: Turn) -> AsyncIterator[Stage]:
+    """A fresh world for one turn."""
     with TemporaryDirectory() as folder:
         async with world(Path(folder)) as here:
-            yield Stage(here, options, subject)
+            yield Stage(here, turn)
 
 
 def official_command(here: World, options: Options, recipients: Sequence[str]) -> list[str]:
