@@ -103,7 +103,9 @@ def table(measures: Sequence[Measure], lines: Sequence[Line] = ()) -> list[str]:
     heads = [head.removeprefix("sidecar").strip() or "measured" for head in heads]
     made = [f"| What | {' | '.join(heads)} | Asked |", f"|---|{'---|' * len(columns)}---|"]
     for line in lines:
-        some = [one for one in measures if one.row == line.row and one.what in (*line.whats, BROKEN)]
+        wanted = (*line.whats, BROKEN)
+        some = [one for one in measures if one.row == line.row and one.what in wanted]
+        some.sort(key=lambda one: wanted.index(one.what))
         if some:
             cells = [_cell([one for one in some if _column(one, columns) == column]) for column in columns]
             made.append(f"| {line.label} | {' | '.join(cells)} | {_asked(some)} |")

@@ -125,8 +125,12 @@ async def race(turn: Turn) -> AsyncIterator[Measure]:
 
 
 async def burst(turn: Turn) -> AsyncIterator[Measure]:
-    """A thousand requests at once; the watch is dropped in the middle."""
-    async with staged(turn) as stage:
+    """A thousand requests at once; the watch is dropped in the middle.
+
+    It is the kindest drop: a lost connection, after which the official plugin watches again, and a queue as long as
+    that of Teleport 16. Of "watcher closed" or of an overflow of the 64 that older ones queue, that plugin exits.
+    """
+    async with staged(turn, watch_buffer=1024) as stage:
         stage.away(1.0)
         async with stage.started() as program:
             await acts.ask_and_wait(stage, 1, 1)
@@ -134,7 +138,7 @@ async def burst(turn: Turn) -> AsyncIterator[Measure]:
             calls, cpu = Calls(stage.here), program.cpu_seconds()
             (before, _), began = acts.told(stage), trio.current_time()
             await trio.to_thread.run_sync(stage.here.ask, 500)
-            stage.here.auth.close_watchers("closed")
+            stage.here.auth.close_watchers("unavailable")
             await trio.to_thread.run_sync(stage.here.ask, 500)
             everything = await stage.until(lambda: stage.posts() >= before + 1000, 120, stall=_STALL)
             seconds = trio.current_time() - began
@@ -144,11 +148,11 @@ async def burst(turn: Turn) -> AsyncIterator[Measure]:
     told -= before
     rate = told / seconds
     yield stage.measure("rate", rate if everything else None, "/s", target=">= 200 /s", met=rate >= 200)
-    yield stage.measure("told", told, "of 1000", target="1000", met=told == 1000)
+    yield stage.measure("told", told, "of 1000", target="all", met=told == 1000)
     yield stage.measure("told twice", twice, "twice", target="0 twice", met=twice == 0)
     yield stage.measure("REST calls", calls.rest(), "REST", target="1000", met=calls.rest() <= 1000)
     yield stage.measure("gRPC calls", calls.grpc(), "gRPC")
-    yield stage.measure("CPU a request", cost, "ms")
+    yield stage.measure("CPU a request", cost if everything else None, "ms")
     yield stage.measure("peak memory", peak, "MB")
 
 
@@ -165,7 +169,7 @@ async def downtime(turn: Turn) -> AsyncIterator[Measure]:
             everything = await stage.until(lambda: stage.posts() >= count, 2 * ideal + 20, stall=_STALL)
             seconds = trio.current_time() - began
             told, twice = acts.told(stage)
-    yield stage.measure("told", told, f"of {count}", target=str(count), met=told == count)
+    yield stage.measure("told", told, f"of {count}", target="all", met=told == count)
     yield stage.measure("told twice", twice, "twice", target="0 twice", met=twice == 0)
     asked = f"<= {ideal * 1.1 + 5:.0f} s (the limiter alone: {ideal:.0f} s)"
     late = None if not everything else seconds
@@ -189,7 +193,7 @@ async def outage(turn: Turn) -> AsyncIterator[Measure]:
                 told, twice = acts.told(stage)
         back = seconds if everything else None
         yield stage.measure(f"{how}: all told after its return", back, "s", target="<= 15 s", met=seconds <= 15)
-        yield stage.measure(f"{how}: told", told - before, "of 200", target="200", met=told - before == 200)
+        yield stage.measure(f"{how}: told", told - before, "of 200", target="all", met=told - before == 200)
         yield stage.measure(f"{how}: told twice", twice, "twice", target="0 twice", met=twice == 0)
 
 
@@ -197,6 +201,8 @@ async def kills(turn: Turn) -> AsyncIterator[Measure]:
     """SIGKILL at any instant of announcing and reviewing, with a short lease."""
     count = 20 if turn.quick else 200
     chance = random.Random(9)
+    # From the event to the last save there are about six round trips, of the official plugin ten.
+    window = 0.030 if turn.subject == "sidecar" else 0.050
     async with staged(turn) as stage:
         two = stage.channels(2)
         stage.away(4.0)
@@ -205,8 +211,7 @@ async def kills(turn: Turn) -> AsyncIterator[Measure]:
                 (request_id,) = stage.here.ask()
                 if chance.random() < 0.5:
                     stage.here.auth.review(request_id, "alice@example.com", "APPROVED", "ok")
-                # From the event to the last save there are about six round trips.
-                await trio.sleep(chance.uniform(0.0, 0.030))
+                await trio.sleep(chance.uniform(0.0, window))
                 program.kill()
         async with stage.started(two, teleport__lease="1s"):
             await stage.until(lambda: acts.whole(stage, count), 60, stall=_STALL)
@@ -333,13 +338,14 @@ def _of(told: int, count: int) -> str:
 
 
 async def _gone(stage: Stage, how: str, seconds: float) -> None:
-    """Let Mattermost refuse everything for so long; 200 requests are made meanwhile."""
+    """Let Mattermost refuse everything for so long; 200 requests are made meanwhile, at an even pace."""
     busy = Answer(429, b"limit exceeded\n", (("Retry-After", "1"),))
     fault = stage.here.chat.fail(answer=busy, times=None) if how == "429" else None
     if fault is None:
         await stage.here.chat.down("503")
-    stage.here.ask(200)
-    await trio.sleep(seconds)
+    for _ in range(200):
+        stage.here.ask()
+        await trio.sleep(seconds / 200)
     if fault is None:
         await stage.here.chat.up()
     else:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import trio
@@ -124,8 +124,10 @@ class Stage:
         """The program, ready."""
         here = self.here
         names = recipients or ["ops/access-requests"]
-        watchers = here.auth.watchers
+        alive = sum(one.process.returncode is None for one in self._programs)
         if self.subject == "official":
+            # It says nothing when it is ready; its watch does, once those of the dead are gone.
+            await here.recorded(lambda: here.auth.watchers <= alive)
             command = official_command(here, self.options, names)
         else:
             listed = msgspec.json.encode(list(names)).decode()
@@ -136,7 +138,7 @@ class Stage:
                 if self.subject == "sidecar":
                     await one.ready()
                 else:
-                    await here.watched(watchers + 1)
+                    await here.watched(alive + 1)
                 yield one
             except Exception as exc:
                 # Whatever was waited for then, this is why it did not come.
@@ -186,10 +188,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(turn: Turn) -> AsyncIterator[Stage]:
-    """A fresh world for one turn."""
+async def staged(turn: Turn, **auth: Any) -> AsyncIterator[Stage]:
+    """A fresh world for one turn; `auth` goes to its Auth Service."""
     with TemporaryDirectory() as folder:
-        async with world(Path(folder)) as here:
+        async with world(Path(folder), **auth) as here:
             yield Stage(here, turn)
 
 
