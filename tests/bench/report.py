@@ -133,7 +133,8 @@ def _cell(some: Sequence[Measure]) -> str:
     values = ", ".join(number(one) for one in some if one.value is not None)
     notes = dict.fromkeys(note for one in some for note in one.note.split("; ") if note)
     mark = " **(missed)**" if any(one.met is False for one in some) else ""
-    return "; ".join(filter(None, (values, *notes))) + mark
+    text = "; ".join(filter(None, (values, *notes))) or ("not reached" if some else "")
+    return text + mark
 
 
 def _asked(some: Sequence[Measure]) -> str:
