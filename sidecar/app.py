@@ -16,6 +16,7 @@ import trio
 from sidecar import endpoints
 from sidecar.assembly import Assembly, client_context
 from sidecar.errors import ConfigError, LinkRefused
+from sidecar.kept import Kept
 from sidecar.links import LinkStatus
 from sidecar.metrics import Metrics
 from sidecar.times import USUAL, Times
@@ -80,6 +81,7 @@ class _Process:
         self._reload, self._tell = reload
         self._times = times
         self._metrics = Metrics()
+        self._kept = Kept()
         self._turn = trio.Event()
         self._next: Config | None = None
         # What the endpoints are served by: changing more than the certificate's content needs a restart.
@@ -94,7 +96,7 @@ class _Process:
         """Work by the configuration of now, and by its successors, until asked to stop."""
         while not self._stop.is_set():
             self._turn = trio.Event()
-            assembly = Assembly(self._config, self._metrics, self._times, self._statuses)
+            assembly = Assembly(self._config, self._metrics, self._times, self._statuses, self._kept)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._turn_on_stop, name="app.stop")
                 complete = await assembly.run(self._turn, fail_fast=fail_fast)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.config import Config
+    from sidecar.kept import Kept
     from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
     from sidecar.teleport.credentials import Credentials
@@ -68,8 +69,11 @@ AWAY = ("teleport.connect", "teleport.resolve", "teleport.handshake.timeout", "t
 class Assembly:
     """The work by one configuration. `statuses` are the links as /readyz shows them, Teleport's first."""
 
-    def __init__(self, config: Config, metrics: Metrics, times: Times, statuses: tuple[LinkStatus, LinkStatus]) -> None:
+    def __init__(
+        self, config: Config, metrics: Metrics, times: Times, statuses: tuple[LinkStatus, LinkStatus], kept: Kept
+    ) -> None:
         self._config = config
+        self._token = kept.token(config.mattermost)
         self._metrics = metrics
         self._times = times
         self._teleport_status, self._mattermost_status = statuses
@@ -79,9 +83,14 @@ class Assembly:
         limits = config.limits
         self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
         self._teleport = TeleportLink(
-            self._connect, self._adopt, self._credential_files, self._followed, self._teleport_status, metrics
+            self._connect,
+            self._adopt,
+            self._credential_files,
+            kept.proven(config.teleport),
+            self._followed,
+            self._teleport_status,
+            metrics,
         )
-        self._candidates: dict[Auth, CertificateFacts] = {}
         self._own_user = ""
         self._certificate: dict[str, CertificateFacts] = {}
         one_file = config.teleport.identity is not None
@@ -95,7 +104,7 @@ class Assembly:
             AsyncExitStack() as stack,
             open_mattermost(
                 settings.url,
-                settings.read_token,
+                self._token,
                 ssl_context=client_context(settings.ca_file),
                 max_connections=settings.max_connections,
                 max_posts_per_second=settings.max_posts_per_second,
@@ -169,7 +178,7 @@ class Assembly:
             rules,
             self._text_options,
             bot_id=lambda: link.bot_id,
-            secret=config.mattermost.read_token,
+            secret=self._token,
         )
         sweeper = Sweeper(
             client,
@@ -183,7 +192,7 @@ class Assembly:
         connect = partial(
             open_events,
             config.mattermost.url,
-            config.mattermost.read_token,
+            self._token,
             ssl_context=client_context(config.mattermost.ca_file),
             ping_seconds=self._times.socket_ping_every,
             answer_seconds=self._times.socket_ping_limit,
@@ -249,16 +258,16 @@ class Assembly:
         await keep(self._teleport_status, self._teleport.live, Backoff(0.1, 5.0), files, fail_fast=fail_fast)
 
     @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Auth]:
-        """A connection with the credentials as they are now, after a look at what grpcio would not explain."""
+    async def _connect(self, credentials: Credentials | None) -> AsyncIterator[tuple[Auth, Credentials]]:
+        """A connection with these credentials or the files', after a look at what grpcio would not explain."""
         teleport = self._config.teleport
-        credentials = load_credentials(teleport)
-        if not self._candidates:
-            # Known before the Auth Service answers; while a connection stands, its own certificate counts.
-            with suppress(ValueError):
-                self._watch_end(read_certificate(credentials.certificate))
+        if credentials is None:
+            credentials = load_credentials(teleport)
+            if not self._own_user:
+                # Known before the Auth Service answers; from then on, the certificate that worked last counts.
+                with suppress(ValueError):
+                    self._watch_end(read_certificate(credentials.certificate))
         await self._inspect(credentials)
-        ours = read_certificate(credentials.certificate)
         async with open_teleport(
             teleport.addr,
             credentials,
@@ -266,15 +275,11 @@ class Assembly:
             plugin_name=teleport.plugin_name,
             observe=self._metrics.observe_grpc,
         ) as client:
-            self._candidates[client] = ours
-            try:
-                yield client
-            finally:
-                del self._candidates[client]
+            yield client, credentials
 
-    def _adopt(self, client: Auth) -> None:
+    def _adopt(self, credentials: Credentials) -> None:
         """A connection has proven to work: its certificate is who we are."""
-        ours = self._candidates[client]
+        ours = read_certificate(credentials.certificate)
         self._own_user = ours.user
         self._watch_end(ours)
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import trio
 
@@ -61,25 +61,50 @@ class Auth(Protocol):
     def watch(self) -> AbstractAsyncContextManager[AsyncIterator[Put | Delete]]: ...
 
 
+class Proven:
+    """The credentials that worked last, and the state that their files had by then; outlives the link."""
+
+    def __init__(self) -> None:
+        self.credentials: object = None
+        self.files: list[object] = []
+        self._told: tuple[list[object], str] | None = None
+
+    def take(self, credentials: object, files: list[object]) -> None:
+        """A connection with these works; where they are those of before, the files still wait to be mended."""
+        if credentials is not self.credentials:
+            self.credentials, self.files, self._told = credentials, files, None
+
+    def tell_kept(self, files: list[object], exc: LinkError) -> None:
+        """Say why the files are not used, once for each state of them."""
+        news = (files, exc.reason)
+        if self._told != news:
+            self._told = news
+            log.warning("credentials.kept", extra={"reason": exc.reason, "detail": exc.detail})
+
+
 class _Standing(NamedTuple):
-    """An open connection that has answered."""
+    """An open connection that has answered; `files` is the state of the credential files before it was made."""
 
     client: Auth
+    credentials: object
     info: Ping
     stack: AsyncExitStack
+    files: list[object]
 
 
 class TeleportLink:
     """Holds the connection; also the store for workers, whose calls fail with LinkLost while there is none.
 
-    `connect` opens one connection with the credentials as they are now. `info` is the last Ping's answer.
+    `connect` opens one connection with the given credentials, None for those in the files, and says with which.
+    `info` is the last Ping's answer.
     """
 
     def __init__(
         self,
-        connect: Callable[[], AbstractAsyncContextManager[Auth]],
-        adopt: Callable[[Auth], None],
+        connect: Callable[[Any], AbstractAsyncContextManager[tuple[Auth, Any]]],
+        adopt: Callable[[Any], None],
         files: Callable[[], Iterable[Path]],
+        proven: Proven,
         followed: Followed,
         status: LinkStatus,
         metrics: Metrics,
@@ -87,6 +112,7 @@ class TeleportLink:
         self._connect = connect
         self._adopt = adopt
         self._files = files
+        self._proven = proven
         self._followed = followed
         self._status = status
         self._times = status.times
@@ -109,7 +135,7 @@ class TeleportLink:
         """Be connected, also across new credentials. Ends by raising a LinkError."""
         with one_error():
             async with trio.open_nursery() as nursery:
-                standing = await self._open()
+                standing = await self._begin()
                 try:
                     while True:
                         newer = await self._serve(standing)
@@ -118,24 +144,38 @@ class TeleportLink:
                 finally:
                     self._client = None
                     self._connected = trio.Event()
-                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                        await standing.stack.aclose()
+                    await _close(standing.stack)
 
-    async def _open(self) -> _Standing:
-        """A connection that was proven: the server answers, and grants the watch."""
+    async def _begin(self) -> _Standing:
+        """A connection with the credentials in the files; where those are refused, with the ones that worked last."""
+        files = signature(self._files())
+        if self._proven.credentials is None or self._proven.files == files:
+            return await self._open(files)
+        try:
+            return await self._open_watching(files)
+        except LinkRefused as exc:
+            try:
+                standing = await self._open_watching(files, self._proven.credentials)
+            except LinkRefused:
+                raise exc from None
+            self._proven.tell_kept(files, exc)
+            return standing
+
+    async def _open(self, files: list[object], credentials: object = None) -> _Standing:
+        """A connection on which the server answers."""
         stack = AsyncExitStack()
         try:
-            client = await stack.enter_async_context(self._connect())
-            return _Standing(client, await client.ping(), stack)
+            client, credentials = await stack.enter_async_context(self._connect(credentials))
+            return _Standing(client, credentials, await client.ping(), stack, files)
         except BaseException:
-            with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                await stack.aclose()
+            await _close(stack)
             raise
 
     async def _serve(self, standing: _Standing) -> _Standing:
         """Use one connection until newer credentials have proven to work; return the connection made with them."""
         self.info = standing.info
-        self._adopt(standing.client)
+        self._adopt(standing.credentials)
+        self._proven.take(standing.credentials, standing.files)
         self._client = standing.client
         self._writable = True
         self._connected.set()
@@ -146,13 +186,12 @@ class TeleportLink:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_in, standing.client, name="teleport.intake")
-                newer.append(await self._rotated())
+                newer.append(await self._rotated(standing.files))
                 nursery.cancel_scope.cancel()
         except BaseException:
-            # Both at once: the old one broke, or the work ended, just when the new one stood.
+            # The end came while the old watch was being closed.
             for one in newer:
-                with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                    await one.stack.aclose()
+                await _close(one.stack)
             raise
         return newer[0]
 
@@ -162,29 +201,31 @@ class TeleportLink:
         # Asked to take nothing more in: the connection stays for those who still write.
         await trio.sleep_forever()
 
-    async def _rotated(self) -> _Standing:
+    async def _rotated(self, seen: list[object]) -> _Standing:
         """When a credential file changed: connect with the new ones first, and keep the old where they do not serve."""
-        seen = signature(self._files())
         while True:
             seen = await changed(self._files, seen, self._times.file_poll)
             try:
-                return await self._open_watching()
+                standing = await self._open_watching(seen)
             except LinkError as exc:
-                log.warning("credentials.kept", extra={"reason": exc.reason, "detail": exc.detail})
-                if isinstance(exc, LinkLost):
-                    # Nothing was said against them.
-                    await trio.sleep(self._times.refused_retry)
+                self._proven.tell_kept(seen, exc)
+                if not isinstance(exc, LinkRefused):
+                    # Nothing was said against these files: try them again.
+                    with trio.move_on_after(self._times.refused_retry):
+                        await changed(self._files, seen, self._times.file_poll)
                     seen = []
+            else:
+                log.info("credentials.replaced")
+                return standing
 
-    async def _open_watching(self) -> _Standing:
+    async def _open_watching(self, files: list[object], credentials: object = None) -> _Standing:
         """A connection on which a watch was granted, too."""
-        standing = await self._open()
+        standing = await self._open(files, credentials)
         try:
             async with self._initialised(standing.client):
-                log.info("credentials.replaced")
+                pass
         except BaseException:
-            with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                await standing.stack.aclose()
+            await _close(standing.stack)
             raise
         return standing
 
@@ -193,8 +234,7 @@ class TeleportLink:
         try:
             await trio.sleep(self._times.call)
         finally:
-            with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                await standing.stack.aclose()
+            await _close(standing.stack)
 
     def quiesce(self) -> None:
         """Take nothing more in; the connection stays for workers."""
@@ -363,3 +403,8 @@ class TeleportLink:
         await trio.sleep(self._times.silent)
         if missed := {request_id for request_id in self._unheard if request_id in self._followed}:
             raise LinkLost("teleport", "silent", f"the watch delivered nothing of {len(missed)} changed requests")
+
+
+async def _close(stack: AsyncExitStack) -> None:
+    with trio.move_on_after(CLOSE_SECONDS, shield=True):
+        await stack.aclose()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -17,10 +17,10 @@ import httpx
 import msgspec
 import trio
 
-from sidecar.errors import ConfigError, LinkGarbled, LinkLost, LinkRefused
+from sidecar.errors import ConfigError, LinkGarbled, LinkLost, LinkRefused, SidecarError
 from sidecar.mattermost import answers, dial
 from sidecar.mattermost.api import MattermostClient
-from sidecar.mattermost.auth import USER_AGENT, bearer
+from sidecar.mattermost.auth import USER_AGENT, Token
 from sidecar.mattermost.codec import decode_error_id
 from sidecar.mattermost.pace import Pace, Pause
 
@@ -36,6 +36,8 @@ _CONNECT_SECONDS: Final = 5.0
 _MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 # One 401 is no proof: upstream answers it also when its database fails. Nothing was carried out, so ask again.
 _RECHECK_SECONDS: Final = (0.2, 1.0)
+# What Mattermost answers without asking who we are: it proves no token.
+_FOR_ANYBODY: Final = "/config/"
 
 
 class _Body(httpx.AsyncByteStream):
@@ -66,6 +68,8 @@ class _Call(msgspec.Struct):
     path: str
     content: bytes | None
     write: bool
+    rechecks: Iterator[float]
+    token: str = ""
 
 
 class _Limits(msgspec.Struct):
@@ -98,7 +102,7 @@ class _Rest:
         self,
         transport: httpx.AsyncBaseTransport,
         address: dial.Address,
-        token: Callable[[], str],
+        token: Token,
         observe: Observe,
         limits: _Limits,
         user_agent: str,
@@ -131,8 +135,7 @@ class _Rest:
         `path` is below /api/v4 and quoted. `guard` is called when all waiting is over and may raise to send nothing.
         Raises PostRejected, or LinkLost, LinkRefused, LinkGarbled.
         """
-        call = _Call(method, path, None if body is None else msgspec.json.encode(body), write)
-        rechecks = iter(_RECHECK_SECONDS)
+        call = _Call(method, path, None if body is None else msgspec.json.encode(body), write, iter(_RECHECK_SECONDS))
         while True:
             await self._pause.wait()
             if paced:
@@ -143,17 +146,29 @@ class _Rest:
                 guard()
                 answer, value = await self._attempt(call, decode)
             if value is not None:
+                if not path.startswith(_FOR_ANYBODY):
+                    self._token.accepted(call.token)
                 return value[0]
             if answer.status == 429:
                 self._pause.extend(answer.retry_after)
-            elif answer.status == 401 and (seconds := next(rechecks, None)) is not None:
+            elif answer.status == 401 and (seconds := self._doubt(call)) is not None:
                 await trio.sleep(seconds)
             else:
-                if answers.wants_tls(answer.status, answer.body):
-                    detail = f"the port of {self._address.origin} speaks TLS: write mattermost.url with https://"
-                    raise LinkLost("mattermost", "https", detail)
-                error_id = decode_error_id(answer.body)
-                raise answers.refusal(answer.status, error_id, answer.location, write=write)
+                raise self._refusal(answer, write=write)
+
+    def _refusal(self, answer: _Answer, *, write: bool) -> SidecarError:
+        if answers.wants_tls(answer.status, answer.body):
+            detail = f"the port of {self._address.origin} speaks TLS: write mattermost.url with https://"
+            return LinkLost("mattermost", "https", detail)
+        return answers.refusal(answer.status, decode_error_id(answer.body), answer.location, write=write)
+
+    def _doubt(self, call: _Call) -> float | None:
+        """Return how long to wait before a call is made again that a 401 answered; None where that is believed."""
+        seconds = next(call.rechecks, None)
+        if seconds is None and self._token.refused(call.token):
+            call.rechecks = iter(_RECHECK_SECONDS)
+            return 0.0
+        return seconds
 
     async def _attempt(self, call: _Call, decode: Callable[[bytes], T]) -> tuple[_Answer, tuple[T] | None]:
         begun = trio.current_time()
@@ -179,11 +194,12 @@ class _Rest:
             if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
                 sent = True
 
+        call.token = self._token()
         request = httpx.Request(
             call.method,
             self._api + call.path,
             headers={
-                "Authorization": bearer(self._token),
+                "Authorization": f"Bearer {call.token}",
                 "User-Agent": self._user_agent,
                 "Accept": "application/json",
                 "Accept-Encoding": "gzip",
@@ -244,10 +260,11 @@ async def open_client(
 ) -> AsyncIterator[MattermostClient]:
     """Open a client; nothing is sent yet.
 
-    `token` is called for each request, so a rotated one counts at once. `request_seconds` bounds one exchange from
-    connecting to the last byte. `observe(method, outcome, seconds)` is called for each exchange with an HTTP verb and
-    one of ok, refused, rejected, rate_limited, server_error, lost, garbled. `max_posts_per_second` paces the creation
-    and patching of posts. Raises ConfigError for a URL or an environment proxy that cannot be used.
+    `token` is called for each request, so a rotated one counts at once; a `Token` also goes on with the one of before
+    where the new one does not serve. `request_seconds` bounds one exchange from connecting to the last byte.
+    `observe(method, outcome, seconds)` is called for each exchange with an HTTP verb and one of ok, refused, rejected,
+    rate_limited, server_error, lost, garbled. `max_posts_per_second` paces the creation and patching of posts. Raises
+    ConfigError for a URL or an environment proxy that cannot be used.
     """
     address = dial.parse_url(url)
     proxy = dial.proxy_for(address)
@@ -260,4 +277,6 @@ async def open_client(
     pool = httpx.Limits(max_connections=None, max_keepalive_connections=max_connections, keepalive_expiry=_IDLE_SECONDS)
     limits = _Limits(max_connections, max_posts_per_second, request_seconds)
     async with httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=pool, proxy=via) as transport:
+        if not isinstance(token, Token):
+            token = Token(token)
         yield MattermostClient(_Rest(transport, address, token, observe or _ignore, limits, user_agent))

@@ -1,10 +1,12 @@
 """Reviewers' own credentials: a certificate and a key for each in one folder, looked at whenever they are used.
 
-A file that was removed ends that identity at once; one that was replaced opens a new connection.
+A file that was removed ends that identity at once; one that was replaced opens a new connection. One that does not
+serve changes nothing while the connection of before may be used.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import stat
 import time
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from sidecar.teleport.client import AuthClient
     from sidecar.teleport.x509 import CertificateFacts
 
+log = logging.getLogger(__name__)
+
 # Connections kept open for reviewers; the one unused for longest makes room.
 MOST_OPEN = 16
 
@@ -36,7 +40,7 @@ MOST_OPEN = 16
 _USER = re.compile(r"[A-Za-z0-9_+@-][A-Za-z0-9._+@-]{0,200}")
 
 # What tells a replaced file from the one that was read.
-Signature = tuple[tuple[int, int, int, int], ...]
+Signature = tuple[tuple[int, ...], ...]
 
 
 class _Open:
@@ -63,12 +67,23 @@ class Reviewers:
         self._open: OrderedDict[str, _Open] = OrderedDict()
         # One at a time opens and closes: two must not open the same one.
         self._turn = trio.Lock()
+        # The state of the files that was told of, by event and certificate.
+        self._told: dict[tuple[str, Path], Signature] = {}
 
     async def submit(self, user: str, request_id: str, state: str, reason: str, *, cluster: str) -> AccessRequest:
         """Submit one review with `user`'s own credentials and return the request as it is then.
 
         Raises ReviewRejected ("credential" where the files do not serve), RequestGone, LinkLost.
         """
+        crt, key = self._files(user)
+        try:
+            return await self._submit(user, request_id, state, reason, cluster)
+        except ReviewRejected as exc:
+            if exc.reason == "credential" and (detail := self._news("credentials.unusable", crt, key, exc)):
+                log.warning("credentials.unusable", extra={"reviewer": user, "detail": detail})
+            raise
+
+    async def _submit(self, user: str, request_id: str, state: str, reason: str, cluster: str) -> AccessRequest:
         async with self._client(user, cluster) as client:
             try:
                 return await client.submit_review(request_id, user, state, reason)
@@ -98,30 +113,59 @@ class Reviewers:
 
     async def _current(self, user: str, cluster: str) -> _Open:
         crt, key = self._files(user)
-        try:
-            signature = (*_sign(crt), *_sign(key), *_sign(self._root_cas))
-        except OSError as exc:
+        signature = self._sign(crt, key)
+        if () in signature[:2]:
             await self._retire(user)
-            raise ReviewRejected("credential", f"there are no credentials for {user}") from exc
+            raise ReviewRejected("credential", f"there are no credentials for {user}")
         opened = self._open.get(user)
-        if opened is None or opened.signature != signature or opened.not_after <= time.time():
-            credentials = read_reviewer(user, crt, key, self._root_cas, cluster)
+        if opened is not None and opened.not_after <= time.time():
             await self._retire(user)
-            stack = AsyncExitStack()
-            client = await stack.enter_async_context(
-                open_client(self._addr, credentials, server_name=self._server_name, observe=self._observe)
-            )
-            not_after = read_certificate(credentials.certificate).not_after
-            opened = self._open[user] = _Open(client, signature, not_after, stack)
-            if len(self._open) > MOST_OPEN:
-                await self._retire(next(iter(self._open)))
+            opened = None
+        if opened is None or opened.signature != signature:
+            try:
+                credentials = read_reviewer(user, crt, key, self._root_cas, cluster)
+            except ReviewRejected as exc:
+                # The connection of before is still this very reviewer's.
+                if opened is None:
+                    raise
+                if detail := self._news("credentials.kept", crt, key, exc):
+                    log.warning("credentials.kept", extra={"reviewer": user, "reason": exc.reason, "detail": detail})
+            else:
+                opened = await self._connect(user, credentials, signature)
         self._open.move_to_end(user)
+        return opened
+
+    async def _connect(self, user: str, credentials: Credentials, signature: Signature) -> _Open:
+        await self._retire(user)
+        stack = AsyncExitStack()
+        client = await stack.enter_async_context(
+            open_client(self._addr, credentials, server_name=self._server_name, observe=self._observe)
+        )
+        not_after = read_certificate(credentials.certificate).not_after
+        opened = self._open[user] = _Open(client, signature, not_after, stack)
+        if len(self._open) > MOST_OPEN:
+            await self._retire(next(iter(self._open)))
         return opened
 
     def _files(self, user: str) -> tuple[Path, Path]:
         if not _USER.fullmatch(user):
             raise ReviewRejected("credential", "a Teleport user of this name cannot have a file")
         return self._folder / f"{user}.crt", self._folder / f"{user}.key"
+
+    def _sign(self, crt: Path, key: Path) -> Signature:
+        return _sign(crt), _sign(key), _sign(self._root_cas)
+
+    def _news(self, event: str, crt: Path, key: Path, exc: ReviewRejected) -> str:
+        """What to say of these files, once for each state of them, with the paths that reviewers are not told.
+
+        "" where it was said already, or where there are no files: who has none is no reviewer.
+        """
+        state = self._sign(crt, key)
+        if not any(state[:2]) or self._told.get((event, crt)) == state:
+            return ""
+        self._told[event, crt] = state
+        cause = exc.__cause__
+        return f"{crt}, {key.name}: {cause.detail if isinstance(cause, LinkRefused) else exc.detail}"
 
     async def _retire(self, user: str) -> None:
         """Close a connection once nobody uses it any more."""
@@ -161,8 +205,10 @@ def read_reviewer(user: str, crt: Path, key: Path, cas: Path, cluster: str) -> C
         credentials = read_credentials(crt, key, cas)
         facts = read_certificate(credentials.certificate)
         mode = stat.S_IMODE(key.stat().st_mode)
-    except (LinkRefused, OSError, ValueError) as exc:
+    except (LinkRefused, OSError) as exc:
         raise ReviewRejected("credential", f"{user}'s credentials cannot be read") from exc
+    except ValueError as exc:
+        raise ReviewRejected("credential", f"the certificate in {crt.name} cannot be read") from exc
     problems: tuple[tuple[bool, str], ...] = (
         (facts.user != user, f"the certificate in {crt.name} is not {user}'s"),
         (bool(cluster) and facts.cluster not in ("", cluster), f"{user}'s certificate is of another cluster"),
@@ -184,6 +230,10 @@ def _broken(credentials: Credentials) -> bool:
     )
 
 
-def _sign(path: Path) -> Signature:
-    found = path.stat()
-    return ((found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode),)
+def _sign(path: Path) -> tuple[int, ...]:
+    """The state of a file, () where there is none to be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode

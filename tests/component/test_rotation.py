@@ -9,18 +9,24 @@ import shutil
 import signal
 import ssl
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 import trio
 import trustme
 
+from sidecar import app
 from sidecar.config import load
+from sidecar.simulator.pki import ClusterPki
 from sidecar.teleport.x509 import read_certificate
 from sidecar.times import Times
-from tests.world import World, process, running, world
+from tests.world import Running, World, process, running, world
 
 PARTS = (".crt", ".key", ".cas")
 FAST = Times(file_poll=0.02, expiry_every=0.05, call=0.05)
@@ -89,8 +95,7 @@ async def test_a_swapped_folder_of_links_is_noticed(tmp_path: Path, caplog: pyte
                 await announced(here)
                 (mount / "second").mkdir()
                 here.auth.write_credentials(mount / "second", "access-plugin")
-                (mount / "..new").symlink_to("second")
-                (mount / "..new").rename(mount / "..data")
+                swap(mount, "second")
                 await said(caplog, "credentials.replaced")
                 await announced(here)
 
@@ -105,15 +110,7 @@ async def test_bad_credentials_keep_the_old_ones(tmp_path: Path, caplog: pytest.
     with trio.fail_after(10):
         async with world(tmp_path) as here, running(here.config(), times=FAST) as sidecar:
             await announced(here)
-            crt, key = here.credentials.crt, here.credentials.key
-            if damage == "half":
-                crt.write_bytes(crt.read_bytes()[:300])
-            elif damage == "empty":
-                key.write_bytes(b"")
-            elif damage == "other key":
-                shutil.copy(here.auth.write_credentials(tmp_path, "access-plugin", name="other").key, key)
-            else:
-                write_expired(here, tmp_path)
+            spoil(here, tmp_path, damage)
             kept = await said(caplog, "credentials.kept")
             assert kept.levelno == logging.WARNING
             assert (await sidecar.readiness())["ready"]
@@ -231,6 +228,221 @@ async def test_a_rotated_bot_token_is_used_at_once(tmp_path: Path) -> None:
             await announced(here)
 
 
+@pytest.mark.parametrize("again", ["restart", "hangup"])
+@pytest.mark.parametrize("damage", ["half", "other key", "expired", "empty", "missing", "other cluster", "other user"])
+async def test_a_new_connection_goes_on_with_the_credentials_that_worked(
+    tmp_path: Path, again: str, damage: str
+) -> None:
+    """Also after the Auth Service restarted, and after a SIGHUP; good files are taken afterwards."""
+    with trio.fail_after(20):
+        async with world(tmp_path) as here, running_again(here) as sidecar:
+            await announced(here)
+            spoil(here, tmp_path, damage)
+            await here.lines.heard("credentials.kept")
+            if again == "restart":
+                await trio.to_thread.run_sync(here.auth.restart)
+            else:
+                os.kill(os.getpid(), signal.SIGHUP)
+                await here.lines.heard("link.ready", 2, link="mattermost")
+            await here.lines.heard("link.ready", 2, link="teleport")
+            await announced(here)
+            assert (await sidecar.readiness())["ready"]
+            # The certificate in use counts.
+            assert (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}'] > 0
+            # The link has told of these files already.
+            assert len(here.lines.of("credentials.kept")) == 1
+            assert not here.lines.of("link.refused")
+            here.auth.write_credentials(tmp_path, "access-plugin")
+            await here.lines.heard("credentials.replaced")
+            await announced(here)
+
+
+async def test_files_that_break_while_the_link_is_away_are_told_of_once(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with world(tmp_path) as here, running(here.config(), times=FAST):
+            await announced(here)
+            here.auth.stop()
+            await here.lines.heard("link.lost", link="teleport")
+            spoil(here, tmp_path, "other key")
+            for count in (2, 3):
+                here.auth.start()
+                await here.lines.heard("link.ready", count, link="teleport")
+                here.auth.stop()
+                await here.lines.heard("link.lost", count, link="teleport")
+            (line,) = here.lines.of("credentials.kept")
+            assert line["reason"] == "tls"
+            assert "The key is not the one of the certificate" in line["detail"]
+
+
+async def test_new_files_are_tried_again_when_it_was_not_their_fault(tmp_path: Path) -> None:
+    with trio.fail_after(10):
+        times = msgspec.structs.replace(FAST, refused_retry=0.2)
+        async with world(tmp_path) as here, running(here.config(), times=times):
+            await announced(here)
+            here.auth.faults.fail("Ping", grpc.StatusCode.UNAVAILABLE, "away", times=2)
+            here.auth.write_credentials(tmp_path, "access-plugin")
+            await here.lines.heard("credentials.replaced")
+            (line,) = here.lines.of("credentials.kept")
+            assert line["reason"] == "unavailable"
+
+
+async def test_kept_credentials_serve_until_their_own_end(tmp_path: Path) -> None:
+    """What is said then is what is wrong with the files; good ones end the wait."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here:
+            soon = datetime.now(UTC) + timedelta(seconds=5)
+            here.auth.pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"], not_after=soon)
+            async with running(here.config(), times=FAST):
+                await here.lines.heard("link.ready", link="teleport")
+                spoil(here, tmp_path, "half")
+                await here.lines.heard("credentials.kept")
+                here.auth.stop()
+                assert "client_crt" in (await here.lines.heard("link.refused"))["detail"]
+                assert datetime.now(UTC) > soon - timedelta(seconds=1)
+                here.auth.start()
+                waiting = here.ask()
+                here.auth.write_credentials(tmp_path, "access-plugin")
+                await here.told(waiting)
+
+
+def spoil(here: World, folder: Path, damage: str) -> None:
+    crt, key = here.credentials.crt, here.credentials.key
+    match damage:
+        case "half":
+            crt.write_bytes(crt.read_bytes()[:300])
+        case "empty":
+            key.write_bytes(b"")
+        case "missing":
+            key.unlink()
+        case "other key":
+            shutil.copy(here.auth.write_credentials(folder, "access-plugin", name="other").key, key)
+        case "expired":
+            write_expired(here, folder)
+        case "other user":
+            here.auth.write_credentials(folder, "bob@example.com")
+        case "other cluster":
+            ClusterPki("other.example").write_credentials(folder, "access-plugin", ["access-plugin"])
+
+
+@asynccontextmanager
+async def running_again(here: World) -> AsyncIterator[Running]:
+    """A sidecar in this loop that holds a websocket, and that SIGHUP starts anew."""
+    stop = trio.Event()
+    config = here.config(reviewers__alice="alice@example.com")
+    async with trio.open_nursery() as nursery:
+        start = partial(app.run, config, stop=stop, times=FAST, reload=lambda: config)
+        try:
+            yield Running(await nursery.start(start), stop)
+        finally:
+            stop.set()
+
+
+async def test_an_identity_file_is_rotated_and_kept(tmp_path: Path) -> None:
+    """The one file in place of the three, behind the links of a mounted secret."""
+
+    def issue(version: str) -> None:
+        files = here.auth.write_credentials(tmp_path / version, "access-plugin")
+        parts = [path.read_bytes() for path in (files.key, files.crt, files.cas)]
+        (tmp_path / version / "auth.pem").write_bytes(b"".join(parts))
+
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            for version in ("first", "third"):
+                issue(version)
+            (tmp_path / "second").mkdir()
+            (tmp_path / "second" / "auth.pem").write_bytes((tmp_path / "first" / "auth.pem").read_bytes()[:300])
+            (tmp_path / "..data").symlink_to("first")
+            (tmp_path / "auth.pem").symlink_to("..data/auth.pem")
+            flags = {key: value for key, value in here.settings().items() if not key.startswith("teleport.")}
+            flags |= {"teleport.addr": here.auth.addr, "teleport.identity": str(tmp_path / "auth.pem")}
+            async with running(load(None, {}, flags), times=FAST):
+                await announced(here)
+                swap(tmp_path, "second")
+                await here.lines.heard("credentials.kept")
+                await trio.to_thread.run_sync(here.auth.restart)
+                await here.lines.heard("link.ready", 2, link="teleport")
+                await announced(here)
+                swap(tmp_path, "third")
+                await here.lines.heard("credentials.replaced")
+                await announced(here)
+
+
+def swap(folder: Path, version: str) -> None:
+    """Let `..data` lead to another folder, as Kubernetes does."""
+    (folder / "..new").symlink_to(version)
+    (folder / "..new").rename(folder / "..data")
+
+
+@pytest.mark.parametrize("again", ["goes on", "restart", "hangup"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xff", b"two words", b"wrong", None])
+async def test_a_token_file_that_does_not_serve_keeps_the_old_token(
+    tmp_path: Path, content: bytes | None, again: str
+) -> None:
+    """One warning names the file; the link stays, and a good token is taken at once."""
+    with trio.fail_after(20):
+        async with world(tmp_path) as here, running_again(here) as sidecar:
+            await announced(here)
+            if content is None:
+                here.token_file.unlink()
+            else:
+                here.token_file.write_bytes(content)
+            await announced(here)
+            if again == "restart":
+                await here.chat.restart()
+                await here.lines.heard("link.ready", 2, link="mattermost")
+            elif again == "hangup":
+                os.kill(os.getpid(), signal.SIGHUP)
+                for link in ("teleport", "mattermost"):
+                    await here.lines.heard("link.ready", 2, link=link)
+            await announced(here)
+            assert (await sidecar.readiness())["ready"]
+            (line,) = here.lines.of("credentials.kept")
+            assert line["reason"] == "token"
+            assert line["detail"].startswith(f"mattermost.token_file: {here.token_file}")
+            assert line["detail"].count(str(here.token_file)) == 1
+            assert not here.lines.of("link.refused")
+            old = here.bot.token
+            here.token_file.write_text(here.chat.new_token(here.bot))
+            here.chat.disable_token(here.bot, old)
+            await announced(here)
+            # Another time is another state of the file.
+            here.token_file.write_bytes(b"")
+            await announced(here)
+            assert len(here.lines.of("credentials.kept")) == 2
+
+
+async def test_a_kept_token_that_is_revoked_is_refused(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with world(tmp_path) as here, running(here.config(), times=FAST):
+            await announced(here)
+            here.token_file.write_text("wrong")
+            await announced(here)
+            here.chat.disable_token(here.bot)
+            here.ask()
+            assert (await here.lines.heard("link.refused"))["reason"] == "token"
+            waiting = here.ask()
+            here.token_file.write_text(here.chat.new_token(here.bot))
+            await here.told(waiting)
+
+
+async def test_a_swapped_token_file_is_used_at_once(tmp_path: Path) -> None:
+    with trio.fail_after(10):
+        async with world(tmp_path) as here:
+            (tmp_path / "first").mkdir()
+            (tmp_path / "second").mkdir()
+            here.token_file.rename(tmp_path / "first" / "token")
+            (tmp_path / "..data").symlink_to("first")
+            here.token_file.symlink_to("..data/token")
+            async with running(here.config(), times=FAST):
+                await announced(here)
+                old = here.bot.token
+                (tmp_path / "second" / "token").write_text(here.chat.new_token(here.bot))
+                swap(tmp_path, "second")
+                here.chat.disable_token(here.bot, old)
+                await announced(here)
+                assert not here.lines.of("credentials.kept")
+
+
 async def test_sighup_takes_the_new_configuration(tmp_path: Path) -> None:
     """Other recipients from then on, nothing announced twice; a broken file changes nothing."""
     with trio.fail_after(20):
@@ -323,14 +535,3 @@ async def test_sighup_is_told_what_it_took_and_what_needs_a_restart(tmp_path: Pa
                 rest = await trio.to_thread.run_sync(child.stderr.read)
                 assert "config.unchangeable" not in rest
                 assert "config.reloaded" not in rest
-
-
-async def test_new_credentials_are_tried_again_when_the_server_was_away(tmp_path: Path) -> None:
-    """Nothing was said against them: the files need not change once more."""
-    with trio.fail_after(8):
-        async with world(tmp_path) as here, running(here.config(), times=Times(file_poll=0.02, refused_retry=0.2)):
-            await here.lines.heard("link.ready", link="teleport")
-            here.auth.faults.fail("WatchEvents", grpc.StatusCode.UNAVAILABLE, "transport is closing")
-            here.auth.write_credentials(tmp_path, "access-plugin")
-            await here.lines.heard("credentials.kept")
-            await here.lines.heard("credentials.replaced")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,6 +21,10 @@ from sidecar.teleport.reviewers import Reviewers, open_reviewers
 
 ALICE, IVAN = "alice@example.com", "ivan@example.com"
 CLUSTER = "example.com"
+
+
+def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    return [record.__dict__ for record in caplog.records if record.getMessage() == event]
 
 
 class Room:
@@ -44,7 +50,7 @@ async def room(folder: Path) -> AsyncIterator[Room]:
     with AuthServer.dual_authorization() as auth:
         inside = folder / "reviewers"
         inside.mkdir()
-        files = auth.write_credentials(folder, "access-plugin")
+        files = auth.write_credentials(folder, "access-plugin", name="access-plugin")
         async with open_reviewers(
             inside,
             auth.addr,
@@ -55,10 +61,6 @@ async def room(folder: Path) -> AsyncIterator[Room]:
             here = Room(auth, inside, pool)
             here.write()
             yield here
-
-
-def nobody(here: Room) -> None:
-    (here.folder / f"{ALICE}.key").unlink()
 
 
 def somebody_else(here: Room) -> None:
@@ -82,34 +84,125 @@ def garbled(here: Room) -> None:
     (here.folder / f"{ALICE}.crt").write_bytes(b"\xff\x00")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (nobody, "there are no credentials for"),
-        (somebody_else, "is not alice@example.com's"),
-        (another_cluster, "another cluster"),
-        (readable_by_others, "its mode must be 0600"),
-        (a_foreign_key, "do not belong together"),
-        (garbled, "cannot be read"),
-    ],
-)
-@pytest.mark.parametrize("used_before", [False, True])
+def half_written(here: Room) -> None:
+    crt = here.folder / f"{ALICE}.crt"
+    crt.write_bytes(crt.read_bytes()[:300])
+
+
+def without_authorities(here: Room) -> None:
+    (here.folder.parent / "access-plugin.cas").write_bytes(b"")
+
+
+BROKEN = [
+    (somebody_else, "is not alice@example.com's"),
+    (another_cluster, "another cluster"),
+    (readable_by_others, "its mode must be 0600"),
+    (a_foreign_key, "do not belong together"),
+    (garbled, "holds no PEM block CERTIFICATE"),
+    (half_written, "the certificate in alice@example.com.crt cannot be read"),
+    (without_authorities, "access-plugin.cas holds no PEM block CERTIFICATE"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), BROKEN)
 async def test_credentials_that_do_not_serve(
-    tmp_path: Path,
-    spoil: Callable[[Room], None],
-    words: str,
-    used_before: bool,  # noqa: FBT001
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Room], None], words: str
 ) -> None:
-    """Also where the connection made of their predecessors is still open."""
+    """One warning for each state of the files names them."""
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            spoil(here)
+            for _ in range(2):
+                with pytest.raises(ReviewRejected, match=r"credentials|certificate|mode") as refused:
+                    await here.approve()
+                assert refused.value.reason == "credential"
+            assert not here.auth.submissions
+            (line,) = told(caplog, "credentials.unusable")
+            assert line["reviewer"] == ALICE
+            assert line["detail"].startswith(f"{here.folder / ALICE}.crt, {ALICE}.key: ")
+            assert re.search(words, line["detail"])
+            (here.folder / f"{ALICE}.crt").write_bytes(b"")
+            with pytest.raises(ReviewRejected):
+                await here.approve()
+            assert len(told(caplog, "credentials.unusable")) == 2
+
+
+@pytest.mark.parametrize(("spoil", "words"), BROKEN)
+async def test_broken_files_keep_the_open_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Room], None], words: str
+) -> None:
+    """One warning, and the next review is Alice's as the one before."""
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            await here.approve()
+            spoil(here)
+            for _ in range(2):
+                here.request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
+                assert await here.approve() == 1
+            (line,) = told(caplog, "credentials.kept")
+            assert (line["reviewer"], line["reason"]) == (ALICE, "credential")
+            assert re.search(words, line["detail"])
+            assert line["detail"].startswith(f"{here.folder / ALICE}.crt, {ALICE}.key: ")
+            assert not told(caplog, "credentials.unusable")
+
+
+@pytest.mark.parametrize("suffix", ["crt", "key"])
+@pytest.mark.parametrize("used_before", [False, True])
+async def test_a_removed_file_ends_an_identity(tmp_path: Path, suffix: str, *, used_before: bool) -> None:
     with trio.fail_after(10):
         async with room(tmp_path) as here:
             if used_before:
                 await here.approve()
-            spoil(here)
-            with pytest.raises(ReviewRejected, match=words) as refused:
+            (here.folder / f"{ALICE}.{suffix}").unlink()
+            with pytest.raises(ReviewRejected, match="there are no credentials for") as refused:
                 await here.approve()
             assert refused.value.reason == "credential"
             assert len(here.auth.submissions) == used_before
+            # The connection of before is gone for good.
+            (here.folder / f"{ALICE}.{suffix}").write_bytes(b"")
+            with pytest.raises(ReviewRejected, match="cannot be read"):
+                await here.approve()
+
+
+async def test_who_never_had_files_is_no_broken_reviewer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            with pytest.raises(ReviewRejected, match="there are no credentials for"):
+                await here.approve(IVAN)
+            assert not caplog.records
+
+
+async def test_credentials_that_teleport_refuses_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAUTHENTICATED, "no", times=2)
+            for _ in range(2):
+                with pytest.raises(ReviewRejected, match="does not accept"):
+                    await here.approve()
+            (line,) = told(caplog, "credentials.unusable")
+            assert line["reviewer"] == ALICE
+
+
+async def test_a_swapped_folder_of_links_opens_a_new_connection(tmp_path: Path) -> None:
+    """As Kubernetes updates a mounted secret."""
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            names = [f"{ALICE}.crt", f"{ALICE}.key"]
+            for version in ("first", "second"):
+                (here.folder / version).mkdir()
+                here.write()
+                for name in names:
+                    (here.folder / name).rename(here.folder / version / name)
+            (here.folder / "..data").symlink_to("first")
+            for name in names:
+                (here.folder / name).symlink_to(f"..data/{name}")
+            await here.approve()
+            before = here.pool._open[ALICE].client
+            (here.folder / "..new").symlink_to("second")
+            (here.folder / "..new").rename(here.folder / "..data")
+            here.request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
+            assert await here.approve() == 1
+            assert here.pool._open[ALICE].client is not before
 
 
 async def test_the_certificates_that_can_be_read(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ ALLOWED = {
     "endpoints": "errors log metrics",
     "check": f"{BASE} config teleport mattermost routing record people",
     "expiry": "metrics log teleport",
-    "assembly": f"{PURE} {BASE} {WORK} metrics config expiry links teleport_link mattermost_link listening"
+    "kept": "config teleport mattermost teleport_link",
+    "assembly": f"{PURE} {BASE} {WORK} metrics config expiry kept links teleport_link mattermost_link listening"
     " teleport mattermost",
-    "app": "assembly config endpoints errors links log metrics times",
+    "app": "assembly kept config endpoints errors links log metrics times",
     "cli": "app check rbac config errors log simulator",
     "__main__": "cli",
     # The rooms of the stand-ins. The demo starts the sidecar itself beside them.
