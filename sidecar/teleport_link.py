@@ -144,7 +144,8 @@ class TeleportLink:
                 finally:
                     self._client = None
                     self._connected = trio.Event()
-                    await _close(standing.stack)
+                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                        await standing.stack.aclose()
 
     async def _begin(self) -> _Standing:
         """A connection with the credentials in the files; where those are refused, with the ones that worked last."""
@@ -168,7 +169,8 @@ class TeleportLink:
             client, credentials = await stack.enter_async_context(self._connect(credentials))
             return _Standing(client, credentials, await client.ping(), stack, files)
         except BaseException:
-            await _close(stack)
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await stack.aclose()
             raise
 
     async def _serve(self, standing: _Standing) -> _Standing:
@@ -191,7 +193,8 @@ class TeleportLink:
         except BaseException:
             # The end came while the old watch was being closed.
             for one in newer:
-                await _close(one.stack)
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await one.stack.aclose()
             raise
         return newer[0]
 
@@ -225,7 +228,8 @@ class TeleportLink:
             async with self._initialised(standing.client):
                 pass
         except BaseException:
-            await _close(standing.stack)
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await standing.stack.aclose()
             raise
         return standing
 
@@ -234,7 +238,8 @@ class TeleportLink:
         try:
             await trio.sleep(self._times.call)
         finally:
-            await _close(standing.stack)
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await standing.stack.aclose()
 
     def quiesce(self) -> None:
         """Take nothing more in; the connection stays for workers."""
@@ -403,8 +408,3 @@ class TeleportLink:
         await trio.sleep(self._times.silent)
         if missed := {request_id for request_id in self._unheard if request_id in self._followed}:
             raise LinkLost("teleport", "silent", f"the watch delivered nothing of {len(missed)} changed requests")
-
-
-async def _close(stack: AsyncExitStack) -> None:
-    with trio.move_on_after(CLOSE_SECONDS, shield=True):
-        await stack.aclose()
