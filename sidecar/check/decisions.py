@@ -19,12 +19,11 @@ from sidecar.errors import LinkError, RequestGone, ReviewRejected
 from sidecar.model import DENIED, Ping
 from sidecar.teleport.client import AuthClient, open_client
 from sidecar.teleport.credentials import Credentials
-from sidecar.teleport.findings import Finding
+from sidecar.teleport.findings import Finding, ending
 from sidecar.teleport.reviewers import read_reviewer
 from sidecar.teleport.x509 import read_certificate
 
 _SECONDS = 7.0
-_WARN_SECONDS = 14 * 86_400
 _ON_BEHALF = (18, 11)
 _REASON = "sidecar check"
 _LOOK = "Look at the log of the Auth Service."
@@ -126,8 +125,9 @@ def _credential(user: str, folder: Path, cas: Path, cluster: str) -> tuple[list[
     except ReviewRejected as refused:
         fix = f"chmod 600 {shlex.quote(str(key))}" if "mode" in refused.detail else sign
         return [failure("reviewer.credential.refused", user, sentence(refused.detail), fix)], None
-    left = read_certificate(found.certificate).not_after - time.time()
-    if left < _WARN_SECONDS:
+    theirs, now = read_certificate(found.certificate), time.time()
+    if ending(theirs, now):
+        left = theirs.not_after - now
         when = f"{int(left // 86_400)} days" if left >= 2 * 86_400 else f"{int(left // 3600)} hours"
         message = f"The certificate expires in {when}."
         return [warning("reviewer.credential.expires_soon", user, message, sign)], found

@@ -718,14 +718,20 @@ async def test_credentials_that_nobody_needs_and_a_folder_that_is_not_there(tmp_
 
 
 async def test_a_certificate_that_ends_soon(tmp_path: Path) -> None:
+    """By its own life: one of half a day that was just signed asks for nobody."""
     async with world(tmp_path) as here:
         config = deciding(here, "reviewer")
-        ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=5, hours=1)
-        here.auth.pki.write_credentials(
-            tmp_path / "reviewers", "ivan@example.com", ["reviewer"], name="ivan@example.com", not_after=ends
-        )
+        signed = dt.datetime.now(dt.UTC) - dt.timedelta(days=360)
+        for user, days in (("alice@example.com", 361), ("ivan@example.com", 365)):
+            ends = signed + dt.timedelta(days=days, hours=1)
+            here.auth.pki.write_credentials(
+                tmp_path / "reviewers", user, ["reviewer"], name=user, not_before=signed, not_after=ends
+            )
         messages = [one.message for one in (await found(config))["reviewer.credential.expires_soon"]]
-        assert messages == ["The certificate expires in 11 hours.", "The certificate expires in 5 days."]
+        assert messages == ["The certificate expires in 24 hours.", "The certificate expires in 5 days."]
+        here.auth.write_credentials(tmp_path / "reviewers", "ivan@example.com", name="ivan@example.com")
+        (ok,) = (await found(config))["reviewer.credential"]
+        assert ok.subject == "ivan@example.com"
 
 
 @pytest.mark.parametrize(
