@@ -187,9 +187,11 @@ async def host_name_verified(stage: Stage) -> None:
 async def hostile_reason(stage: Stage) -> None:
     """A reason can neither ring anybody up, nor pass as the card's own words, nor stop the watch."""
     people = stage.chat.people
-    # Being added to the channel was a mention already.
-    before = {name: await stage.chat.mentions(stage.channel, person) for name, person in people.items()}
     async with stage.sidecar():
+        (plain,) = await stage.ask()
+        await stage.shows(plain, "PENDING")
+        # Being added to the channel was a mention already, counted a moment after it.
+        before = {name: await stage.chat.mentions(stage.channel, person) for name, person in people.items()}
         (request_id,) = await stage.ask(reason=HOSTILE % people["alice"].username.encode())
         card = await stage.shows(request_id, "PENDING")
         assert card.fields["State"].split()[-1] == "PENDING"

@@ -124,11 +124,15 @@ class Doubts:
         self._keys: dict[str, tuple[str, str, float]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._keys)
+        return self.inherited or bool(self._keys)
 
-    def add(self, key: str, channel_id: str, root_id: str, since: float | None = None) -> None:
+    def add(self, key: str, channel_id: str, root_id: str) -> None:
         """No answer told whether the post with this key was made."""
-        self._keys[key] = (channel_id, root_id, trio.current_time() if since is None else since)
+        self._keys[key] = (channel_id, root_id, trio.current_time())
+
+    def inherit(self, key: str, channel_id: str) -> None:
+        """A dead holder left this doubtful, long ago; a doubt of our own about it is younger and stays."""
+        self._keys.setdefault(key, (channel_id, "", -math.inf))
 
     def about(self, key: str, *, reply: bool) -> bool:
         """Whether to look before making the post with this key."""
@@ -167,9 +171,10 @@ class Deliverer:
         self._seeds = seeds
         # Whether a newer version is known and will be delivered next.
         self._superseded = superseded
-        # Threads that have a reply, and whose turn it is to make the first one: Mattermost answers 500 to first replies
-        # that come at once (5.37 and 11: both insert the thread's row).
-        self._begun = {slot.p for slot in hold.record.posts if slot.rep}
+        # Threads that have a reply, as far as we know (that of a card that came resolved has none), and
+        # whose turn it is to make the first one: Mattermost answers 500 to first replies that come at once (5.37 and
+        # 11: both insert the thread's row).
+        self._begun: set[str] = set()
         self._first: dict[str, trio.Lock] = {}
         # Told of each new card at once: people decide before the other recipients have theirs.
         self._placed = placed
@@ -222,8 +227,8 @@ class Deliverer:
         """Doubt every card: a try of the last holder's may have come after the one that it wrote down."""
         for position, slot in enumerate(self._hold.record.posts):
             if slot.p and slot.s in ("posted", "failed"):
-                self._doubts.add(self._key(self._spot(position, slot.k), slot.a), slot.c, "", since=-math.inf)
-                self._doubts.add(PATCHED + slot.c, slot.c, "", since=-math.inf)
+                self._doubts.inherit(self._key(self._spot(position, slot.k), slot.a), slot.c)
+                self._doubts.inherit(PATCHED + slot.c, slot.c)
         self._doubts.inherited = False
 
     def _mistrust(self, channel_id: str) -> bool:

@@ -336,9 +336,13 @@ class Direct:
         return known
 
     def _keys(self, post: Post) -> list[str]:
-        """What marks our answer to this post; the first one that nobody else has used counts."""
+        """What marks our answer to this post; the first one that nobody else has used counts.
+
+        Another cluster's sidecar may share the bot: what it answers is not our answer.
+        """
         secret = self._secret().encode()
-        texts = [f"direct|{post.id}|{attempt}".encode() for attempt in range(ATTEMPTS)]
+        cluster = self._options().cluster
+        texts = [f"direct|{cluster}|{post.id}|{attempt}".encode() for attempt in range(ATTEMPTS)]
         return [hmac.new(secret, one, hashlib.sha256).hexdigest()[:22] for one in texts]
 
     def _answered(self, post: Post, around: Sequence[Post]) -> bool:

@@ -50,7 +50,7 @@ class Entry:
     __slots__ = (
         "absent", "answers", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign",
         "gone", "heard", "hinted", "id", "known", "mark", "own", "pending_since", "queued", "request", "retries",
-        "retry_at", "silent", "since", "speakers", "text", "touched", "version", "wake",
+        "retry_at", "silent", "since", "speakers", "text", "touched", "troubles", "version", "wake",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -76,6 +76,8 @@ class Entry:
         self.retry_at = math.inf
         self.retries = 0
         self.failures = 0
+        # Looks in a row that did all they could and could not read the rest.
+        self.troubles = 0
         # The number of the last full list that held it, and since when it is followed, by CLOCK_BOOTTIME.
         self.mark = 0
         self.since = boottime()
@@ -95,6 +97,14 @@ class Entry:
         self.hinted = False
         self.direct: tuple[Expression, ...] = ()
         self.answers: tuple[Answer, ...] = ()
+
+    def take_request(self) -> AccessRequest | None:
+        """What the last event brought; None where nothing waits, or what is known is newer: then it is read by id.
+
+        A read by id may overtake the events. The newest of them is no news then, and the one before must not count.
+        """
+        request, self.request = self.request, None
+        return request if request is not None and request.version >= self.version else None
 
     def remember(self, text: str) -> None:
         """Keep the record text that Teleport has, where it is small enough."""
@@ -169,7 +179,9 @@ class Followed:
             return False
         newer = request.version > entry.version
         if entry.version.rank < 0 and request.state == PENDING:
-            entry.pending_since = trio.current_time()
+            # Not younger than it says, and not older than now by a clock that is behind Teleport's.
+            age = time.time() - request.created if request.created is not None else 0.0
+            entry.pending_since = trio.current_time() - max(age, 0.0)
         entry.version, entry.digest = request.version, digest
         entry.expires = math.inf if request.expires is None else request.expires
         if self._settled(entry, request):

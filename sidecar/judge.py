@@ -119,6 +119,8 @@ class Verdict(msgspec.Struct, frozen=True):
 ACCEPTED = "accepted"
 # Outcomes under which an expression goes on counting towards a quorum.
 COUNTED = "counted"
+# Outcomes of what was carried out; all others are refusals.
+DONE = frozenset({"submitted", COUNTED, "on_record"})
 
 
 def key_of(expression: Expression) -> tuple[str, str, str, int]:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # What the server's settings say of addresses is believed for so long.
 SETTINGS_SECONDS = 60.0
+MOST_SAID = 1000
 
 
 class Reviewer(msgspec.Struct, frozen=True):
@@ -64,6 +65,8 @@ class People:
         self._addresses: dict[str, str] = {}
         self.unsafe = "not checked yet" if identity.by == "email" else ""
         self._checked = -math.inf
+        # Impostors of whom the log was told: they may talk as long as they like.
+        self._said: set[tuple[str, str]] = set()
 
     async def pin(self) -> None:
         """Look up bare names once, and whether the server's settings make addresses trustworthy. Raises LinkError."""
@@ -125,7 +128,11 @@ class People:
         return Person(user.id, address) if same else self._impostor(user, "address_moved")
 
     def _impostor(self, user: User, problem: str) -> Person:
-        log.warning("identity.moved", extra={"user_id": user.id, "reason": problem})
+        if (user.id, problem) not in self._said:
+            if len(self._said) >= MOST_SAID:
+                self._said.clear()
+            self._said.add((user.id, problem))
+            log.warning("identity.moved", extra={"user_id": user.id, "reason": problem})
         return Person(user.id, problem=problem)
 
     async def _check_server(self) -> None:

@@ -18,7 +18,7 @@ import trio
 from sidecar import plan as planning
 from sidecar.delivery import Deliverer, Doubts
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, SidecarError
-from sidecar.judge import key_of, unjudged
+from sidecar.judge import DONE, key_of, unjudged
 from sidecar.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
 from sidecar.model import PENDING
 from sidecar.reach import Reach
@@ -168,7 +168,7 @@ class Reconciler:
     # -- one look ----------------------------------------------------------------------------------------------------
 
     async def _look(self, entry: Entry) -> None:
-        request, entry.request = entry.request, None
+        request = entry.take_request()
         if entry.gone and entry.silent:
             self._followed.drop(entry)
             return
@@ -262,34 +262,54 @@ class Reconciler:
                 return
             if not self._may_take(entry, stored.record):
                 return
+        trouble: SidecarError | None = None
         async with self._chat.breaker.writing():
             if not entry.dirty:  # else something newer came while we waited for our turn
-                await self._act(entry, request, stored, early)
+                trouble = await self._act(entry, request, stored, early)
+        if trouble is None:
+            entry.troubles = 0
+        else:
+            self._look_again(entry, trouble)
 
-    async def _act(self, entry: Entry, request: AccessRequest, stored: Stored | None, early: list[Heard]) -> None:
+    def _look_again(self, entry: Entry, trouble: SidecarError) -> None:
+        """All else is done: neither other requests nor a failure of this one's own writes wait for the sake of this."""
+        log.debug("request.postponed", extra={"request_id": entry.id, "detail": str(trouble)})
+        first, most = self._times.failure_first, self._times.failure_most
+        if not isinstance(trouble, LinkError):
+            first, most = self._times.retry_first, self._times.retry_most
+            if not entry.troubles:
+                log.warning("request.stuck", extra={"request_id": entry.id, "detail": str(trouble)})
+        self._followed.wake_in(entry, min(first * 2**entry.troubles, most))
+        entry.troubles = min(entry.troubles + 1, 20)
+
+    async def _act(
+        self, entry: Entry, request: AccessRequest, stored: Stored | None, early: list[Heard]
+    ) -> SidecarError | None:
+        """Do all that can be done; return what could not be read, and must be read again."""
         targets, trouble = await self._reach.targets(request)
         record = self._new_record(request) if stored is None else stored.record
         step = self._plan(entry, request, record, targets, announce=stored is None)
         if step.stale:
             # Another process has acted on more than we were told; its look was later than ours.
-            return
+            return None
+        entry.answers = _untold(entry.answers, record)
+        doubts = entry.doubts
+        verify = doubts is not None and (doubts.inherited or doubts.ripe(trio.current_time() - self._times.verify))
+        idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
+        idle = idle and not verify and not entry.answers
         heard: Heard | None = None
         try:
             heard = early.pop() if early else await self._hear(entry, record)
         except (LinkError, PostRejected) as exc:
-            if not step.work:
+            if idle:
                 raise
-            # What people said can wait, a card that is untrue cannot.
+            # What people said can wait; a card that is untrue, a doubt and an answer that is owed cannot.
             trouble = exc
-        verify = entry.doubts is not None and entry.doubts.ripe(trio.current_time() - self._times.verify)
-        idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
-        if idle and not verify and heard is None and not entry.answers:
+        if idle and heard is None:
             self._rest(entry, request, record)
         elif not await self._act_on(entry, request, stored, step, targets, heard):
-            return
-        if trouble is not None:
-            # Everything else is done; for this it is looked at again.
-            raise trouble
+            return None
+        return trouble
 
     async def _act_on(
         self,
@@ -376,7 +396,7 @@ class Reconciler:
 
         await _all([partial(self._take, entry, hold, record), read])
         again: Heard | None = heard
-        if trio.current_time() - heard.at > self._times.hearsay:
+        while again is not None and hold.valid and trio.current_time() - again.at > self._times.hearsay:
             # Taking it took long: what was said may be taken back, and somebody else may have decided.
             again = await reviews.hear(_told(hold.record, entry.answers), entry.direct)
             now.clear()
@@ -514,7 +534,7 @@ class Reconciler:
         if not self._may_take(entry, record):
             return
         closing = planning.closing(record, time.time())
-        if not closing.positions and not entry.doubts:
+        if not closing.positions and not entry.doubts and record.owner in ("", self._owner):
             await self._hold(entry, msgspec.structs.replace(record, done=True), stored).save(release=True)
             self._say("request.ended", record, entry.id)
             self._followed.drop(entry)
@@ -662,13 +682,29 @@ class Reconciler:
 
 def _told(record: Record, answers: tuple[Answer, ...]) -> Record:
     """The record with the verdicts behind these answers in its ledger."""
-    ledger = {entry[:3]: entry for entry in (*record.dec, *(one.entry for one in answers))}
+    ledger = {entry[:3]: entry for entry in record.dec}
+    for one in answers:
+        known = ledger.get(one.entry[:3])
+        if known is None or known[3] <= one.entry[3]:
+            # Else it is about something older than what was judged since.
+            ledger[one.entry[:3]] = one.entry
     return msgspec.structs.replace(record, dec=tuple(ledger.values()))
+
+
+def _untold(answers: tuple[Answer, ...], record: Record) -> tuple[Answer, ...]:
+    """The answers without those that another holder has given meanwhile: what is told is on record."""
+    told = {entry[:4] for entry in record.dec}
+    return tuple(one for one in answers if _stays(one, record) or one.entry[:4] not in told)
+
+
+def _stays(one: Answer, record: Record) -> bool:
+    """Whether the verdict is on record untold: what decided would be taken for something that came too late."""
+    return one.entry[4] in DONE and record.seen[0] != PENDING
 
 
 def _owing(record: Record, answers: tuple[Answer, ...]) -> Record:
     """The record without them."""
-    owed = {one.entry for one in answers}
+    owed = {one.entry for one in answers if not _stays(one, record)}
     return msgspec.structs.replace(record, dec=tuple(entry for entry in record.dec if entry not in owed))
 
 

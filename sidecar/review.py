@@ -275,7 +275,7 @@ class Reviews:
 
     def _account(self, verdict: Verdict, outcome: str, request: AccessRequest) -> None:
         """One audit line for each decision and each refusal; reasons that people wrote are not in it."""
-        done = outcome in ("submitted", COUNTED, "on_record")
+        done = outcome in judging.DONE
         if not done:
             self._metrics.decisions_refused_total.labels(outcome).inc()
         expression = verdict.expression

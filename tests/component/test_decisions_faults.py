@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import grpc
+import msgspec
 import trio
 
 from sidecar.followed import DIRECT_MESSAGES
 from sidecar.model import Threshold
+from sidecar.simulator.auth import AuthServer
 from sidecar.simulator.mattermost import Answer, Request
 from tests.deciding import (
     ALICE,
@@ -23,6 +25,8 @@ from tests.deciding import (
     deciding,
     linked,
     listening,
+    mallory,
+    only_ivan_counts,
     says,
     submitted,
 )  # fmt: skip
@@ -129,3 +133,102 @@ async def test_an_auth_service_without_the_answer_is_asked_again(tmp_path: Path)
             here.chat.react(here.alice, card, APPROVE)
             await here.chat.wait_for(lambda: any("Done" in one for one in here.replies(card)))
             assert len(here.auth.request(request_id).reviews) == 1  # type: ignore[union-attr]
+
+
+async def test_strangers_are_judged_once(tmp_path: Path) -> None:
+    """A reply and a reaction of one stranger, heard in one look: one answer, and neither is judged again."""
+    with trio.fail_after(20):
+        async with deciding(tmp_path) as here:
+            stranger = mallory(here)
+            request_id, card = await ask(here)
+            slow = here.chat.late(0.5, when="before", method="POST", path=REACTIONS)
+            here.chat.post(stranger, here.channel, "approve", root_id=card.id)
+            await here.chat.wait_for(lambda: slow.hits == 1)
+            here.chat.react(stranger, card, APPROVE)
+            await here.lines.heard("decision.refused", 2, user_id=stranger.id)
+            await here.released(request_id)
+            await only_ivan_counts(here, card)
+            assert len(here.lines.of("decision.refused", user_id=stranger.id)) == 2
+
+
+async def test_reactions_that_cannot_be_read_do_not_hold_the_record(tmp_path: Path) -> None:
+    """A doubt is looked into, and the record given up, although decisions cannot be read."""
+    with trio.fail_after(20):
+        async with deciding(tmp_path) as here:
+            request_id, card = await ask(here)
+            broken = Answer(500, {"id": "app.reaction.bulk_get_for_post_ids.app_error", "status_code": 500})
+            fault = here.chat.fail(answer=broken, method="POST", path=REACTIONS, times=None)
+            here.chat.cut(when="after", method="POST", path=POSTS)
+            here.auth.review(request_id, IVAN, "APPROVED", "yes")
+            here.chat.react(here.alice, card, APPROVE)
+            await here.chat.wait_for(lambda: fault.hits >= 2 and len(here.replies(card)) == 1)
+            await here.released(request_id)
+
+
+async def test_what_is_taken_back_during_the_second_reading_is_not_submitted(tmp_path: Path) -> None:
+    """P5: both readings are slow; Alice takes it back before it would be submitted."""
+    with trio.fail_after(40):
+        async with deciding(tmp_path, times=msgspec.structs.replace(LISTENING, hearsay=1.0)) as here:
+            _, card = await ask(here)
+            slow = here.chat.late(2.0, when="before", method="GET", path="/api/v4/posts/*/thread", times=2)
+            here.chat.react(here.alice, card, APPROVE)
+            await here.chat.wait_for(lambda: slow.hits == 2 and here.chat.calls["POST", REACTIONS] >= 2)
+            here.chat.unreact(here.alice, card, APPROVE)
+            await only_ivan_counts(here, card)
+
+
+async def test_a_vote_that_decided_is_not_refused_after_a_restart(tmp_path: Path) -> None:
+    """Ivan's vote met the quorum; he could not be told before the end."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here:
+            here.auth.add_role("chat", review_roles=["dbadmin"])
+            here.auth.add_user("access-plugin", ["access-plugin", "chat"])
+            here.auth.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=1, deny=1)])
+            config = here.config(**linked(here, "plugin", reviews__policy=POLICY))
+            async with running(config, times=LISTENING):
+                await listening(here)
+                request_id, card = await ask(here)
+                here.chat.react(here.alice, card, APPROVE)
+                await here.lines.heard("decision.taken", user_id=here.alice.id)
+                await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
+                await here.released(request_id)
+                fault = here.chat.fail(
+                    answer=EXPIRED, method="POST", path=POSTS, times=None, where=lambda one: b"@ivan" in one.body
+                )
+                here.chat.react(here.ivan, card, APPROVE)
+                await here.lines.heard("decision.taken", user_id=here.ivan.id)
+                await here.chat.wait_for(lambda: fault.hits >= 3)
+            here.chat.clear_faults()
+            assert here.auth.request(request_id).state == "APPROVED"  # type: ignore[union-attr]
+            async with running(config, times=SWEEPING):
+                await listening(here)
+                # Bob, whom nobody linked, makes it listen to the card again.
+                here.chat.react(here.bob, card, APPROVE)
+                await here.lines.heard("decision.refused", user_id=here.bob.id)
+                await here.released(request_id)
+            assert not here.lines.of("decision.refused", user_id=here.ivan.id)
+
+
+async def test_a_decision_is_heard_although_another_clusters_sidecar_knew_no_such_request(tmp_path: Path) -> None:
+    """Two clusters, one bot: what the one has answered while the other was down does not count as its answer."""
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            ours = here.config(**linked(here))
+            async with running(ours, times=SWEEPING):
+                await listening(here)
+                request_id, _ = await ask(here)
+            folder = tmp_path / "other"
+            with AuthServer.dual_authorization("other.example") as other:
+                there = other.write_credentials(folder, "access-plugin")
+                theirs = here.config(
+                    **linked(here),
+                    teleport__addr=other.addr,
+                    teleport__client_crt=str(there.crt),
+                    teleport__client_key=str(there.key),
+                    teleport__root_cas=str(there.cas),
+                )
+                async with running(theirs, times=SWEEPING):
+                    assert "no open request" in await says(here, here.alice, f"approve {request_id}")
+            async with running(ours, times=SWEEPING):
+                await here.recorded(lambda: bool(here.auth.submissions))
+            assert submitted(here) == [(ALICE, "APPROVED")]

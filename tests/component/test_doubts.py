@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from sidecar import app
+from sidecar.simulator.mattermost import Answer
 from tests.deciding import ALICE, IVAN, card_of
 from tests.world import QUICK, World, running, world
 
@@ -123,3 +124,37 @@ async def test_who_takes_over_repairs_what_came_late(tmp_path: Path) -> None:
                 await here.chat.wait_for(lambda: len(here.cards()) == 2)
                 await here.released(request_id)
                 await here.told([request_id])
+
+
+async def test_who_fails_after_a_takeover_leaves_the_doubt(tmp_path: Path) -> None:
+    """P2: a reply that is on no record; who takes over cannot read the thread; a third one carries on."""
+    with trio.fail_after(30):
+        async with world(tmp_path) as here:
+            config = here.config(teleport__lease="2s")
+            killed = trio.CancelScope()
+
+            async def first() -> None:
+                with killed:
+                    await app.run(config, times=QUICK)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(first)
+                await here.lines.heard("link.ready", link="mattermost")
+                (request_id,) = here.ask()
+                await here.told([request_id])
+                await here.released(request_id)
+                card = card_of(here, request_id)
+                here.chat.hang(when="after", method="POST", path=POSTS)
+                here.auth.review(request_id, ALICE, "APPROVED", "fine")
+                await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
+                killed.cancel()
+            here.chat.pending.forget()
+            broken = Answer(500, {"id": "app.post.get_post_thread.app_error", "status_code": 500})
+            unread = here.chat.fail(answer=broken, method="GET", path="/api/v4/posts/*/thread", times=None)
+            async with running(config, times=QUICK):
+                await here.chat.wait_for(lambda: unread.hits >= 1)
+            here.chat.clear_faults()
+            async with running(config, times=QUICK):
+                await here.recorded(lambda: '"rep":[1]' in here.auth.plugin_data(request_id)["tm"])
+                await here.released(request_id)
+            assert len(here.replies(card)) == 1

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+import grpc
 import msgspec
 import pytest
 import trio
@@ -456,3 +457,22 @@ async def test_resolved_while_mattermost_is_away(delay: str, tmp_path: Path) -> 
                     await here.told([request_id], "DENIED")
                     assert here.replies(here.cards()[0]) == here.replies(here.cards()[1]) == []
             assert len(here.cards()) == (2 if delay == "0s" else 0)
+
+
+async def test_one_name_without_an_answer_stops_neither_others_nor_its_own_request(tmp_path: Path) -> None:
+    """It is no failure of the link: nobody waits for the link to be tried, and a save that fails is soon repeated."""
+    with trio.fail_after(20):
+        async with world(tmp_path) as here:
+            times = msgspec.structs.replace(QUICK, probe=3600.0, failure_first=0.1, failure_most=3600.0)
+            broken = Answer(500, {"id": "app.user.get_by_email.app_error", "status_code": 500})
+            fault = here.chat.fail(answer=broken, method="GET", path="/api/v4/users/email/*", times=None)
+            async with running(here.config(), times=times):
+                await here.lines.heard("link.ready", link="mattermost")
+                (request_id,) = here.ask(suggested_reviewers=["broken@example.com"])
+                await here.told([request_id])
+                await here.chat.wait_for(lambda: fault.hits >= 6)
+                await here.told(here.ask())
+                await here.released(request_id)
+                here.auth.faults.fail("UpdatePluginData", grpc.StatusCode.UNAVAILABLE, "transport is closing")
+                here.auth.review(request_id, "alice@example.com", "DENIED", "no")
+                await here.told([request_id], "DENIED")

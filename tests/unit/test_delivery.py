@@ -464,3 +464,14 @@ async def test_a_version_that_is_superseded_is_not_shown_in_between() -> None:
     await sidecar.deliver(request(ALICE, IVAN, state="APPROVED"))
     assert (board.patched.total(), len(replies(board))) == (1, 3)
     assert sidecar.slot.shown == ("APPROVED", 2)
+
+
+async def test_an_inherited_doubt_does_not_cut_a_younger_one_short(autojump_clock: MockClock) -> None:
+    """Who takes over may get no answer itself: its own write may come late, whatever became of the dead holder's."""
+    doubts = Doubts(cards=True, replies=True)
+    doubts.add("ours", "c", "")
+    doubts.inherit("ours", "c")
+    doubts.inherit("theirs", "c")
+    assert doubts.ripe(trio.current_time() - 1) == [("theirs", "c", "")]
+    await trio.sleep(2)
+    assert len(doubts.ripe(trio.current_time() - 1)) == 2

@@ -254,3 +254,25 @@ async def test_the_look_at_what_should_be_over_is_never_now(
     followed._entries["a"] = entry
     followed.wake_at_expiry(entry, time.time() + left)
     assert entry.wake - trio.current_time() == pytest.approx(seconds, abs=1)
+
+
+@pytest.mark.parametrize(("age", "seconds"), [(100, 100), (-100, 0)])
+async def test_how_long_a_request_has_been_pending(age: float, seconds: float, followed: Followed) -> None:
+    """By its own word, where it was made while we were down; never by a clock of ours that is behind."""
+    followed.look(request(created=time.time() - age))
+    (entry,) = followed._entries.values()
+    assert trio.current_time() - entry.pending_since == pytest.approx(seconds, abs=2)
+
+
+async def test_a_read_by_id_that_overtakes_the_events_is_not_forgotten(followed: Followed) -> None:
+    """A worker reads what two events are about; the first came before its answer, the second after: it reads again."""
+    first, last = request("a", "PENDING", REVIEW), request("a", "DENIED", REVIEW, REVIEW)
+    followed.look(request())
+    entry = await followed.next()
+    entry.take_request()
+    followed.look(first)
+    entry.version, entry.digest = last.version, hash(last)  # as the worker notes it, who leaves it to the next look
+    followed.look(last)
+    followed.release(entry)
+    assert await followed.next() is entry
+    assert entry.take_request() is None
