@@ -171,10 +171,10 @@ class Deliverer:
         self._seeds = seeds
         # Whether a newer version is known and will be delivered next.
         self._superseded = superseded
-        # Threads that have a reply, as far as we know (that of a card that came resolved has none), and
-        # whose turn it is to make the first one: Mattermost answers 500 to first replies that come at once (5.37 and
-        # 11: both insert the thread's row).
-        self._begun: set[str] = set()
+        # Threads that have a reply for certain (that of a card which came resolved has none, although its end counts as
+        # told), and whose turn it is to make the first one: Mattermost answers 500 to first replies that come at once
+        # (5.37 and 11: both insert the thread's row).
+        self._begun = {slot.p for slot in hold.record.posts if slot.rep and min(slot.rep) > 0}
         self._first: dict[str, trio.Lock] = {}
         # Told of each new card at once: people decide before the other recipients have theirs.
         self._placed = placed
@@ -350,6 +350,9 @@ class Deliverer:
         root_id = spot.root_id
         if not root_id or root_id in self._begun:
             return await self._make(spot, draft)
+        if spot.kind != "answer":
+            # Whoever decided waits for a word; answers that start together with this are in the queue before it.
+            await trio.lowlevel.checkpoint()
         async with self._first.setdefault(root_id, trio.Lock()):
             placed = await self._make(spot, draft)
             self._begun.add(root_id)

@@ -121,6 +121,7 @@ async def test_first_replies_do_not_race_each_other(tmp_path: Path) -> None:
             here.chat.react(here.alice, card, APPROVE)
             await here.chat.wait_for(lambda: len(here.replies(card)) == 2)
             await here.released(request_id)
+            assert "Done" in here.replies(card)[0], "who decided was told last"
             assert here.chat.calls["POST", POSTS] == 3, "one of them was made again"
 
 
