@@ -51,10 +51,10 @@ class RunningAuthService(LocalFiles):
         return run_tctl([*self._command, *arguments])
 
     def stop(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(self.no_restart)
 
     def start(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(self.no_restart)
 
 
 class RunningMattermost:
@@ -67,7 +67,7 @@ class RunningMattermost:
         self.admin_token = os.environ["MATTERMOST_ADMIN_TOKEN"]
 
     def stop(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(self.no_restart)
 
     def start(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(self.no_restart)

@@ -125,6 +125,19 @@ class World:
     def config(self, **changes: str) -> Config:
         return load(None, {}, self.settings(**changes))
 
+    def config_at(self, auth: AuthServer, **changes: str) -> Config:
+        """The same with the Auth Service of another cluster."""
+        folder = self.folder / auth.cluster
+        folder.mkdir()
+        there = auth.write_credentials(folder, "access-plugin")
+        return self.config(
+            teleport__addr=auth.addr,
+            teleport__client_crt=str(there.crt),
+            teleport__client_key=str(there.key),
+            teleport__root_cas=str(there.cas),
+            **changes,
+        )
+
     def cards(self, channel: Any = None) -> list[Post]:
         """The root posts of the bot in a channel, oldest first."""
         posts = self.chat.posts(channel or self.channel)

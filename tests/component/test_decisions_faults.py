@@ -218,16 +218,8 @@ async def test_a_decision_is_heard_although_another_clusters_sidecar_knew_no_suc
             async with running(ours, times=SWEEPING):
                 await listening(here)
                 request_id, _ = await ask(here)
-            folder = tmp_path / "other"
             with AuthServer.dual_authorization("other.example") as other:
-                there = other.write_credentials(folder, "access-plugin")
-                theirs = here.config(
-                    **linked(here),
-                    teleport__addr=other.addr,
-                    teleport__client_crt=str(there.crt),
-                    teleport__client_key=str(there.key),
-                    teleport__root_cas=str(there.cas),
-                )
+                theirs = here.config_at(other, **linked(here))
                 async with running(theirs, times=SWEEPING):
                     assert "no open request" in await says(here, here.alice, f"approve {request_id}")
             async with running(ours, times=SWEEPING):

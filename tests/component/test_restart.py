@@ -175,16 +175,8 @@ async def test_a_cold_start_leaves_the_cards_of_another_cluster_alone(tmp_path: 
     """Two sidecars, one bot, one channel: no request of one cluster is known to the other, yet it may be open."""
     with trio.fail_after(30):
         async with world(tmp_path) as here:
-            folder = tmp_path / "other"
-            folder.mkdir()
             with AuthServer.dual_authorization("other.example") as other:
-                there = other.write_credentials(folder, "access-plugin")
-                config = here.config(
-                    teleport__addr=other.addr,
-                    teleport__client_crt=str(there.crt),
-                    teleport__client_key=str(there.key),
-                    teleport__root_cas=str(there.cas),
-                )
+                config = here.config_at(other)
                 async with running(config, times=QUICK):
                     theirs = other.create_request("bob@example.com", ["dbadmin"])
                     await here.told([theirs])
