@@ -193,13 +193,19 @@ class Followed:
         return newer
 
     def know(self, data: PluginData) -> None:
-        """Take one entry from a listing of plugin data; its request shows up in the list of requests, or is over."""
+        """Take one entry from a listing of plugin data; its request shows up in the list of requests, or is over.
+
+        A request that we are silent about may have a record after all: another replica read it while it was PENDING,
+        claimed it since, and may have died.
+        """
         text = data.data.get(KEY)
-        if text is None or data.request_id in self._entries:
+        followed = self._entries.get(data.request_id)
+        if text is None or (followed is not None and (followed.known or not followed.silent)):
             return
         record = decode(text)
         if not isinstance(record, Record) or record.done or (entry := self._follow(data.request_id)) is None:
             return
+        entry.silent = False
         entry.remember(text)
         entry.expires = record.exp
         # Not marked: a list that is under way tells whether the request still exists, and it is no news to the list.
@@ -207,6 +213,9 @@ class Followed:
         self.show_cards(entry, record)
         if record.owner:
             entry.foreign = (record.n, boottime())
+        if followed is not None:
+            self.enqueue(entry)
+            return
         self.wake_in(entry, max(self.expiry_check(record.exp), 0.0))
 
     def begin_list(self) -> None:

@@ -276,3 +276,19 @@ async def test_a_read_by_id_that_overtakes_the_events_is_not_forgotten(followed:
     followed.release(entry)
     assert await followed.next() is entry
     assert entry.take_request() is None
+
+
+async def test_a_record_that_comes_after_all_ends_the_silence(followed: Followed) -> None:
+    """Resolved when we first read it; a replica that had read it before has claimed it since, and died."""
+    followed.look(request("a", "DENIED", REVIEW))
+    entry = await followed.next()
+    entry.take_request()
+    entry.silent = True  # as the worker decides, who found no record
+    followed.release(entry)
+    followed.know(PluginData("a", {KEY: record(owner="dead")}))
+    assert await followed.next() is entry
+    assert (entry.silent, entry.known) == (False, True)
+    assert entry.foreign is not None
+    followed.release(entry)
+    followed.know(PluginData("a", {KEY: record(owner="dead", n=9)}))
+    assert followed.backlog == 0
