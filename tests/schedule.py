@@ -191,12 +191,19 @@ class Player:
         # From an empty list nothing is concluded.
         self.asked += self.here.ask()
         with trio.move_on_after(PATIENCE_SECONDS):
-            # Two servers change, one of them in threads of its own.
-            while self.untrue():  # noqa: ASYNC110
-                await trio.sleep(0.05)
-            # Nothing that was under way may spoil it afterwards.
-            await self.stop_all()
+            await self._become_true()
+            if self.untrue():
+                # The stop came in the middle of an announcement that was owed: the next one carries on.
+                self.start()
+                await self._become_true()
         return self.untrue()
+
+    async def _become_true(self) -> None:
+        # Two servers change, one of them in threads of its own.
+        while self.untrue():  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        # Nothing that was under way may spoil it afterwards.
+        await self.stop_all()
 
     def untrue(self) -> list[str]:
         found = untrue(self.here, self.channels, self.gone)
