@@ -12,10 +12,10 @@ import trio
 
 from integration.stage import Card, Channel, Credentials, Person, Review
 from sidecar.model import Threshold
-from sidecar.simulator import mattermost
-from sidecar.simulator.auth import AuthServer
-from sidecar.simulator.auth_roles import PLUGIN_DATA, REQUEST
-from sidecar.simulator.mattermost import MattermostServer, Post
+from sidecar.simulator.mattermost import server as mattermost
+from sidecar.simulator.mattermost.server import MattermostServer, Post
+from sidecar.simulator.teleport.auth import AuthServer
+from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
 
 ROLE, POLICED = "dbadmin", "billing"
 _BURST = 50

@@ -16,8 +16,8 @@ import trio
 from sidecar import endpoints
 from sidecar.assembly import Assembly, client_context
 from sidecar.errors import ConfigError, LinkRefused
-from sidecar.kept import Kept
-from sidecar.links import LinkStatus
+from sidecar.intake.keep import LinkStatus
+from sidecar.intake.kept import Kept
 from sidecar.metrics import Metrics
 from sidecar.times import USUAL, Times
 

@@ -14,46 +14,46 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.breaker import Breaker
-from sidecar.coldstart import close_orphans
-from sidecar.direct import Direct
+from sidecar.decisions.judge import Policy, Rules
+from sidecar.decisions.routing import Routes
 from sidecar.errors import ConfigError, LinkError, LinkLost, LinkRefused
-from sidecar.expiry import Expiry, watch
-from sidecar.fields import TextOptions
-from sidecar.followed import Followed
-from sidecar.judge import Policy, Rules
-from sidecar.lease import LeaseTimes
-from sidecar.links import Backoff, LinkStatus, keep
-from sidecar.listening import Ear
+from sidecar.intake.direct import Direct
+from sidecar.intake.expiry import Expiry, watch
+from sidecar.intake.hints import Ear
+from sidecar.intake.keep import Backoff, LinkStatus, keep
+from sidecar.intake.mattermost import MattermostLink
+from sidecar.intake.sweep import Sweeper
+from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import open_client as open_mattermost
 from sidecar.mattermost.events import open_events
 from sidecar.mattermost.recipients import Recipients
-from sidecar.mattermost_link import MattermostLink
-from sidecar.people import Identity, People, Reviewer
-from sidecar.reconcile import Chat, Reconciler, Settings
-from sidecar.review import Reviews
-from sidecar.routing import Routes
-from sidecar.submit import Submit
-from sidecar.sweep import Sweeper
+from sidecar.reconcile.breaker import Breaker
+from sidecar.reconcile.coldstart import close_orphans
+from sidecar.reconcile.controller import Chat, Reconciler, Settings
+from sidecar.reconcile.followed import Followed
+from sidecar.reconcile.lease import LeaseTimes
+from sidecar.reconcile.observe import Reviews
+from sidecar.reconcile.people import Identity, People, Reviewer
+from sidecar.reconcile.submit import Submit
 from sidecar.teleport.client import open_client as open_teleport
 from sidecar.teleport.identity import credential_files, load_credentials
 from sidecar.teleport.reviewers import open_reviewers
 from sidecar.teleport.tls import preflight
 from sidecar.teleport.x509 import read_certificate
-from sidecar.teleport_link import TeleportLink
+from sidecar.text.fields import TextOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from sidecar.config import Config
-    from sidecar.kept import Kept
+    from sidecar.intake.kept import Kept
+    from sidecar.intake.teleport import Auth
     from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
     from sidecar.teleport.credentials import Credentials
     from sidecar.teleport.reviewers import Reviewers
     from sidecar.teleport.x509 import CertificateFacts
-    from sidecar.teleport_link import Auth
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)

@@ -283,7 +283,7 @@ def _configure(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        demo = importlib.import_module("sidecar.simulator.demo")
+        demo = importlib.import_module("sidecar.simulator.demo.play")
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] != "cryptography":
             raise

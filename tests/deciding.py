@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.simulator.mattermost import Channel, Post, User
+from sidecar.simulator.mattermost.server import Channel, Post, User
 from sidecar.times import Times
 from tests.world import QUICK, World, running, world
 

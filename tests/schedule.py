@@ -23,10 +23,10 @@ import trustme
 from sidecar import app
 from sidecar.config import Config
 from sidecar.model import AccessRequest
-from sidecar.simulator.auth import AuthServer
-from sidecar.simulator.auth_watch import Ending
 from sidecar.simulator.faults import Refusal
-from sidecar.simulator.mattermost import Answer, ApiError, MattermostServer, proxy_answer
+from sidecar.simulator.mattermost.server import Answer, ApiError, MattermostServer, proxy_answer
+from sidecar.simulator.teleport.auth import AuthServer
+from sidecar.simulator.teleport.watch import Ending
 from tests.deciding import ALICE, APPROVE, BOB, IVAN, linked
 from tests.proxy import Proxy
 from tests.truth import untrue

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import trio
 
 from sidecar.config import load
-from sidecar.simulator.auth import AuthServer
-from sidecar.simulator.demo import configure
-from sidecar.simulator.demo_screen import Screen
-from sidecar.simulator.demo_stage import Stage
-from sidecar.simulator.mattermost import MattermostServer
-from sidecar.simulator.web import WebPage
+from sidecar.simulator.demo.play import configure
+from sidecar.simulator.demo.screen import Screen
+from sidecar.simulator.demo.stage import Stage
+from sidecar.simulator.mattermost.server import MattermostServer
+from sidecar.simulator.teleport.auth import AuthServer
+from sidecar.simulator.web.server import WebPage
 from tests.world import running
 
 PATIENCE = 20.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, REMOVED, AccessRequest
-from sidecar.simulator.mattermost import Channel, Post
+from sidecar.simulator.mattermost.server import Channel, Post
 from tests.world import World, field
 
 # What the card of a request that Teleport no longer has may show.

@@ -21,8 +21,8 @@ import trio
 
 from sidecar import app
 from sidecar.config import Config, load
-from sidecar.simulator.auth import AuthServer
-from sidecar.simulator.mattermost import MattermostServer, Post
+from sidecar.simulator.mattermost.server import MattermostServer, Post
+from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.times import USUAL, Times
 
 ROOT = Path(__file__).parent.parent

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import trio  # noqa: E402
 
-from sidecar.simulator.demo_screen import width  # noqa: E402 - the repository's own, whatever is installed
+from sidecar.simulator.demo.screen import width  # noqa: E402 - the repository's own, whatever is installed
 from tests.chromium import Tab, open_tab  # noqa: E402
 from tests.theatre import Theatre, theatre  # noqa: E402
 
@@ -55,7 +55,7 @@ def play() -> str:
     if child == 0:
         os.environ |= {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
         os.chdir(ROOT)
-        code = "import sys; from sidecar.simulator.demo import main; sys.exit(main(False, pace=0.0))"
+        code = "import sys; from sidecar.simulator.demo.play import main; sys.exit(main(False, pace=0.0))"
         os.execv(sys.executable, [sys.executable, "-c", code])
     ioctl(terminal, TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
     written = b""

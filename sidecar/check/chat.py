@@ -11,11 +11,11 @@ from sidecar.check.recipients import check_recipient, check_requester, send_test
 from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
 from sidecar.config import Config
+from sidecar.decisions.routing import is_email
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import User
-from sidecar.routing import is_email
 from sidecar.teleport.findings import Finding
 
 _REQUEST_SECONDS = 5.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sidecar.check.report import count, failure, ok, warning
 from sidecar.config import Config, MattermostConfig
+from sidecar.decisions.routing import is_email
 from sidecar.errors import LinkRefused
-from sidecar.routing import is_email
 from sidecar.teleport.findings import Finding
 from sidecar.teleport.identity import check_files, check_identity
 

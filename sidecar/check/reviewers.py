@@ -13,7 +13,7 @@ from sidecar.config import Config, ReviewsConfig
 from sidecar.errors import LinkError, PostRejected
 from sidecar.mattermost.client import MattermostClient
 from sidecar.model import User
-from sidecar.people import Identity, People, Reviewer, address_risk
+from sidecar.reconcile.people import Identity, People, Reviewer, address_risk
 from sidecar.teleport.findings import Finding
 
 _PROBLEMS = {

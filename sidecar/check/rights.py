@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 from sidecar.check.report import count, failure, ok, warning
+from sidecar.decisions.record import KEY, Record, decode
 from sidecar.model import PENDING, AccessRequest, Ping, PluginData
-from sidecar.record import KEY, Record, decode
 from sidecar.teleport.findings import Finding, our_cluster, shown
 from sidecar.teleport.x509 import CertificateFacts
 

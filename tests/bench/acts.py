@@ -7,7 +7,7 @@ from functools import partial
 
 import trio
 
-from sidecar.simulator.mattermost import Post
+from sidecar.simulator.mattermost.server import Post
 from tests.bench.stage import Calls, Stage
 from tests.world import field
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import trio
 
-from sidecar.simulator.mattermost import Answer
+from sidecar.simulator.mattermost.server import Answer
 from tests.bench import acts
 from tests.bench.child import ROOT, Child
 from tests.bench.stage import Calls, Measure, Options, Stage, Turn, p50, staged, worst

@@ -41,7 +41,7 @@ async def test_a_delay_is_over_also_by_a_clock_that_is_behind(
     behind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Approved within the delay: nobody is told. Still open after it: announced, whatever our clock says."""
-    monkeypatch.setattr("sidecar.reconcile.time", Clock(behind))
+    monkeypatch.setattr("sidecar.reconcile.controller.time", Clock(behind))
     with trio.fail_after(10):
         async with world(tmp_path) as here, running(here.config(announce__delay="1s"), times=QUICK):
             await here.watched()

@@ -14,8 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.record import decode, post_key
-from sidecar.simulator.mattermost import Post, User
+from sidecar.decisions.record import decode, post_key
+from sidecar.simulator.mattermost.server import Post, User
 from tests.deciding import (
     ALICE,
     APPROVE,

@@ -18,10 +18,10 @@ import trustme
 from sidecar import check
 from sidecar.check import Finding, to_lines
 from sidecar.config import Config, load
-from sidecar.record import Record, encode
-from sidecar.simulator.auth_roles import PLUGIN_DATA, REQUEST
-from sidecar.simulator.mattermost import Answer, MattermostServer
-from sidecar.simulator.pki import ClusterPki
+from sidecar.decisions.record import Record, encode
+from sidecar.simulator.mattermost.server import Answer, MattermostServer
+from sidecar.simulator.teleport.pki import ClusterPki
+from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
 from sidecar.teleport.x509 import read_certificate
 from tests import world as worlds
 from tests.mattermost_peer import SILENCE, always, answer, http_peer, serving

@@ -10,8 +10,8 @@ import grpc
 import pytest
 import trio
 
+from sidecar.decisions.record import decode
 from sidecar.model import Threshold
-from sidecar.record import decode
 from tests.deciding import (
     ALICE,
     APPROVE,

@@ -9,10 +9,10 @@ import grpc
 import msgspec
 import trio
 
-from sidecar.followed import DIRECT_MESSAGES
 from sidecar.model import Threshold
-from sidecar.simulator.auth import AuthServer
-from sidecar.simulator.mattermost import Answer, Request
+from sidecar.reconcile.followed import DIRECT_MESSAGES
+from sidecar.simulator.mattermost.server import Answer, Request
+from sidecar.simulator.teleport.auth import AuthServer
 from tests.deciding import (
     ALICE,
     APPROVE,

@@ -17,7 +17,7 @@ import trio
 
 from sidecar import check
 from sidecar.config import load
-from sidecar.simulator.demo import configure
+from sidecar.simulator.demo.play import configure
 from tests.theatre import theatre
 from tests.tree import ROOT
 
@@ -65,7 +65,7 @@ PID = re.compile(r"the sidecar is ready after .* process (\d+),")
 @contextmanager
 def demo(folder: Path, *flags: str, code: str = "") -> Iterator[subprocess.Popen[str]]:
     """Start a demo whose temporary files go to `folder`; `code` gives the arguments of `demo.main` instead of flags."""
-    script = f"import sys; from sidecar.simulator.demo import main; sys.exit(main({code}))"
+    script = f"import sys; from sidecar.simulator.demo.play import main; sys.exit(main({code}))"
     command = ["-c", script] if code else ["-m", "sidecar", "demo", *flags]
     child = subprocess.Popen(
         [sys.executable, *command],

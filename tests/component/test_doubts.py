@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from sidecar import app
-from sidecar.simulator.mattermost import Answer
+from sidecar.simulator.mattermost.server import Answer
 from tests.deciding import ALICE, IVAN, card_of
 from tests.world import QUICK, World, running, world
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from sidecar.simulator.mattermost import Answer, Request, proxy_answer
+from sidecar.simulator.mattermost.server import Answer, Request, proxy_answer
 from tests.world import QUICK, Running, World, field, running, world
 
 POSTS = "/api/v4/posts"

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from sidecar.simulator.auth_roles import PLUGIN_DATA, REQUEST
+from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
 from tests.world import QUICK, Running, World, running, world
 
 IMPATIENT = msgspec.structs.replace(QUICK, init=0.3, ping_limit=0.3, list_every=0.3, silent=0.2)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from sidecar.simulator.auth_roles import PLUGIN_DATA, REQUEST
+from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
 from sidecar.teleport.pb import teleport_pb2 as pb
 from tests.world import QUICK, World, field, running, world
 

@@ -219,7 +219,7 @@ async def test_nothing_is_left_when_it_has_returned(tmp_path: Path) -> None:
 
 async def test_a_clock_that_is_ahead_costs_no_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By our clock each request is over already, by Teleport's it is not: it is looked at now and then."""
-    monkeypatch.setattr("sidecar.followed.time", SimpleNamespace(time=lambda: time.time() + 600))
+    monkeypatch.setattr("sidecar.reconcile.followed.time", SimpleNamespace(time=lambda: time.time() + 600))
     with trio.fail_after(20):
         async with world(tmp_path) as here, running(here.config()):
             ids = []

@@ -12,8 +12,8 @@ from sidecar.errors import LinkLost, LinkRefused, PostRejected
 from sidecar.mattermost.answers import PENDING_ID
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.model import Draft
-from sidecar.simulator.mattermost import MattermostServer
-from sidecar.simulator.mattermost_values import Channel, User
+from sidecar.simulator.mattermost.server import MattermostServer
+from sidecar.simulator.mattermost.values import Channel, User
 
 DRAFT = Draft("Access request 018f", {"color": "#ffbc1f", "fallback": "PENDING", "fields": []})
 TM: dict[str, object] = {"v": 1, "k": "key", "id": "018f", "state": "PENDING"}

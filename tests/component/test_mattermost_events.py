@@ -16,7 +16,7 @@ import trio.testing
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
 from sidecar.mattermost import inbox
 from sidecar.mattermost.events import Events, PostedHint, ReactionHint, open_events
-from sidecar.simulator.mattermost import Answer, MattermostServer, WebsocketTimes
+from sidecar.simulator.mattermost.server import Answer, MattermostServer, WebsocketTimes
 from tests.mattermost_peer import (
     PATIENCE,
     TOKEN,

@@ -14,8 +14,8 @@ from sidecar.errors import LinkLost, RecipientError
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import Destination
-from sidecar.simulator.mattermost import MattermostServer
-from sidecar.simulator.mattermost_values import Channel, Team, User
+from sidecar.simulator.mattermost.server import MattermostServer
+from sidecar.simulator.mattermost.values import Channel, Team, User
 from tests.mattermost_peer import always, answer, app_error, http_peer
 
 

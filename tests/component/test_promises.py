@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from sidecar.simulator.auth_roles import PLUGIN_DATA, REQUEST
+from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
 from sidecar.teleport.pb import teleport_pb2 as pb
 from tests.world import QUICK, World, running, world
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from sidecar.simulator.auth import AuthServer
+from sidecar.simulator.teleport.auth import AuthServer
 from tests.world import QUICK, World, process, running, world
 
 POSTS = "/api/v4/posts"

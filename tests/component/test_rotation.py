@@ -23,7 +23,7 @@ import trustme
 
 from sidecar import app
 from sidecar.config import load
-from sidecar.simulator.pki import ClusterPki
+from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport.x509 import read_certificate
 from sidecar.times import Times
 from tests.world import Running, World, process, running, world

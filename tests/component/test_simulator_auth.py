@@ -14,9 +14,9 @@ import trio
 import trio.testing
 from google.protobuf.message import Message
 
-from sidecar.simulator.auth import AuthServer
 from sidecar.simulator.faults import Refusal
-from sidecar.simulator.pki import ClusterPki, CredentialFiles
+from sidecar.simulator.teleport.auth import AuthServer
+from sidecar.simulator.teleport.pki import ClusterPki, CredentialFiles
 from sidecar.teleport.pb import teleport_pb2 as pb
 
 BOB, ALICE, IVAN, PLUGIN = "bob@example.com", "alice@example.com", "ivan@example.com", "access-plugin"

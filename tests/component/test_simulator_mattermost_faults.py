@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 
-from sidecar.simulator.mattermost import Answer, MattermostServer
+from sidecar.simulator.mattermost.server import Answer, MattermostServer
 
 
 class Rig:

@@ -23,7 +23,7 @@ import pytest
 import trio
 import trio_websocket
 
-from sidecar.simulator.mattermost import ApiError, MattermostServer, User
+from sidecar.simulator.mattermost.server import ApiError, MattermostServer, User
 
 Step = dict[str, Any]
 RECORDINGS = json.loads(Path(__file__).with_name("test_simulator_mattermost_recordings.json").read_text())

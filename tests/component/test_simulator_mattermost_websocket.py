@@ -14,7 +14,7 @@ import trio
 import trio_websocket
 import trustme
 
-from sidecar.simulator.mattermost import Answer, Channel, MattermostServer, User, WebsocketTimes
+from sidecar.simulator.mattermost.server import Answer, Channel, MattermostServer, User, WebsocketTimes
 
 
 class Rig:

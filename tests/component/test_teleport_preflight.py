@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sidecar.simulator.pki import API_DOMAIN, Authority, ClusterPki, Issued, write_files
+from sidecar.simulator.teleport.pki import API_DOMAIN, Authority, ClusterPki, Issued, write_files
 from sidecar.teleport.credentials import Credentials
 from sidecar.teleport.findings import Finding
 from sidecar.teleport.tls import preflight

@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from sidecar.errors import LinkLost, ReviewRejected
-from sidecar.simulator.auth import AuthServer
-from sidecar.simulator.pki import ClusterPki
+from sidecar.simulator.teleport.auth import AuthServer
+from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport import reviewers as module
 from sidecar.teleport.reviewers import Reviewers, open_reviewers
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.decisions.record import Record
 from sidecar.model import Draft
-from sidecar.reconcile import _owing, _told, _untold
-from sidecar.record import Record
-from sidecar.review import Answer
+from sidecar.reconcile.controller import _owing, _told, _untold
+from sidecar.reconcile.observe import Answer
 
 
 def answer(at: int, outcome: str = "own_request") -> Answer:

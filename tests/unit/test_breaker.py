@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sidecar.breaker import Breaker
 from sidecar.errors import LinkError, LinkLost, RequestGone
+from sidecar.reconcile.breaker import Breaker
 
 AWAY = LinkLost("mattermost", "reset", "gone")
 TELEPORT = LinkLost("teleport", "unavailable", "gone")

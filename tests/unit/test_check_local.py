@@ -9,7 +9,7 @@ import pytest
 from sidecar.check import to_lines
 from sidecar.check.local import check_local
 from sidecar.config import Config, load
-from sidecar.simulator.pki import ClusterPki
+from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport.findings import Finding
 
 pki = ClusterPki()

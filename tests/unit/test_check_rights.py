@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from sidecar.check.rights import Answers, judge, rule, version_of
+from sidecar.decisions.record import Record, encode
 from sidecar.model import AccessRequest, Ping, PluginData
-from sidecar.record import Record, encode
 from sidecar.teleport.x509 import CertificateFacts
 
 NOW = 1_800_000_000.0

@@ -292,9 +292,9 @@ def test_demo_is_the_simulators(monkeypatch: pytest.MonkeyPatch, *, keep: bool) 
         asked.append(keep)
         return 1
 
-    module = types.ModuleType("sidecar.simulator.demo")
+    module = types.ModuleType("sidecar.simulator.demo.play")
     module.main = main  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sidecar.simulator.demo", module)
+    monkeypatch.setitem(sys.modules, "sidecar.simulator.demo.play", module)
     assert cli.main(["demo", "--keep"] if keep else ["demo"]) == 1
     assert asked == [keep]
 
@@ -315,7 +315,7 @@ def test_demo_with_another_package_missing_is_a_bug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing(name: str) -> types.ModuleType:
-        raise ModuleNotFoundError(name, name="sidecar.simulator.demo")
+        raise ModuleNotFoundError(name, name="sidecar.simulator.demo.play")
 
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main(["demo"]) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidecar.command import (
+from sidecar.text.command import (
     REASON_BYTES,
     Ambiguous,
     Decision,

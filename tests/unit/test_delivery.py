@@ -13,14 +13,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar import plan as planning
-from sidecar.delivery import MAX_ATTEMPTS, PAGE, Deliverer, Doubts, LookupBounded
+from sidecar.decisions import plan as planning
+from sidecar.decisions.plan import Plan, Target
+from sidecar.decisions.record import Record, Slot, post_key
 from sidecar.errors import LinkGarbled, LinkLost, PostRejected
-from sidecar.fields import TextOptions
-from sidecar.lease import Hold, LeaseLost, LeaseTimes
 from sidecar.model import AccessRequest, Draft, Post, Review
-from sidecar.plan import Plan, Target
-from sidecar.record import Record, Slot, post_key
+from sidecar.reconcile.apply import MAX_ATTEMPTS, PAGE, Deliverer, Doubts, LookupBounded
+from sidecar.reconcile.lease import Hold, LeaseLost, LeaseTimes
+from sidecar.text.fields import TextOptions
 
 OPTIONS = TextOptions(cluster="example.com")
 TARGET = Target("ops/x", "card", "chan")

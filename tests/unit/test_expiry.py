@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from sidecar.expiry import Expiry
+from sidecar.intake.expiry import Expiry
 from sidecar.metrics import Metrics
-from sidecar.simulator.pki import ClusterPki
+from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)

@@ -10,10 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sidecar.followed import KEEP_WAITING, SPARE_TIMERS, Entry, Followed
+from sidecar.decisions.record import KEY, Record, Slot, encode
+from sidecar.decisions.routing import Routes
 from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
-from sidecar.record import KEY, Record, Slot, encode
-from sidecar.routing import Routes
+from sidecar.reconcile.followed import KEEP_WAITING, SPARE_TIMERS, Entry, Followed
 from sidecar.times import Times
 
 ROUTES = Routes(roles={"*": ("ops/x",)}, notify_requester=False)

@@ -13,7 +13,7 @@ MODULES = modules()
 
 # The two places that may catch everything: the last line of the process, and the boundary around one request, so that
 # a poisoned one takes neither the others nor the process down.
-CATCH_ALL = {"sidecar.cli": 1, "sidecar.reconcile": 1}
+CATCH_ALL = {"sidecar.cli": 1, "sidecar.reconcile.controller": 1}
 # It runs its own thread, as a server of grpcio does.
 BLOCKING_IS_FINE = "sidecar.simulator"
 

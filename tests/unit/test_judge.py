@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import judge as judging
-from sidecar.judge import (
+from sidecar.decisions import judge as judging
+from sidecar.decisions.judge import (
     ACCEPTED,
     ANYTHING,
     COUNTED,
@@ -32,8 +32,8 @@ from sidecar.judge import (
     votes,
     with_room,
 )
+from sidecar.decisions.record import Slot
 from sidecar.model import AccessRequest, Post, Reaction, Review
-from sidecar.record import Slot
 
 BOT, CARD, CHANNEL = "bot", "card", "channel"
 REQUEST = AccessRequest(id="r1", user="bob", state="PENDING", roles=("dbadmin",))

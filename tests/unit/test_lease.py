@@ -12,9 +12,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sidecar.decisions.record import KEY, Record, Slot, decode, encode
 from sidecar.errors import Conflict, LinkLost, LinkRefused, RequestGone
-from sidecar.lease import Hold, LeaseLost, LeaseTimes
-from sidecar.record import KEY, Record, Slot, decode, encode
+from sidecar.reconcile.lease import Hold, LeaseLost, LeaseTimes
 
 AWAY = LinkLost("teleport", "unavailable", "cut", ambiguous=True)
 RECORD = Record(seed="s", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="ops/x"),))

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
-from sidecar.links import Backoff, LinkStatus, changed, keep, one_error, pinging, signature
+from sidecar.intake.keep import Backoff, LinkStatus, changed, keep, one_error, pinging, signature
 from sidecar.metrics import Metrics
 
 LOST = LinkLost("teleport", "unavailable", "nobody there")

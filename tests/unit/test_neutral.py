@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.neutral import clean, code_span, cut, fenced, go_json_runes, one_line, plain
+from sidecar.text.neutral import clean, code_span, cut, fenced, go_json_runes, one_line, plain
 from tests.go_json import go_encode
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=300)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.people import address_risk
+from sidecar.reconcile.people import address_risk
 
 SAFE = {
     "ShowEmailAddress": "true",

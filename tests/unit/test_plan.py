@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sidecar import plan as planning
-from sidecar.fields import TextOptions
+from sidecar.decisions import plan as planning
+from sidecar.decisions.plan import Plan, Target
+from sidecar.decisions.record import MAX_BYTES, Record, Slot, encode
 from sidecar.model import AccessRequest, Review
-from sidecar.plan import Plan, Target
-from sidecar.record import MAX_BYTES, Record, Slot, encode
+from sidecar.text.fields import TextOptions
 
 OPTIONS = TextOptions(cluster="example.com")
 ALICE = Review("alice", "APPROVED", "fine")

@@ -10,12 +10,12 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import plan as planning
-from sidecar import text
-from sidecar.fields import TextOptions
+from sidecar.decisions import plan as planning
+from sidecar.decisions.plan import Plan, Target, Work
+from sidecar.decisions.record import Record, decode, encode
 from sidecar.model import APPROVED, DENIED, PENDING, PROMOTED, AccessRequest, Draft, Review
-from sidecar.plan import Plan, Target, Work
-from sidecar.record import Record, decode, encode
+from sidecar.text import card as text
+from sidecar.text.fields import TextOptions
 
 OPTIONS = TextOptions(cluster="example.com")
 TARGETS = (

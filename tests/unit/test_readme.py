@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from sidecar import cli, errors, log, text
-from sidecar.answers import _SENTENCES as SENTENCES
+from sidecar import cli, errors, log
 from sidecar.config.sections import Policy, Sections
 from sidecar.config.values import Seconds, parse_duration
+from sidecar.decisions.answers import _SENTENCES as SENTENCES
 from sidecar.metrics import Metrics
 from sidecar.model import AccessRequest, Resource, Review, Threshold
-from sidecar.reach import REASONS
+from sidecar.reconcile.resolve import REASONS
+from sidecar.text import card as text
 from tests.tree import ROOT, modules
 
 README = (ROOT / "README.md").read_text()
@@ -204,7 +205,7 @@ def test_the_flags_of_check_are_listed() -> None:
 
 def test_the_answers_are_in_their_own_words() -> None:
     """What reviewers are told to expect is what they are told."""
-    source = " ".join((ROOT / "sidecar/answers.py").read_text().replace("{done}", "approval").split())
+    source = " ".join((ROOT / "sidecar/decisions/answers.py").read_text().replace("{done}", "approval").split())
     rows = table("## For reviewers", "Answer")
     assert [row[0] for row in rows if row[0] not in source] == []
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import record as records
+from sidecar.decisions import record as records
+from sidecar.decisions.record import Record, Slot, Unreadable
 from sidecar.model import AccessRequest, Review
-from sidecar.record import Record, Slot, Unreadable
 
 SLOTS = st.builds(
     Slot,

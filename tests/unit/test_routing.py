@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from sidecar.decisions.routing import MAX_SUGGESTED, Named, Routes, is_email, route
 from sidecar.model import AccessRequest
-from sidecar.routing import MAX_SUGGESTED, Named, Routes, is_email, route
 
 ROLES = {"*": ("ops/all",), "dbadmin": ("dba/requests", "@ivan"), "quiet": ()}
 

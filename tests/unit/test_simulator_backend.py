@@ -12,13 +12,13 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sidecar.model import Resource, Threshold
-from sidecar.simulator.auth import AuthServer
-from sidecar.simulator.auth_profile import Profile
-from sidecar.simulator.auth_roles import filter_matches
-from sidecar.simulator.auth_rpc import Caller
-from sidecar.simulator.auth_watch import Interest, Watcher
 from sidecar.simulator.faults import Refusal
-from sidecar.simulator.pki import ClusterPki, Identity
+from sidecar.simulator.teleport.auth import AuthServer
+from sidecar.simulator.teleport.pki import ClusterPki, Identity
+from sidecar.simulator.teleport.profile import Profile
+from sidecar.simulator.teleport.roles import filter_matches
+from sidecar.simulator.teleport.rpc import Caller
+from sidecar.simulator.teleport.watch import Interest, Watcher
 from sidecar.teleport.pb import teleport_pb2 as pb
 
 RECORDED = Path(__file__).parents[1] / "data" / "teleport-7.0.0-dev"

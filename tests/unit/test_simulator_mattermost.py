@@ -7,10 +7,10 @@ import msgspec
 import pytest
 import trio.testing
 
-from sidecar.simulator.mattermost import ApiError, Channel, MattermostServer, Post, User
-from sidecar.simulator.mattermost_faults import RateLimiter
-from sidecar.simulator.mattermost_http import Request
-from sidecar.simulator.mattermost_values import ALPHABET, go_json, go_runes, new_id, valid_id
+from sidecar.simulator.mattermost.faults import RateLimiter
+from sidecar.simulator.mattermost.http import Request
+from sidecar.simulator.mattermost.server import ApiError, Channel, MattermostServer, Post, User
+from sidecar.simulator.mattermost.values import ALPHABET, go_json, go_runes, new_id, valid_id
 
 
 class Town:

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sidecar.simulator.pki import CLUSTER_OID, Authority, ClusterPki, Identity, read_identity, write_files
+from sidecar.simulator.teleport.pki import CLUSTER_OID, Authority, ClusterPki, Identity, read_identity, write_files
 
 
 @pytest.fixture(scope="module")

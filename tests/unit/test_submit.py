@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from sidecar.model import AccessRequest, Ping, Threshold
-from sidecar.submit import on_behalf_refusal, state_refusal
+from sidecar.reconcile.submit import on_behalf_refusal, state_refusal
 
 PING = Ping("example.com", "7.0.0")
 REQUEST = AccessRequest(id="r", user="bob", state="PENDING", thresholds=(Threshold(1, 1),))

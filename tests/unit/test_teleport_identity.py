@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 
 from sidecar.config import TeleportConfig
 from sidecar.errors import LinkRefused
-from sidecar.simulator.pki import ClusterPki, Issued
+from sidecar.simulator.teleport.pki import ClusterPki, Issued
 from sidecar.teleport.credentials import Credentials
 from sidecar.teleport.findings import Finding, judge_names
 from sidecar.teleport.identity import (

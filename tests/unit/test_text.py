@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sidecar.model import AccessRequest, Draft, Resource, Review, Threshold
-from sidecar.text import TextOptions, content_hash, render_card, render_end_reply, render_review_reply
+from sidecar.text.card import TextOptions, content_hash, render_card, render_end_reply, render_review_reply
 
 ID = "0193523a-2c9e-7d5c-9a3b-1f2e3d4c5b6a"
 CREATED = 1795338000.0  # 2026-11-22 09:00 UTC

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.model import AccessRequest, Draft, Resource, Review, Threshold
-from sidecar.text import TextOptions, content_hash, render_card, render_end_reply, render_review_reply
+from sidecar.text.card import TextOptions, content_hash, render_card, render_end_reply, render_review_reply
 from tests.go_json import go_encode
 
 TRICKS = [

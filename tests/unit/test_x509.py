@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.simulator import pki
+from sidecar.simulator.teleport import pki
 from sidecar.teleport.x509 import CertificateFacts, _elements, certificate_ders, pem_blocks, read_certificate
 
 

@@ -1,0 +1,376 @@
+"""From what stands in Mattermost to what is decided. Pure: what was read goes in, verdicts come out.
+
+An expression is a reaction, a reply or a direct message that asks for a decision. It is judged once; the verdict stands
+in the record's ledger, so that no sweep, restart or replica judges or answers it again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from sidecar.model import APPROVED, DENIED, PENDING
+from sidecar.text.command import Decision, Malformed, NotACommand, parse_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sidecar.decisions.record import Slot
+    from sidecar.model import AccessRequest, Post, Reaction
+    from sidecar.text.command import Verb
+
+Way = Literal["reaction", "reply", "direct"]
+Mode = Literal["none", "reviewer", "plugin", "on_behalf", "state"]
+LedgerEntry = tuple[str, str, str, int, str]
+
+# Properties that any of the ways to post in somebody's name leaves behind (mattermost-server app/webhook.go,
+# app/command.go, v11 app/post.go). They are reasons to refuse; their absence proves nothing.
+FORGED = frozenset({
+    "from_webhook", "from_bot", "from_plugin", "from_oauth_app", "override_username", "override_icon_url",
+    "override_icon_emoji", "webhook_display_name", "ai_generated_by",
+})  # fmt: skip
+
+# One person's verdicts in one ledger; who goes on after that is not heard on this request.
+MOST_BY_ONE = 20
+# Strangers (anybody can join a public channel) and all together: 100 KB of the 1 MB that Teleport stores.
+MOST_STRANGERS = 200
+MOST_BY_ALL = 1000
+# The ledger's word for "whatever this person said until then".
+ANYTHING = "*"
+
+STATES: Mapping[str, str] = {"approve": APPROVED, "deny": DENIED}
+
+
+class Expression(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody asks for a decision.
+
+    `at` is Mattermost's time in milliseconds, `flaw` a refusal that the post itself earns, `verb` "?" where the words
+    do not fit the grammar.
+    """
+
+    user_id: str
+    verb: Verb | Literal["?"]
+    way: Way
+    post_id: str
+    at: int
+    channel_id: str
+    root_id: str = ""
+    reason: str = ""
+    flaw: str = ""
+
+    @property
+    def source(self) -> str:
+        """How the ledger names the post."""
+        return f"{self.way}|{self.post_id}"
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Who a Mattermost user is on Teleport; `problem` says why they are nobody.
+
+    `username` is for addressing them and proves nothing. `also` are other Teleport users that the operator's table of
+    requesters gives to the same account: its requests are theirs.
+    """
+
+    user_id: str
+    teleport_user: str = ""
+    problem: str = ""
+    username: str = ""
+    also: tuple[str, ...] = ()
+
+    def asked_for(self, request: AccessRequest) -> bool:
+        """Whether the request is this person's own. Addresses are compared without case: some servers keep it."""
+        return request.user.casefold() in {user.casefold() for user in (self.teleport_user, *self.also)}
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """Which Teleport users decide about a role, and how many of them it takes."""
+
+    reviewers: tuple[str, ...]
+    approvals: int
+    denials: int
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator allows; `policies` by role, "*" for the rest."""
+
+    mode: Mode = "none"
+    ways: tuple[Way, ...] = ("reaction", "reply", "direct")
+    approve: tuple[str, ...] = ("white_check_mark",)
+    deny: tuple[str, ...] = ("x",)
+    require_reason: Literal["none", "approve", "deny", "both"] = "none"
+    policies: dict[str, Policy] = {}
+
+    @property
+    def by_quorum(self) -> bool:
+        """Whether the sidecar counts heads itself and submits once."""
+        return self.mode in ("plugin", "state")
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What becomes of one expression: "accepted", or the reason of its refusal."""
+
+    expression: Expression
+    outcome: str
+    person: Person
+
+
+ACCEPTED = "accepted"
+# Outcomes under which an expression goes on counting towards a quorum.
+COUNTED = "counted"
+# Outcomes of what was carried out; all others are refusals.
+DONE = frozenset({"submitted", COUNTED, "on_record"})
+
+
+def key_of(expression: Expression) -> tuple[str, str, str, int]:
+    """What makes it the same expression: who, what, where and when."""
+    return expression.user_id, expression.verb, expression.source, expression.at
+
+
+def read_reactions(slot: Slot, reactions: Iterable[Reaction], rules: Rules, bot_id: str) -> list[Expression]:
+    """The decisions among the reactions that stand on a card now."""
+    if "reaction" not in rules.ways:
+        return []
+    verbs: dict[str, Verb] = {**dict.fromkeys(rules.approve, "approve"), **dict.fromkeys(rules.deny, "deny")}
+    return [
+        Expression(
+            user_id=reaction.user_id,
+            verb=verbs[reaction.emoji_name],
+            way="reaction",
+            post_id=slot.p,
+            at=reaction.update_at,
+            channel_id=slot.c,
+            root_id=slot.p,
+            flaw="remote" if reaction.remote_id else "",
+        )
+        for reaction in reactions
+        if reaction.emoji_name in verbs
+        and reaction.user_id != bot_id
+        and reaction.post_id == slot.p
+        and not reaction.delete_at
+    ]
+
+
+def read_thread(slot: Slot, posts: Iterable[Post], rules: Rules, bot_id: str) -> list[Expression]:
+    """The decisions among the replies to a card; talk is left out."""
+    found = []
+    posts = list(posts)
+    root = next((post for post in posts if post.id == slot.p), None)
+    if root is None or "reply" not in rules.ways:
+        return []
+    for post in posts:
+        if post.user_id == bot_id or post.root_id != slot.p or post.channel_id != slot.c or post.delete_at:
+            continue
+        command = parse_thread(post.message)
+        if not isinstance(command, NotACommand):
+            late = post.create_at < root.create_at
+            found.append(express(post, "reply", command, root_id=slot.p, flaw="forged" if late else ""))
+    return found
+
+
+def express(post: Post, way: Way, command: Decision | Malformed, *, root_id: str = "", flaw: str = "") -> Expression:
+    """A post that was parsed, with the flaw that it bears itself."""
+    return Expression(
+        user_id=post.user_id,
+        verb=command.verb if isinstance(command, Decision) else "?",
+        way=way,
+        post_id=post.id,
+        at=post.create_at,
+        channel_id=post.channel_id,
+        root_id=root_id,
+        reason=command.reason if isinstance(command, Decision) else "",
+        flaw=flaw or find_flaw(post) or ("" if isinstance(command, Decision) else "malformed"),
+    )
+
+
+def find_flaw(post: Post) -> str:
+    """Why a post is not a plain, unedited one that a person typed: "" where nothing speaks against it."""
+    if post.props & FORGED or post.type or post.original_id or post.delete_at:
+        return "forged"
+    if post.remote_id:
+        return "remote"
+    return "edited" if post.edit_at else ""
+
+
+def unjudged(expressions: Iterable[Expression], ledger: tuple[LedgerEntry, ...]) -> list[Expression]:
+    """The expressions that no verdict covers yet, oldest first; those beyond the ledger's room are left out."""
+    judged: dict[tuple[str, str, str], int] = {}
+    for user_id, verb, source, at, _ in ledger:
+        key = (user_id, verb, source)
+        judged[key] = max(at, judged.get(key, 0))
+    by_user = Counter(entry[0] for entry in ledger)
+    fresh = []
+    for expression in sorted(set(expressions), key=_order):
+        known = judged.get((expression.user_id, expression.verb, expression.source), -1)
+        refused_until = judged.get((expression.user_id, ANYTHING, ANYTHING), -1)
+        room = by_user[expression.user_id] < MOST_BY_ONE and by_user.total() < MOST_BY_ALL
+        if expression.at > max(known, refused_until) and (room or known >= 0):
+            fresh.append(expression)
+            by_user[expression.user_id] += known < 0
+    return fresh
+
+
+def with_room(
+    fresh: Iterable[Expression], people: Mapping[str, Person], ledger: tuple[LedgerEntry, ...]
+) -> list[Expression]:
+    """Leave out strangers beyond those that a ledger has room for: they must not crowd out the reviewers."""
+    strangers = {entry[0] for entry in ledger if entry[1] == ANYTHING}
+    kept = []
+    for expression in fresh:
+        person = people.get(expression.user_id)
+        if person is None or person.problem:
+            if expression.user_id not in strangers and len(strangers) >= MOST_STRANGERS:
+                continue
+            strangers.add(expression.user_id)
+        kept.append(expression)
+    return kept
+
+
+def entry_for(verdict: Verdict, outcome: str) -> LedgerEntry:
+    """What the ledger remembers: of nobody in particular only until when all that they said is refused."""
+    one = verdict.expression
+    if verdict.person.problem:
+        return (one.user_id, ANYTHING, ANYTHING, one.at, outcome)
+    return (one.user_id, one.verb, one.source, one.at, outcome)
+
+
+def judge(
+    fresh: Iterable[Expression],
+    standing: Iterable[Expression],
+    people: Mapping[str, Person],
+    request: AccessRequest,
+    rules: Rules,
+) -> list[Verdict]:
+    """A verdict for each fresh expression. `standing` are all that were read, judged before or not."""
+    verbs: dict[str, set[str]] = {}
+    for expression in standing:
+        person = people.get(expression.user_id)
+        if person is not None and not person.problem and person.teleport_user and _speaks(expression, rules):
+            verbs.setdefault(person.teleport_user, set()).add(expression.verb)
+    verdicts = []
+    accepted: set[str] = set()
+    for expression in sorted(fresh, key=_order):
+        person = people.get(expression.user_id, Person(expression.user_id, problem="unknown"))
+        outcome = _refusal(expression, person, request, rules, verbs.get(person.teleport_user, set()))
+        if not outcome and not rules.by_quorum and person.teleport_user in accepted:
+            outcome = "duplicate"
+        if not outcome:
+            accepted.add(person.teleport_user)
+        verdicts.append(Verdict(expression, outcome or ACCEPTED, person))
+    return verdicts
+
+
+def _order(expression: Expression) -> tuple[object, ...]:
+    return expression.at, expression.post_id, *msgspec.structs.astuple(expression)
+
+
+def _speaks(expression: Expression, rules: Rules) -> bool:
+    """Whether this says what its author wants: one that lacks a required reason was no decision."""
+    return not expression.flaw and not _lacks_reason(expression, rules)
+
+
+def _lacks_reason(expression: Expression, rules: Rules) -> bool:
+    return not expression.reason and rules.require_reason in (expression.verb, "both")
+
+
+def _refusal(expression: Expression, person: Person, request: AccessRequest, rules: Rules, verbs: set[str]) -> str:
+    """The first reason to refuse, in an order that tells nothing to whom nothing is to be told."""
+    if expression.flaw == "malformed" and not person.problem:
+        return "malformed"
+    checks = (
+        expression.flaw if expression.flaw != "malformed" else "",
+        person.problem or ("" if person.teleport_user else "unmapped"),
+        "own_request" if person.asked_for(request) else "",
+        "long_term" if request.long_term else "",
+        _reviewed(expression, person, request, rules),
+        "resolved" if request.state != PENDING else "",
+        "conflict" if len(verbs) > 1 else "",
+        "reason_required" if _lacks_reason(expression, rules) else "",
+        "" if _may_decide(person, request, rules) else "not_reviewer",
+    )
+    return next(filter(None, checks), "")
+
+
+def _reviewed(expression: Expression, person: Person, request: AccessRequest, rules: Rules) -> str:
+    """Whether this person's review already stands in Teleport: the same verdict, or another one."""
+    if rules.by_quorum:
+        return ""
+    mine = next((review for review in request.reviews if review.author == person.teleport_user), None)
+    if mine is None:
+        return ""
+    return "on_record" if mine.proposed_state == STATES.get(expression.verb) else "duplicate"
+
+
+def _may_decide(person: Person, request: AccessRequest, rules: Rules) -> bool:
+    if not rules.by_quorum:
+        return True
+    policies = [policy for role in request.roles or ("*",) if (policy := _policy(role, rules)) is not None]
+    return any(person.teleport_user in policy.reviewers for policy in policies)
+
+
+def _policy(role: str, rules: Rules) -> Policy | None:
+    return rules.policies.get(role) or rules.policies.get("*")
+
+
+def tally(request: AccessRequest, votes: Mapping[str, str], rules: Rules) -> str:
+    """The state that the policy's quorum asks for, "" while there is none. `votes`: Teleport user -> verb.
+
+    Every role needs its own approvals; one role's denials are enough. A role without a policy is never approved.
+    """
+    approved = True
+    for role in request.roles or ("*",):
+        policy = _policy(role, rules)
+        if policy is None:
+            approved = False
+            continue
+        approvals, denials = _heads(request, votes, policy)
+        if denials >= policy.denials:
+            return DENIED
+        approved = approved and approvals >= policy.approvals
+    return APPROVED if approved else ""
+
+
+def progress(request: AccessRequest, votes: Mapping[str, str], rules: Rules) -> str:
+    """How far the quorum is: "1 of 2 approvals", by role where several count apart."""
+    lines = {}
+    for role in request.roles or ("*",):
+        policy = _policy(role, rules)
+        if policy is not None:
+            lines[role] = f"{_heads(request, votes, policy)[0]} of {policy.approvals} approvals"
+    if len(set(lines.values())) == 1:
+        return next(iter(lines.values()))
+    return ", ".join(f"{line} for {role}" for role, line in lines.items())
+
+
+def _heads(request: AccessRequest, votes: Mapping[str, str], policy: Policy) -> tuple[int, int]:
+    """How many of the policy's people approve and deny; the requester is none of them."""
+    requester = request.user.casefold()
+    heard = [verb for user, verb in votes.items() if user in policy.reviewers and user.casefold() != requester]
+    return heard.count("approve"), heard.count("deny")
+
+
+def votes(
+    standing: Iterable[Expression],
+    ledger: tuple[LedgerEntry, ...],
+    verdicts: Iterable[Verdict],
+    people: Mapping[str, Person],
+    rules: Rules,
+) -> dict[str, str]:
+    """What each Teleport user stands for now: accepted before or just now, still there, and of one mind."""
+    counted = {(user, verb, source, at) for user, verb, source, at, outcome in ledger if outcome == COUNTED}
+    counted |= {key_of(one.expression) for one in verdicts if one.outcome == ACCEPTED}
+    found: dict[str, set[str]] = {}
+    for one in standing:
+        person = people.get(one.user_id)
+        if person is None or person.problem or not person.teleport_user or not _speaks(one, rules):
+            continue
+        verbs = found.setdefault(person.teleport_user, set())
+        # A contradiction counts against even where it was itself refused.
+        verbs.add(one.verb if key_of(one) in counted else f"un{one.verb}")
+    clear: dict[str, str] = {}
+    for user, verbs in found.items():
+        meant = {verb.removeprefix("un") for verb in verbs}
+        if len(meant) == 1 and (verb := next(iter(meant))) in verbs:
+            clear[user] = verb
+    return clear

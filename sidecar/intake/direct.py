@@ -1,0 +1,376 @@
+"""Direct messages to the bot: `list`, `show`, `help`, and decisions with an id.
+
+Only people who pass the identity checks are answered, and only about requests whose card they can see. An id that does
+not exist and one that they cannot see get the same words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import time
+from collections import Counter, OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
+
+import trio
+
+from sidecar.decisions.judge import express, find_flaw
+from sidecar.errors import LinkError, PostRejected
+from sidecar.model import PENDING, Draft
+from sidecar.reconcile.observe import gather
+from sidecar.text import card as text
+from sidecar.text.command import (
+    DIRECT_GRAMMAR,
+    Ambiguous,
+    Decision,
+    Help,
+    List,
+    Malformed,
+    NotACommand,
+    Show,
+    Unknown,
+    match_id,
+    parse_direct,
+    short_id,
+)
+from sidecar.text.neutral import code_span
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from sidecar.decisions.judge import Person, Rules
+    from sidecar.model import AccessRequest, Post
+    from sidecar.reconcile.followed import Followed
+    from sidecar.text.card import TextOptions
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+Command = Decision | List | Show | Help | Malformed
+
+STRANGER_SECONDS = 3600.0
+# Questions asked shortly before the start are still answered; nobody waits for an answer to older ones.
+QUESTION_SECONDS = 60.0
+# A list names at most so many requests, the newest ones.
+LISTED = 20
+# What is remembered of posts that were answered, of channels, of memberships and of strangers: bounded, since all of
+# it can be made by anybody.
+REMEMBERED = 1000
+MEMBER_SECONDS = 60.0
+# Messages that wait to be read, of all and of one person, and how many are read at once. Of those beyond it the sweep
+# finds the decisions.
+WAITING = 1000
+WAITING_OF_ONE = 3
+AT_ONCE = 4
+# Where our answer would stand if another replica, or we before a restart, had given it already.
+LOOK_BACK = 30
+RETRY_SECONDS = (0.5, 2.0)
+# Somebody may have used our pending_post_id first; then we are given their post.
+ATTEMPTS = 3
+
+_UNKNOWN = "There is no open request with this id that you can see. `list` shows those that you can."
+_AMBIGUOUS = "More than one request ends like this. Write more of the id."
+_STRANGER = "I only talk about access requests with people whom my operator has linked to Teleport."
+_NONE = "No open request is waiting where you can see it."
+_OFF = "Decisions by direct message are off."
+_AWAY = "Teleport does not answer right now. Please ask again later."
+
+
+class ChannelFacts(Protocol):
+    """What tells a direct channel."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class Mattermost(Protocol):
+    """The calls that direct messages need."""
+
+    async def get_post(self, post_id: str) -> Post | None: ...
+
+    async def channel(self, channel_id: str) -> ChannelFacts | None: ...
+
+    async def member(self, channel_id: str, user_id: str = "me") -> bool: ...
+
+    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = 200) -> list[Post]: ...
+
+    @property
+    def clock_offset(self) -> float: ...
+
+    async def create_post(
+        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
+    ) -> Post: ...
+
+
+class Direct:
+    """Answers direct messages. `secret` makes the keys of answers, equal in every replica and unknown to others."""
+
+    def __init__(
+        self,
+        mattermost: Mattermost,
+        followed: Followed,
+        get_request: Callable[[str], Awaitable[AccessRequest | None]],
+        find: Callable[[str], Awaitable[Person]],
+        rules: Rules,
+        options: Callable[[], TextOptions],
+        *,
+        bot_id: Callable[[], str],
+        secret: Callable[[], str],
+    ) -> None:
+        self._mattermost = mattermost
+        self._followed = followed
+        self._get_request = get_request
+        self._find = find
+        self._rules = rules
+        self._options = options
+        self._bot_id = bot_id
+        self._secret = secret
+        self._started = time.time()
+        self._send, self._receive = trio.open_memory_channel[tuple[str, str, str]](WAITING)
+        self._waiting_of: Counter[str] = Counter()
+        self._taken: OrderedDict[str, None] = OrderedDict()
+        self._pairs: OrderedDict[str, str] = OrderedDict()
+        self._members: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
+        self._strangers: OrderedDict[str, float] = OrderedDict()
+
+    def hint(self, post_id: str, channel_id: str, user_id: str) -> None:
+        """Somebody posted outside a thread: it is read soon, if it was to us."""
+        if self._pairs.get(channel_id) == "" or self._waiting_of[user_id] >= WAITING_OF_ONE:
+            return
+        try:
+            self._send.send_nowait((post_id, channel_id, user_id))
+        except trio.WouldBlock:
+            return
+        self._waiting_of[user_id] += 1
+
+    async def run(self) -> NoReturn:
+        """Read what was hinted at, a few messages at once; what fails for a link is left to the sweep."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(self._serve, name="direct.serve")
+        raise AssertionError("unreachable")
+
+    async def _serve(self) -> NoReturn:
+        while True:
+            post_id, channel_id, user_id = await self._receive.receive()
+            try:
+                await self._read(post_id, channel_id)
+            finally:
+                self._waiting_of[user_id] -= 1
+                if not self._waiting_of[user_id]:
+                    del self._waiting_of[user_id]
+
+    async def _read(self, post_id: str, channel_id: str) -> None:
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                if await self._pair(channel_id) and (post := await self._mattermost.get_post(post_id)) is not None:
+                    await self.take(post)
+            except LinkError as exc:
+                log.debug("direct.postponed", extra={"post_id": post_id, "reason": exc.reason})
+                if pause is not None:
+                    await trio.sleep(pause)
+                    continue
+            except PostRejected as exc:
+                log.debug("direct.rejected", extra={"post_id": post_id, "status": exc.status})
+            return
+
+    async def take(self, post: Post, around: Sequence[Post] = ()) -> None:
+        """Act on one post of a direct channel, once; `around` is what else was read there.
+
+        Raises LinkError, and may be tried again then.
+        """
+        if post.user_id == self._bot_id() or post.root_id or post.id in self._taken:
+            return
+        command = parse_direct(post.message)
+        if isinstance(command, NotACommand) or self._answered(post, around):
+            return
+        _keep(self._taken, post.id, None)
+        try:
+            taken = await self._take(post, command)
+        except BaseException:
+            self._taken.pop(post.id, None)
+            raise
+        if not taken:
+            self._taken.pop(post.id, None)
+
+    async def _take(self, post: Post, command: Command) -> bool:
+        """False where it must be taken again later."""
+        decides = isinstance(command, Decision) and self._rules.mode != "none"
+        old = post.create_at < (self._started - QUESTION_SECONDS + self._mattermost.clock_offset) * 1000
+        if not await self._is_between_us(post) or (old and not decides):
+            return True
+        requests = self._followed.open_requests()
+        if old and isinstance(command, Decision) and not isinstance(match_id(command.id, requests), str):
+            return True
+        person = await self._find(post.user_id)
+        flaw = find_flaw(post)
+        if (
+            person.problem
+            and isinstance(command, Decision)
+            and isinstance(found := match_id(command.id, requests), str)
+        ):
+            # The record remembers that it is refused, so that it stays so when its author is linked one day.
+            self._followed.tell(found, express(post, "direct", command))
+        if person.problem or (flaw and not decides):
+            await self._refuse(post, person, flaw, silent=old)
+        elif isinstance(command, Decision) and decides:
+            return await self._decide(post, command, requests, old=old)
+        else:
+            await self._reply(post, await self._answer(post, command, requests))
+        return True
+
+    async def _refuse(self, post: Post, person: Person, flaw: str, *, silent: bool) -> None:
+        """Say so once an hour: in the log, and to people who could mean it."""
+        if trio.current_time() < self._strangers.get(person.user_id, -math.inf):
+            return
+        _keep(self._strangers, person.user_id, trio.current_time() + STRANGER_SECONDS)
+        reason = flaw or person.problem
+        log.info("direct.refused", extra={"user_id": person.user_id, "post_id": post.id, "reason": reason})
+        if not flaw and not silent and person.problem not in ("bot", "deactivated", "remote", "unknown"):
+            await self._reply(post, Draft(_STRANGER))
+
+    async def _decide(
+        self, post: Post, command: Decision, requests: Mapping[str, tuple[str, ...]], *, old: bool
+    ) -> bool:
+        """Hand a decision about one visible request to its worker; False where that has no room."""
+        found = match_id(command.id, requests)
+        if isinstance(found, str) and await self._sees(post, requests[found]):
+            return self._followed.tell(found, express(post, "direct", command))
+        if not old:
+            ambiguous = isinstance(found, Ambiguous) and await self._visible(post, command.id, requests)
+            await self._reply(post, Draft(_AMBIGUOUS if ambiguous else _UNKNOWN))
+        return True
+
+    async def _answer(self, post: Post, command: Command, requests: Mapping[str, tuple[str, ...]]) -> Draft:
+        try:
+            match command:
+                case List():
+                    return Draft(await self._list(post, requests))
+                case Show():
+                    return await self._show(post, command, requests)
+                case Decision():
+                    return Draft(_OFF)
+                case _:
+                    return Draft(self._help())
+        except LinkError as exc:
+            if exc.link == "mattermost":
+                raise
+            return Draft(_AWAY)
+
+    async def _list(self, post: Post, requests: Mapping[str, tuple[str, ...]]) -> str:
+        visible: list[str] = []
+        for request_id, channels in reversed(list(requests.items())):
+            if len(visible) <= LISTED and await self._sees(post, channels):
+                visible.append(request_id)
+        found = await gather([partial(self._get_request, request_id) for request_id in visible[:LISTED]])
+        lines = [_line(request) for request in found if request is not None and request.state == PENDING]
+        if len(visible) > LISTED:
+            lines.append("… and more.")
+        return "\n".join(lines) or _NONE
+
+    async def _show(self, post: Post, command: Show, requests: Mapping[str, tuple[str, ...]]) -> Draft:
+        found = match_id(command.id, await self._visible(post, command.id, requests))
+        if isinstance(found, Ambiguous):
+            return Draft(_AMBIGUOUS)
+        request = await self._get_request(found) if not isinstance(found, Unknown) else None
+        if request is None or request.state != PENDING:
+            return Draft(_UNKNOWN)
+        return text.render_card(request, options=self._options())
+
+    async def _visible(self, post: Post, token: str, requests: Mapping[str, tuple[str, ...]]) -> list[str]:
+        """The requests that this id could mean, of those that the author can see: of others nothing must be told."""
+        meant = [one for one in requests if match_id(token, (one,)) == one]
+        return [one for one in meant if await self._sees(post, requests[one])]
+
+    def _help(self) -> str:
+        if self._rules.mode == "none":
+            return "Write exactly `list`, `show ID` or `help`."
+        return DIRECT_GRAMMAR
+
+    # -- who and what ------------------------------------------------------------------------------------------------
+
+    async def _is_between_us(self, post: Post) -> bool:
+        """A direct channel's name is its two user ids: the author must be the other one."""
+        return await self._pair(post.channel_id) == self._name_of(post.user_id)
+
+    def _name_of(self, user_id: str) -> str:
+        return "__".join(sorted((self._bot_id(), user_id)))
+
+    async def _pair(self, channel_id: str) -> str:
+        """The name of a direct channel, "" for every other kind; neither ever changes."""
+        if channel_id not in self._pairs:
+            try:
+                channel = await self._mattermost.channel(channel_id)
+            except PostRejected:
+                channel = None
+            if channel is None:
+                return ""
+            _keep(self._pairs, channel_id, channel.name if channel.type == "D" else "")
+        return self._pairs[channel_id]
+
+    async def _sees(self, post: Post, channels: tuple[str, ...]) -> bool:
+        """Whether the author has this card before them: here, or in a channel that they are in."""
+        if post.channel_id in channels:
+            return True
+        for channel_id in channels:
+            # Other people's direct channels are not asked for members.
+            if not await self._pair(channel_id) and await self._is_member(channel_id, post.user_id):
+                return True
+        return False
+
+    async def _is_member(self, channel_id: str, user_id: str) -> bool:
+        until, known = self._members.get((channel_id, user_id), (-math.inf, False))
+        if trio.current_time() >= until:
+            try:
+                known = await self._mattermost.member(channel_id, user_id)
+            except PostRejected:
+                known = False
+            _keep(self._members, (channel_id, user_id), (trio.current_time() + MEMBER_SECONDS, known))
+        return known
+
+    def _keys(self, post: Post) -> list[str]:
+        """What marks our answer to this post; the first one that nobody else has used counts.
+
+        Another cluster's sidecar may share the bot: what it answers is not our answer.
+        """
+        secret = self._secret().encode()
+        cluster = self._options().cluster
+        texts = [f"direct|{cluster}|{post.id}|{attempt}".encode() for attempt in range(ATTEMPTS)]
+        return [hmac.new(secret, one, hashlib.sha256).hexdigest()[:22] for one in texts]
+
+    def _answered(self, post: Post, around: Sequence[Post]) -> bool:
+        bot_id = self._bot_id()
+        answers = {one.key for one in around if one.user_id == bot_id and one.key}
+        return bool(answers) and not answers.isdisjoint(self._keys(post))
+
+    async def _reply(self, post: Post, draft: Draft) -> None:
+        """Answer once: another replica, or we before a restart, may have done so already."""
+        try:
+            if self._answered(post, await self._mattermost.channel_posts(post.channel_id, 0, LOOK_BACK)):
+                return
+            for key in self._keys(post):
+                tm: dict[str, object] = {"v": 1, "id": "", "k": key, "n": 0, "state": ""}
+                made = await self._mattermost.create_post(post.channel_id, draft, key=key, tm=tm)
+                if made.user_id == self._bot_id() and made.key == key:
+                    return
+        except PostRejected as exc:
+            log.info("answer.rejected", extra={"post_id": post.id, "status": exc.status})
+
+
+def _keep(remembered: OrderedDict[K, V], key: K, value: V) -> None:
+    remembered[key] = value
+    remembered.move_to_end(key)
+    if len(remembered) > REMEMBERED:
+        remembered.popitem(last=False)
+
+
+def _line(request: AccessRequest) -> str:
+    roles = ", ".join(code_span(role, 60) for role in request.roles[:5]) or "resources"
+    return f"`{short_id(request.id)}` {code_span(request.user, 60)} asks for {roles}"

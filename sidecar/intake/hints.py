@@ -1,0 +1,73 @@
+"""Listening to people in Mattermost: the websocket's hints, the sweep behind it, and direct messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from sidecar.intake.direct import Direct
+    from sidecar.intake.mattermost import Events, Hint
+    from sidecar.intake.sweep import Sweeper
+    from sidecar.reconcile.followed import Followed
+    from sidecar.reconcile.people import People
+    from sidecar.times import Times
+
+
+class Ear:
+    """What `MattermostLink` listens with."""
+
+    def __init__(
+        self,
+        open_events: Callable[[], AbstractAsyncContextManager[Events]],
+        followed: Followed,
+        people: People,
+        sweeper: Sweeper,
+        direct: Direct | None,
+        times: Times,
+    ) -> None:
+        self._open_events = open_events
+        self._followed = followed
+        self._people = people
+        self._sweeper = sweeper
+        self._direct = direct
+        self._times = times
+
+    def connect(self) -> AbstractAsyncContextManager[Events]:
+        """Open the websocket; entering waits for its greeting."""
+        return self._open_events()
+
+    async def prepare(self) -> None:
+        """Know who bears the reviewers' names before anything is heard."""
+        await self._people.pin()
+
+    def take(self, hint: Hint, bot_id: str) -> None:
+        """Look where the hint points, later: the websocket is drained without waiting for anybody."""
+        if hint.user_id == bot_id:
+            # What we post and react to ourselves asks nothing of us.
+            return
+        root_id: str | None = getattr(hint, "root_id", None)
+        if root_id is None or root_id:
+            self._followed.hear(root_id or hint.post_id, hint.user_id)
+        elif self._direct is not None:
+            self._direct.hint(hint.post_id, hint.channel_id, hint.user_id)
+
+    async def converse(self) -> NoReturn:
+        """Answer direct messages."""
+        if self._direct is not None:
+            await self._direct.run()
+        await trio.sleep_forever()
+
+    async def sweep(self) -> NoReturn:
+        """Find what the websocket missed, now and each minute."""
+        await self._sweeper.run()
+
+    async def check_identity(self) -> NoReturn:
+        """Read again, now and then, what makes identities trustworthy."""
+        while True:
+            await trio.sleep(self._times.identity_every)
+            await self._people.pin()

@@ -1,0 +1,34 @@
+"""What worked last, for the time in which its files do not; a SIGHUP leaves it as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.intake.teleport import Proven
+from sidecar.mattermost.auth import Token
+from sidecar.teleport.identity import credential_files
+
+if TYPE_CHECKING:
+    from sidecar.config.sections import MattermostConfig, TeleportConfig
+
+
+class Kept:
+    """One of each; what the configuration names by another server or other files begins anew."""
+
+    def __init__(self) -> None:
+        self._proven: tuple[object, Proven] = (None, Proven())
+        self._token: tuple[object, Token] | None = None
+
+    def proven(self, settings: TeleportConfig) -> Proven:
+        """The credentials that the Auth Service took last."""
+        place = (settings.addr, credential_files(settings))
+        if self._proven[0] != place:
+            self._proven = (place, Proven())
+        return self._proven[1]
+
+    def token(self, settings: MattermostConfig) -> Token:
+        """What reads the bot token, and remembers the one that Mattermost took last."""
+        place = (settings.url, settings.token_file)
+        if self._token is None or self._token[0] != place or settings.token_file is None:
+            self._token = (place, Token(settings.read_token, f"mattermost.token_file: {settings.token_file}"))
+        return self._token[1]

@@ -1,0 +1,1 @@
+"""The controller: observes each access request, decides, and applies what was decided."""

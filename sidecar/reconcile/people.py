@@ -1,0 +1,177 @@
+"""Who a Mattermost user is on Teleport: read anew for each decision, by the immutable user id, failing closed."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+import trio
+
+from sidecar.decisions.judge import Person
+from sidecar.decisions.routing import is_email
+from sidecar.errors import PostRejected
+
+if TYPE_CHECKING:
+    from sidecar.model import User
+
+log = logging.getLogger(__name__)
+
+# What the server's settings say of addresses is believed for so long.
+SETTINGS_SECONDS = 60.0
+MOST_SAID = 1000
+
+
+class Reviewer(msgspec.Struct, frozen=True):
+    """One line of [reviewers]: the Teleport user, and the Mattermost user by id, or by name where `id` is ""."""
+
+    name: str
+    user: str
+    id: str = ""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """How people are recognised. `require_ids` makes lines without an id count for nobody.
+
+    `requesters` gives the requests of a Teleport user to a Mattermost account, by "@name" or address.
+    """
+
+    reviewers: tuple[Reviewer, ...] = ()
+    by: Literal["map", "email"] = "map"
+    require_ids: bool = False
+    requesters: tuple[tuple[str, str], ...] = ()
+
+
+class Directory(Protocol):
+    """What is asked of Mattermost."""
+
+    async def user(self, user_id: str) -> User | None: ...
+
+    async def user_by_username(self, username: str) -> User | None: ...
+
+    async def config(self) -> dict[str, str]: ...
+
+
+class People:
+    """Finds persons. `pin` must run at each connect: it holds bare names to the accounts that bear them then."""
+
+    def __init__(self, directory: Directory, identity: Identity) -> None:
+        self._directory = directory
+        self._identity = identity
+        # bare name -> the id of the account that had it when it was first looked up in this process
+        self._pins: dict[str, str] = {}
+        # Teleport user -> the account that first had that address in this process
+        self._addresses: dict[str, str] = {}
+        self.unsafe = "not checked yet" if identity.by == "email" else ""
+        self._checked = -math.inf
+        # Impostors of whom the log was told: they may talk as long as they like.
+        self._said: set[tuple[str, str]] = set()
+
+    async def pin(self) -> None:
+        """Look up bare names once, and whether the server's settings make addresses trustworthy. Raises LinkError."""
+        for reviewer in self._identity.reviewers:
+            if not reviewer.id and not self._identity.require_ids and reviewer.name not in self._pins:
+                user = await self._named(reviewer.name)
+                if user is not None:
+                    self._pins[reviewer.name] = user.id
+        if self._identity.by == "email":
+            await self._check_server()
+
+    async def find(self, user_id: str) -> Person:
+        """Who this is now. Raises LinkError."""
+        try:
+            user = await self._directory.user(user_id)
+        except PostRejected:
+            # Not for us to see (v11 hides people from each other): nobody we could vouch for.
+            user = None
+        if user is None:
+            return Person(user_id, problem="unknown")
+        if problem := _not_a_colleague(user):
+            return Person(user_id, problem=problem, username=user.username)
+        person = self._mapped(user) if self._identity.by == "map" else await self._by_address(user)
+        return msgspec.structs.replace(person, username=user.username, also=self._also(user))
+
+    async def _named(self, name: str) -> User | None:
+        try:
+            return await self._directory.user_by_username(name)
+        except PostRejected as exc:
+            log.warning("reviewer.not_found", extra={"reviewer": name, "status": exc.status})
+            return None
+
+    def _also(self, user: User) -> tuple[str, ...]:
+        names = {f"@{user.username}", user.email.lower()} - {""}
+        return tuple(teleport for teleport, recipient in self._identity.requesters if recipient.lower() in names)
+
+    def _mapped(self, user: User) -> Person:
+        for reviewer in self._identity.reviewers:
+            if reviewer.id and reviewer.id == user.id:
+                return Person(user.id, reviewer.user)
+        if self._identity.require_ids:
+            return Person(user.id, problem="unmapped")
+        for reviewer in self._identity.reviewers:
+            if not reviewer.id and reviewer.name == user.username:
+                # Names can be given up and taken: the account that had it first keeps it while we run.
+                same = self._pins.setdefault(reviewer.name, user.id) == user.id
+                return Person(user.id, reviewer.user) if same else self._impostor(user, "renamed")
+        return Person(user.id, problem="unmapped")
+
+    async def _by_address(self, user: User) -> Person:
+        if trio.current_time() >= self._checked + SETTINGS_SECONDS:
+            await self._check_server()
+        if self.unsafe:
+            return Person(user.id, problem="identity_unsafe")
+        address = user.email.lower()
+        if not address.isascii() or not is_email(address):
+            return Person(user.id, problem="unmapped")
+        same = self._addresses.setdefault(address, user.id) == user.id
+        return Person(user.id, address) if same else self._impostor(user, "address_moved")
+
+    def _impostor(self, user: User, problem: str) -> Person:
+        if (user.id, problem) not in self._said:
+            if len(self._said) >= MOST_SAID:
+                self._said.clear()
+            self._said.add((user.id, problem))
+            log.warning("identity.moved", extra={"user_id": user.id, "reason": problem})
+        return Person(user.id, problem=problem)
+
+    async def _check_server(self) -> None:
+        try:
+            unsafe = address_risk(await self._directory.config())
+        except PostRejected as exc:
+            unsafe = f"Mattermost does not show its settings ({exc.status})"
+        if unsafe and unsafe != self.unsafe:
+            log.error("identity.unsafe", extra={"detail": unsafe})
+        self.unsafe, self._checked = unsafe, trio.current_time()
+
+
+def _not_a_colleague(user: User) -> str:
+    """Why this account cannot be a reviewer whatever the map says."""
+    if user.is_bot:
+        return "bot"
+    if user.delete_at:
+        return "deactivated"
+    if user.remote_id:
+        return "remote"
+    return "guest" if "system_guest" in user.roles.split() else ""
+
+
+def address_risk(config: dict[str, str]) -> str:
+    """Why addresses prove nothing on this server, "" where they do (mattermost-server app/user.go, 5.37 and 11).
+
+    Somebody can take a reviewer's address where accounts with passwords need no verified address; a bot cannot see
+    which addresses were verified, only the settings of now.
+    """
+    if config.get("ShowEmailAddress") != "true":
+        return "Mattermost hides e-mail addresses from the bot (PrivacySettings.ShowEmailAddress)"
+    passwords = [
+        name
+        for name in ("EnableSignUpWithEmail", "EnableSignInWithEmail", "EnableSignInWithUsername")
+        if config.get(name) != "false"
+    ]
+    if config.get("RequireEmailVerification") == "true" or not passwords:
+        return ""
+    return (
+        "anybody can give themselves a reviewer's address: set EmailSettings.RequireEmailVerification to true, or "
+        f"allow only single sign-on (now on: {', '.join(passwords)})"
+    )

@@ -1,0 +1,1 @@
+"""The demo: the whole story of a request, played against the embedded servers."""

@@ -1,0 +1,1 @@
+"""An embedded Mattermost server: REST and websocket on one real port."""

@@ -1,0 +1,1 @@
+"""An embedded Teleport Auth Service with real TLS and real gRPC."""

@@ -1,0 +1,1 @@
+"""The page that shows the embedded Mattermost to a person."""

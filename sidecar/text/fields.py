@@ -1,0 +1,230 @@
+"""The fields of a card: each a function of the request that gives its text, "" where there is nothing to say.
+
+One rule: every untrusted value goes through `sidecar.text.neutral`; times are absolute, so a field changes only when
+the request does.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, tzinfo
+from typing import Literal, assert_never
+
+import msgspec
+
+from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, PROMOTED, REMOVED, AccessRequest, Resource
+from sidecar.text.command import short_id
+from sidecar.text.neutral import code_span, fenced
+
+Way = Literal["reaction", "reply", "direct"]
+
+# Runes of a name where there is room for it, and always of the one who asks: who it is must not be cut away.
+NAME = 160
+
+# An id of another shape could smuggle something into a command that people copy.
+PLAIN_ID = re.compile("[0-9A-Za-z-]{1,64}")
+_WEB_URL = re.compile(r"https?://[0-9A-Za-z.:\[\]/_~%-]{1,300}")
+_EMOJI = {PENDING: "⏳ ", APPROVED: "✅ ", DENIED: "❌ ", EXPIRED: "⌛ "}
+_STATES = (PENDING, APPROVED, DENIED, EXPIRED, PROMOTED, REMOVED)
+_VERDICTS = {APPROVED: "approval", DENIED: "denial", PROMOTED: "promotion"}
+
+
+class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator and the Auth Service say about every message.
+
+    `web_url` is the proxy's base URL ("" where there is none), `time_zone` an IANA name that the configuration has
+    checked, `ways` the ways to decide in Mattermost (empty: none), an emoji a name without colons.
+    """
+
+    cluster: str = ""
+    web_url: str = ""
+    reviews_supported: bool = True
+    time_zone: str | None = None
+    ways: tuple[Way, ...] = ()
+    approve_emoji: str = "white_check_mark"
+    deny_emoji: str = "x"
+    require_reason: Literal["none", "approve", "deny", "both"] = "none"
+    # Whether Teleport takes reviews from people: `tsh request review` is refused on the edition without them.
+    commands: bool = True
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much of a request is shown: runes of each text, then the number of entries in each list."""
+
+    reason: int
+    resolution: int
+    name: int
+    reviews: int
+    resources: int
+    roles: int
+
+
+def field_values(request: AccessRequest, state: str, kind: str, options: TextOptions, limits: Limits) -> dict[str, str]:
+    zone = _zone(options.time_zone) if options.time_zone else None
+    starts = _moment(request.assume_start, zone)
+    until = _deadline(request.access_until, request.created, zone)
+    return {
+        "Requester": code_span(request.user, NAME),
+        "Roles": _listed(request.roles, limits.roles, limits.name),
+        "Resources": _resources(request.resources, options.cluster, limits),
+        "Reason": fenced(request.reason, limits.reason),
+        "Created": _moment(request.created, zone),
+        "Expires": _deadline(request.expires, request.created, zone),
+        "Access until": f"{until}, not before {starts}" if until and starts else until,
+        "State": state_text(state) + (access_list(request, limits.name) if state == PROMOTED else ""),
+        "Reviews": _reviews(request, state, limits),
+        "Resolution": fenced(request.resolve_reason, limits.resolution),
+        "Cluster": code_span(options.cluster, limits.name),
+        "Request ID": code_span(request.id, limits.name),
+        "Decide": _decide(request, options) if state == PENDING and kind == "card" else "",
+    }
+
+
+def state_name(state: str) -> str:
+    return state if state in _STATES or re.fullmatch("STATE -?[0-9]{1,10}", state) else "STATE ?"
+
+
+def state_text(state: str) -> str:
+    return _EMOJI.get(state, "") + state
+
+
+def access_list(request: AccessRequest, limit: int) -> str:
+    name = code_span(request.promoted_title or request.promoted_name, limit)
+    return f" to the access list {name}" if name else ""
+
+
+def count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _listed(names: tuple[str, ...] | list[str], most: int, limit: int) -> str:
+    shown = [code_span(name or "(empty)", limit) for name in names[:most]]
+    if len(names) > most:
+        shown.append(f"… {len(names) - most} more")
+    return ", ".join(shown)
+
+
+def _resources(resources: tuple[Resource, ...], own_cluster: str, limits: Limits) -> str:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for resource in resources[: limits.resources]:
+        path = f"{resource.name}/{resource.sub_resource}" if resource.sub_resource else resource.name
+        groups.setdefault((resource.kind, resource.cluster), []).append(path)
+    if not groups:
+        return ""
+    lines = [f"{count(len(resources), 'resource')}:"]
+    if len(resources) > limits.resources:
+        lines[0] = f"{len(resources)} resources, the first {limits.resources} of them:"
+    for (kind, cluster), names in groups.items():
+        where = f" in {code_span(cluster, limits.name)}" if cluster not in {"", own_cluster} else ""
+        lines.append(f"{code_span(kind, limits.name)}{where}: {_listed(names, len(names), limits.name)}")
+    return "\n".join(lines)
+
+
+def _reviews(request: AccessRequest, state: str, limits: Limits) -> str:
+    authors: dict[str, list[str]] = {word: [] for word in (*_VERDICTS.values(), "other review")}
+    for review in request.reviews:
+        authors[_VERDICTS.get(review.proposed_state, "other review")].append(review.author)
+    needed = _approvals_needed(request)
+    # "0 of 2" is worth saying while it is open: it tells that one approval is not enough.
+    open_count = needed > 1 and state == PENDING
+    parts = []
+    for word, names in authors.items():
+        of_needed = word == "approval" and needed and (names or open_count)
+        if not (names or of_needed):
+            continue
+        head = f"{len(names)} of {count(needed, word)}" if of_needed else count(len(names), word)
+        parts.append(f"{head}: {_listed(names, limits.reviews, limits.name)}" if names else head)
+    return "; ".join(parts)
+
+
+def _approvals_needed(request: AccessRequest) -> int:
+    match request.thresholds:
+        case (threshold,) if not threshold.filter:
+            return max(0, threshold.approve)
+        case _:
+            return 0
+
+
+def _zone(name: str) -> tzinfo:
+    import zoneinfo  # noqa: PLC0415 - costs each start 9 ms, and few name a zone
+
+    return zoneinfo.ZoneInfo(name)
+
+
+def _moment(seconds: float | None, zone: tzinfo | None) -> str:
+    if seconds is None:
+        return ""
+    try:
+        utc = datetime.fromtimestamp(seconds, UTC)
+        local = utc.astimezone(zone or UTC)
+    except (ValueError, OverflowError, OSError):
+        return ""
+    text = f"{_minute(utc)} UTC"
+    if zone is None:
+        return text
+    other = _minute(local) if local.date() != utc.date() else _minute(local)[11:]
+    return f"{text} ({other} {local.tzname()})"
+
+
+def _minute(moment: datetime) -> str:
+    return moment.isoformat(sep=" ")[:16]
+
+
+def _deadline(seconds: float | None, created: float | None, zone: tzinfo | None) -> str:
+    moment = _moment(seconds, zone)
+    if not moment or seconds is None or created is None or not _moment(created, None):
+        return moment
+    length = _duration(seconds - created)
+    return f"{moment}, {length}" if length else moment
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{number} {unit}" for number, unit in ((days, "d"), (hours, "h"), (minutes, "min")) if number]
+    return " ".join(parts) if seconds > 0 else ""
+
+
+def _decide(request: AccessRequest, options: TextOptions) -> str:
+    if not PLAIN_ID.fullmatch(request.id):
+        return ""
+    link = _link(request.id, options)
+    if request.long_term:
+        return f"A long-term request. {link or 'Review it on the web page of Teleport.'}"
+    ways = list(filter(None, (_here(way, request.id, options) for way in options.ways)))
+    here = f"Here: {'; or '.join(ways)}." if ways else ""
+    lines = "\n".join(filter(None, (link, here)))
+    if not options.commands:
+        return lines
+    commands = f"```\ntsh request review --approve {request.id}\ntsh request review --deny {request.id}\n```"
+    return f"{lines}\n\n{commands}" if lines else commands
+
+
+def _here(way: Way, request_id: str, options: TextOptions) -> str:
+    must = {
+        "approve": options.require_reason in {"approve", "both"},
+        "deny": options.require_reason in {"deny", "both"},
+    }
+    # Saying why is welcome with every denial.
+    because = {"approve": must["approve"], "deny": True}
+    match way:
+        case "reaction":
+            emoji = {"approve": options.approve_emoji, "deny": options.deny_emoji}
+            # A reaction cannot carry a reason.
+            able = [f":{emoji[verb]}: to {verb}" for verb in emoji if not must[verb]]
+            return f"react with {' or '.join(able)}" if able else ""
+        case "reply":
+            words = [f"`{verb} because …`" if because[verb] else f"`{verb}`" for verb in because]
+            return f"reply {' or '.join(words)} in the thread"
+        case "direct":
+            short = short_id(request_id)
+            words = [f"`{verb} {short} …`" if because[verb] else f"`{verb} {short}`" for verb in because]
+            return f"send me {' or '.join(words)} as a direct message"
+        case _:
+            assert_never(way)
+
+
+def _link(request_id: str, options: TextOptions) -> str:
+    if not options.reviews_supported or not _WEB_URL.fullmatch(options.web_url):
+        return ""
+    return f"[Review in Teleport]({options.web_url.rstrip('/')}/web/requests/{request_id})"
