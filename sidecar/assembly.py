@@ -12,10 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from sidecar.decisions.judge import Policy, Rules
 from sidecar.decisions.routing import Routes
+from sidecar.decisions.seen import Context
 from sidecar.errors import ConfigError, LinkError, LinkLost, LinkRefused
 from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry, watch
@@ -27,14 +29,14 @@ from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import open_client as open_mattermost
 from sidecar.mattermost.events import open_events
 from sidecar.mattermost.recipients import Recipients
-from sidecar.reconcile.breaker import Breaker
 from sidecar.reconcile.coldstart import close_orphans
-from sidecar.reconcile.controller import Chat, Reconciler, Settings
+from sidecar.reconcile.controller import Controller, Peers
 from sidecar.reconcile.followed import Followed
-from sidecar.reconcile.lease import LeaseTimes
-from sidecar.reconcile.observe import Reviews
+from sidecar.reconcile.gate import Gate
+from sidecar.reconcile.observe import Observer
 from sidecar.reconcile.people import Identity, People, Reviewer
-from sidecar.reconcile.submit import Submit
+from sidecar.reconcile.resolve import Resolver
+from sidecar.reconcile.submit import Submitter
 from sidecar.teleport.client import open_client as open_teleport
 from sidecar.teleport.identity import credential_files, load_credentials
 from sidecar.teleport.reviewers import open_reviewers
@@ -79,9 +81,9 @@ class Assembly:
         self._teleport_status, self._mattermost_status = statuses
         self._rules = rules(config)
         self._routes = routes(config)
-        self._breaker = Breaker(times)
         limits = config.limits
         self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
+        self._gate = Gate(self._followed.queue.add)
         self._teleport = TeleportLink(
             self._connect,
             self._adopt,
@@ -99,7 +101,7 @@ class Assembly:
 
     async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:
         """Work until `stop`; True where everything under way was finished. Raises LinkRefused with `fail_fast`."""
-        settings = self._config.mattermost
+        config, settings = self._config, self._config.mattermost
         async with (
             AsyncExitStack() as stack,
             open_mattermost(
@@ -118,14 +120,16 @@ class Assembly:
             link = MattermostLink(
                 client,
                 self._mattermost_status,
-                self._breaker,
+                self._gate,
                 self._metrics,
                 lambda: ears[0] if ears else None,
                 recipients.clear,
             )
             pool = await self._open_pool(stack)
-            reviews = self._listen(client, link, ears, pool)
-            await nursery.start(self._reconciler(client, recipients, link, reviews).run, name="reconcile")
+            people = People(client, identity(config))
+            direct = self._listen(client, link, ears, people)
+            controller = self._controller(client, recipients, link, people, pool, direct)
+            await nursery.start(controller.run, name="reconcile")
             nursery.start_soon(partial(self._keep_teleport, fail_fast=fail_fast), name="teleport")
             nursery.start_soon(partial(self._keep_mattermost, link, fail_fast=fail_fast), name="mattermost")
             nursery.start_soon(self._clean_up, client, recipients, link, name="coldstart")
@@ -133,43 +137,57 @@ class Assembly:
             await stop.wait()
             self._teleport.quiesce()
             with trio.move_on_after(self._times.drain) as drain:
-                await self._breaker.drained()
+                await self._gate.drained()
             nursery.cancel_scope.cancel()
         return not drain.cancelled_caught
 
     # -- Mattermost --------------------------------------------------------------------------------------------------
 
-    def _reconciler(
-        self, client: MattermostClient, recipients: Recipients, link: MattermostLink, reviews: Reviews | None
-    ) -> Reconciler:
+    def _controller(
+        self,
+        client: MattermostClient,
+        recipients: Recipients,
+        link: MattermostLink,
+        people: People,
+        pool: Reviewers | None,
+        direct: Direct | None,
+    ) -> Controller:
         config, rules = self._config, self._rules
-        seeds: tuple[str, ...] = ()
-        if reviews is not None and "reaction" in rules.ways:
-            seeds = (rules.approve[0], rules.deny[0])
-        return Reconciler(
-            self._followed,
+        decides = rules.mode != "none"
+        resolver = Resolver(
+            recipients.resolve, self._routes, self._metrics, self._followed.queue.add, self._times.retry_first
+        )
+        peers = Peers(
             self._teleport,
-            Chat(client, recipients.resolve, recipients.forget, self._breaker, lambda: link.bot_id, reviews, seeds),
-            Settings(
-                routes=self._routes,
-                lease=LeaseTimes(max(1, int(config.teleport.lease))),
-                announce_resolved=config.announce.resolved,
-                announce_delay_seconds=config.announce.delay,
-                workers=config.limits.workers,
-                times=self._times,
-            ),
+            client,
+            Observer(self._teleport, client, resolver, people.find, self._metrics),
+            resolver,
+            Submitter(rules.mode, self._teleport, lambda: self._own_user, pool) if decides else None,
+            self._gate,
+            recipients.forget,
+        )
+        context = Context(
+            lease_s=max(1, int(config.teleport.lease)),
+            rules=rules,
+            times=self._times,
+            announce_resolved=config.announce.resolved,
+            announce_delay=config.announce.delay,
+        )
+        return Controller(
+            self._followed,
+            peers,
+            lambda: msgspec.structs.replace(context, bot_id=link.bot_id, options=self._text_options()),
             self._metrics,
-            self._text_options,
+            workers=config.limits.workers,
+            seeds=(rules.approve[0], rules.deny[0]) if decides and "reaction" in rules.ways else (),
+            others=direct.visit if direct is not None else None,
         )
 
-    def _listen(
-        self, client: MattermostClient, link: MattermostLink, ears: list[Ear], pool: Reviewers | None
-    ) -> Reviews | None:
-        """Build what takes decisions from Mattermost; nothing where the configuration asks for none."""
+    def _listen(self, client: MattermostClient, link: MattermostLink, ears: list[Ear], people: People) -> Direct | None:
+        """Build what hears people in Mattermost; nothing where the configuration asks for none."""
         config, rules = self._config, self._rules
         if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
             return None
-        people = People(client, identity(config))
         direct = Direct(
             client,
             self._followed,
@@ -179,6 +197,7 @@ class Assembly:
             self._text_options,
             bot_id=lambda: link.bot_id,
             secret=self._token,
+            times=self._times,
         )
         sweeper = Sweeper(
             client,
@@ -199,10 +218,7 @@ class Assembly:
         )
         wants_direct = direct if "direct" in rules.ways else None
         ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, self._times))
-        if rules.mode == "none":
-            return None
-        submit = Submit(rules.mode, self._teleport, lambda: self._own_user, pool)
-        return Reviews(client, people.find, submit, rules, self._metrics, lambda: link.bot_id)
+        return wants_direct
 
     def _text_options(self) -> TextOptions:
         """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""

@@ -1,6 +1,6 @@
 """How long the sidecar waits for what. One value, so that a test can live through an hour in a second.
 
-All are seconds. What follows from a lease stands in `lease.LeaseTimes`, what one call may take in the two adapters.
+All are seconds. What follows from a lease stands in `lease`, what one call may take in the two adapters.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     sweep_every: float = 60.0
     sweep_pace: float = 0.5
     # What was read of a decision is read again before it is submitted, where it is older than this.
-    hearsay: float = 5.0
+    evidence: float = 2.0
     # To the websocket's hello, between two JSON pings, and how long an answer may take.
     hello: float = 10.0
     socket_ping_every: float = 15.0
@@ -49,8 +49,12 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     refused_retry: float = 60.0
     file_poll: float = 2.0
 
-    # A request counts as gone by its expiry only this long after it, and after a get by id found nothing.
+    # A request counts as gone by its expiry only this long after it, and after a get by id found nothing; its card says
+    # EXPIRED this long after it.
     expiry_grace: float = 60.0
+    expired: float = 30.0
+    # How long a request must be missing from every list where the rights may narrow lists.
+    absent: float = 300.0
     # Recipients that fail are tried again after the first, then twice that, up to the most.
     retry_first: float = 60.0
     retry_most: float = 3600.0

@@ -83,7 +83,7 @@ class SkewedTime:
 
 # The rooms that decide by a clock.
 SKEWED = (
-    "reconcile.controller", "reconcile.followed", "reconcile.lease", "intake.keep", "intake.sweep", "intake.direct",
+    "reconcile.controller", "reconcile.followed", "reconcile.lease", "reconcile.observe", "intake.keep", "intake.sweep", "intake.direct",
     "mattermost.client",
 )  # fmt: skip
 

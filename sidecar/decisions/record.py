@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from sidecar.model import PENDING, Version, state_rank
+from sidecar.model import PENDING, Draft, Version, state_rank
 
 if TYPE_CHECKING:
     from sidecar.model import AccessRequest
@@ -26,6 +26,10 @@ FORMAT = 1
 MAX_BYTES = 64 * 1024
 # A dozen replies of a slot.
 _REPLIES_BYTES = 40
+# A longer lease counts as this: whoever writes the record must not keep others away for ever.
+MOST_LEASE_SECONDS = 600
+# Milliseconds of Mattermost's clock have 13.
+_MOST_DIGITS = 16
 # The official plugin shows 500 runes of a reason; there is no need to store more for it.
 _OFFICIAL_REASON_LENGTH = 1000
 
@@ -50,6 +54,8 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     h: str = ""
     shown: tuple[str, int] = ("", 0)
     rep: tuple[int, ...] = ()
+    # Keys that a later version wrote.
+    extra: dict[str, object] = {}
 
     @property
     def version(self) -> Version:
@@ -57,10 +63,25 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
         return Version(state_rank(self.shown[0]), self.shown[1]) if self.shown[0] else Version(-1, 0)
 
 
+class Owed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer that a person has not been given yet: its identity, channel, root post or "", and its words."""
+
+    i: str
+    c: str
+    m: str
+    t: str = ""
+
+    @property
+    def draft(self) -> Draft:
+        """What is posted."""
+        return Draft(self.m)
+
+
 class Record(msgspec.Struct, frozen=True):
     """The document. `at` and `exp` are Unix seconds, `n` grows with every save, `owner` is "" when nobody holds it.
 
-    `dec` lists judged decisions: (Mattermost user, verb, source, update_at, outcome).
+    `dec` lists judged decisions: (Mattermost user, verb, source, update_at, outcome), `owe` the answers to them that
+    still have to be given.
     """
 
     seed: str
@@ -72,8 +93,11 @@ class Record(msgspec.Struct, frozen=True):
     n: int = 1
     lease_s: int = 30
     dec: tuple[tuple[str, str, str, int, str], ...] = ()
+    owe: tuple[Owed, ...] = ()
     done: bool = False
     v: int = FORMAT
+    # Keys that a later version wrote.
+    extra: dict[str, object] = {}
 
     @property
     def version(self) -> Version:
@@ -107,20 +131,48 @@ def post_key(seed: str, kind: str, channel_id: str, index: int | str, attempt: i
 
 
 def encode(record: Record) -> str:
-    """The canonical text: sorted keys, no spaces, ASCII."""
-    return json.dumps(msgspec.to_builtins(record), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """The canonical text: sorted keys, no spaces, ASCII. What a later version wrote is written again."""
+    document = _document(record)
+    document["posts"] = [_document(slot) for slot in record.posts]
+    if not record.owe:
+        del document["owe"]
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def decode(text: str) -> Record | Unreadable:
     """The record in `text`; what is not ours to change comes back as `Unreadable`."""
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_int=_small_int)
         version = document["v"]
         if not isinstance(version, int) or version > FORMAT:
             return Unreadable(f"it has format {version!s:.20}, this sidecar knows {FORMAT}: a newer sidecar wrote it")
-        return msgspec.convert(document, Record)
+        document["posts"] = [_with_extra(slot, Slot) for slot in document["posts"]]
+        record = msgspec.convert(_with_extra(document, Record), Record)
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         return Unreadable(f"it cannot be read ({type(exc).__name__})")
+    return msgspec.structs.replace(record, lease_s=min(max(record.lease_s, 1), MOST_LEASE_SECONDS))
+
+
+def _small_int(digits: str) -> int:
+    """Python computes with any integer, but neither clocks nor floats do."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError("an integer of too many digits")
+    return int(digits)
+
+
+def _document(part: Record | Slot) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(part)
+    fields.pop("extra", None)
+    return {**part.extra, **fields}
+
+
+def _with_extra(document: dict[str, object], kind: type[Record | Slot]) -> dict[str, object]:
+    """Set aside the keys that `kind` does not know; "extra" itself is one of them."""
+    known = frozenset(kind.__struct_fields__) - {"extra"}
+    unknown = {key: value for key, value in document.items() if key not in known}
+    if not unknown:
+        return document
+    return {**{key: value for key, value in document.items() if key in known}, "extra": unknown}
 
 
 def official_fields(request: AccessRequest | None, record: Record) -> dict[str, str]:
@@ -169,4 +221,4 @@ def size(part: Record | Slot) -> int:
     grown = msgspec.structs.replace(
         part, c="c" * 26, p="p" * 26, h="h" * 16, s="archived", shown=("PROMOTED", 100), rep=(1,)
     )
-    return len(json.dumps(msgspec.to_builtins(grown), separators=(",", ":"), ensure_ascii=True)) + _REPLIES_BYTES
+    return len(json.dumps(_document(grown), separators=(",", ":"), ensure_ascii=True)) + _REPLIES_BYTES

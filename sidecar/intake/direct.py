@@ -11,16 +11,16 @@ import hmac
 import logging
 import math
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
 from sidecar.decisions.judge import express, find_flaw
 from sidecar.errors import LinkError, PostRejected
 from sidecar.model import PENDING, Draft
-from sidecar.reconcile.observe import gather
+from sidecar.reconcile.side_by_side import gather
 from sidecar.text import card as text
 from sidecar.text.command import (
     DIRECT_GRAMMAR,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sidecar.model import AccessRequest, Post
     from sidecar.reconcile.followed import Followed
     from sidecar.text.card import TextOptions
+    from sidecar.times import Times
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,10 @@ LISTED = 20
 # it can be made by anybody.
 REMEMBERED = 1000
 MEMBER_SECONDS = 60.0
-# Messages that wait to be read, of all and of one person, and how many are read at once. Of those beyond it the sweep
-# finds the decisions.
-WAITING = 1000
-WAITING_OF_ONE = 3
-AT_ONCE = 4
-# Where our answer would stand if another replica, or we before a restart, had given it already.
+# How far back a visit to a channel reads; whoever writes more at once hears of the rest at the next sweep.
 LOOK_BACK = 30
-RETRY_SECONDS = (0.5, 2.0)
+# Where the keys of direct channels lie in the queue, beside requests' ids.
+KEY = "direct:"
 # Somebody may have used our pending_post_id first; then we are given their post.
 ATTEMPTS = 3
 
@@ -123,6 +120,7 @@ class Direct:
         *,
         bot_id: Callable[[], str],
         secret: Callable[[], str],
+        times: Times,
     ) -> None:
         self._mattermost = mattermost
         self._followed = followed
@@ -132,54 +130,38 @@ class Direct:
         self._options = options
         self._bot_id = bot_id
         self._secret = secret
+        self._times = times
         self._started = time.time()
-        self._send, self._receive = trio.open_memory_channel[tuple[str, str, str]](WAITING)
-        self._waiting_of: Counter[str] = Counter()
+        self._failures: OrderedDict[str, int] = OrderedDict()
         self._taken: OrderedDict[str, None] = OrderedDict()
         self._pairs: OrderedDict[str, str] = OrderedDict()
         self._members: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
         self._strangers: OrderedDict[str, float] = OrderedDict()
 
-    def hint(self, post_id: str, channel_id: str, user_id: str) -> None:
-        """Somebody posted outside a thread: it is read soon, if it was to us."""
-        if self._pairs.get(channel_id) == "" or self._waiting_of[user_id] >= WAITING_OF_ONE:
-            return
+    def hint(self, channel_id: str) -> None:
+        """Somebody posted outside a thread: the channel is read, if it is ours."""
+        if self._pairs.get(channel_id) != "":
+            self._followed.queue.add(KEY + channel_id)
+
+    async def visit(self, key: str) -> None:
+        """Answer what has no answer yet in a direct channel; what fails is tried again, less and less often."""
+        channel_id = key.removeprefix(KEY)
         try:
-            self._send.send_nowait((post_id, channel_id, user_id))
-        except trio.WouldBlock:
-            return
-        self._waiting_of[user_id] += 1
-
-    async def run(self) -> NoReturn:
-        """Read what was hinted at, a few messages at once; what fails for a link is left to the sweep."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(AT_ONCE):
-                nursery.start_soon(self._serve, name="direct.serve")
-        raise AssertionError("unreachable")
-
-    async def _serve(self) -> NoReturn:
-        while True:
-            post_id, channel_id, user_id = await self._receive.receive()
-            try:
-                await self._read(post_id, channel_id)
-            finally:
-                self._waiting_of[user_id] -= 1
-                if not self._waiting_of[user_id]:
-                    del self._waiting_of[user_id]
-
-    async def _read(self, post_id: str, channel_id: str) -> None:
-        for pause in (*RETRY_SECONDS, None):
-            try:
-                if await self._pair(channel_id) and (post := await self._mattermost.get_post(post_id)) is not None:
-                    await self.take(post)
-            except LinkError as exc:
-                log.debug("direct.postponed", extra={"post_id": post_id, "reason": exc.reason})
-                if pause is not None:
-                    await trio.sleep(pause)
-                    continue
-            except PostRejected as exc:
-                log.debug("direct.rejected", extra={"post_id": post_id, "status": exc.status})
-            return
+            if await self._pair(channel_id):
+                posts = await self._mattermost.channel_posts(channel_id, 0, LOOK_BACK)
+                for post in reversed(posts):
+                    await self.take(post, posts)
+        except LinkError as exc:
+            failures = self._failures.get(key, 0)
+            log.debug("direct.postponed", extra={"channel_id": channel_id, "reason": exc.reason})
+            _keep(self._failures, key, failures + 1)
+            times = self._times
+            wait = min(times.failure_first * 2.0 ** min(failures, 20), times.failure_most)
+            self._followed.queue.add_at(key, trio.current_time() + wait)
+        except PostRejected as exc:
+            log.debug("direct.rejected", extra={"channel_id": channel_id, "status": exc.status})
+        else:
+            self._failures.pop(key, None)
 
     async def take(self, post: Post, around: Sequence[Post] = ()) -> None:
         """Act on one post of a direct channel, once; `around` is what else was read there.

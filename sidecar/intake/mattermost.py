@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sidecar.intake.keep import LinkStatus
     from sidecar.metrics import Metrics
     from sidecar.model import User
-    from sidecar.reconcile.breaker import Breaker
+    from sidecar.reconcile.gate import Gate
 
 
 class Me(Protocol):
@@ -57,8 +57,6 @@ class Ear(Protocol):
 
     def take(self, hint: Hint, bot_id: str) -> None: ...
 
-    async def converse(self) -> NoReturn: ...
-
     async def sweep(self) -> NoReturn: ...
 
     async def check_identity(self) -> NoReturn: ...
@@ -74,7 +72,7 @@ class MattermostLink:
         self,
         client: Me,
         status: LinkStatus,
-        breaker: Breaker,
+        gate: Gate,
         metrics: Metrics,
         ear: Callable[[], Ear | None],
         another: Callable[[], None],
@@ -83,7 +81,7 @@ class MattermostLink:
         self._client = client
         self._another = another
         self._status = status
-        self._breaker = breaker
+        self._gate = gate
         self._metrics = metrics
         self._ear = ear
         self.bot: User | None = None
@@ -98,7 +96,7 @@ class MattermostLink:
     async def live(self) -> None:
         """Be connected until something fails. Ends by raising a LinkError.
 
-        A websocket that breaks does not keep workers from writing: only REST's own failures do.
+        A websocket that breaks does not keep workers from writing: only the question who we are decides about that.
         """
         with self._rest():
             bot = await self._who()
@@ -106,7 +104,7 @@ class MattermostLink:
             self._another()
         self.bot = bot
         self.known.set()
-        self._breaker.trust()
+        self._gate.admit()
         with one_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._probe, name="mattermost.probe")
@@ -146,7 +144,6 @@ class MattermostLink:
         self._status.ready()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ear.sweep, name="mattermost.sweep")
-            nursery.start_soon(ear.converse, name="mattermost.direct")
             nursery.start_soon(ear.check_identity, name="mattermost.identity")
             nursery.start_soon(self._prove, events, name="mattermost.proof")
             async for hint in events:
@@ -159,7 +156,7 @@ class MattermostLink:
         try:
             yield
         except LinkError:
-            self._breaker.close()
+            self._gate.close()
             raise
 
     async def _prove(self, events: Events) -> NoReturn:
@@ -172,13 +169,13 @@ class MattermostLink:
             await trio.sleep(1.0)
 
     async def _probe(self) -> NoReturn:
-        """After a failed write: as soon as a question is answered again, let one writer try."""
+        """After a failed write: ask at once whether the link is still up, and not again for a while."""
         while True:
-            await self._breaker.failure_is_old()
-            await self._who()
+            await self._gate.suspected()
+            with self._rest():
+                await self._who()
             if self._ear() is None:
                 self._status.answered()
-            self._breaker.admit()
             await trio.sleep(self._status.times.probe)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from sidecar.model import AccessRequest, Destination, Post
-    from sidecar.reconcile.apply import Posts
+    from sidecar.reconcile.ports import Mattermost
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Lookups(Protocol):
 async def close_orphans(
     names: Iterable[str],
     resolve: Callable[[str], Awaitable[Destination]],
-    posts: Posts,
+    posts: Mattermost,
     lookups: Lookups,
     *,
     bot_id: str,
@@ -78,7 +78,7 @@ async def _forgotten(lookups: Lookups, post: Post) -> bool:
     return not await lookups.read_plugin_data(post.request_id)
 
 
-async def _close(posts: Posts, post: Post) -> int:
+async def _close(posts: Mattermost, post: Post) -> int:
     draft = text.close_card(post.attachment, post.request_id, EXPIRED)
     tm = {"v": 1, "id": post.request_id, "k": post.key, "n": 0, "state": EXPIRED}
     try:

@@ -1,6 +1,6 @@
-"""Bring the messages of one access request to what it says: load, plan, act, record.
+"""The controller: a visit to a request is observe, decide, leased apply, settle; again until it comes to rest.
 
-A step may fail anywhere. What it leaves behind is in the record, and the next look carries on from there.
+A visit may fail anywhere. What it leaves behind is in the record and the memory, and the next one carries on from there.
 """
 
 from __future__ import annotations
@@ -8,473 +8,394 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import trio
 
-from sidecar.decisions import plan as planning
-from sidecar.decisions.judge import DONE, key_of, unjudged
-from sidecar.decisions.record import KEY, Record, Stored, Unreadable, adopt, decode, new_seed, official_fields
-from sidecar.decisions.routing import Routes
-from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, SidecarError
-from sidecar.model import PENDING
-from sidecar.reconcile.apply import Deliverer, Doubts
-from sidecar.reconcile.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
-from sidecar.reconcile.resolve import Reach
-from sidecar.times import USUAL, Times
+from sidecar.decisions.decide import decide
+from sidecar.decisions.judge import DONE, STATES
+from sidecar.decisions.record import Record, Stored, Unreadable, new_seed, official_fields
+from sidecar.decisions.seen import (
+    UNASKED,
+    Action,
+    Answer,
+    Context,
+    Create,
+    Now,
+    Patch,
+    Place,
+    Plan,
+    Reply,
+    Resolve,
+    Seen,
+    Submit,
+    Unknown,
+)
+from sidecar.decisions.settle import Result, State, settle, unsaved
+from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, ReviewRejected, SidecarError
+from sidecar.model import AccessRequest
+from sidecar.reconcile.apply import Applier
+from sidecar.reconcile.lease import Lease, LeaseLost, boottime
+from sidecar.reconcile.observe import stored
+from sidecar.reconcile.side_by_side import outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from sidecar.decisions.plan import Plan, Target
+    from sidecar.decisions.seen import Look, Memory, Outcome
     from sidecar.metrics import Metrics
-    from sidecar.model import AccessRequest, Destination
-    from sidecar.reconcile.apply import Posts
-    from sidecar.reconcile.breaker import Breaker
     from sidecar.reconcile.followed import Entry, Followed
-    from sidecar.reconcile.observe import Answer, Heard, Reviews, Settled
-    from sidecar.text.card import TextOptions
+    from sidecar.reconcile.gate import Gate
+    from sidecar.reconcile.observe import Observer
+    from sidecar.reconcile.ports import Mattermost, Teleport
+    from sidecar.reconcile.resolve import Resolver
+    from sidecar.reconcile.submit import Submitter
 
 log = logging.getLogger(__name__)
 
+# Reactions that invite to decide are a convenience; they are put on a card within this time or not at all.
+SEED_SECONDS = 30.0
+# Requests that are kept whole while the link to Mattermost is down.
+KEPT = 1000
 
-class Store(PluginDataStore, Protocol):
-    """What reconciling needs of Teleport."""
 
-    async def get_request(self, request_id: str) -> AccessRequest | None: ...
+class Peers(NamedTuple):
+    """What a visit turns to. `forget` lets a recipient be looked up again."""
 
-
-class Chat(NamedTuple):
-    """The Mattermost side: `resolve` finds recipients and remembers them until `forget`, `bot_id` says who we are."""
-
-    posts: Posts
-    resolve: Callable[[str], Awaitable[Destination]]
+    teleport: Teleport
+    mattermost: Mattermost
+    observer: Observer
+    resolver: Resolver
+    submitter: Submitter | None
+    gate: Gate
     forget: Callable[[str], None]
-    breaker: Breaker
-    bot_id: Callable[[], str]
-    # None where decisions are not taken from Mattermost.
-    reviews: Reviews | None = None
-    seeds: tuple[str, ...] = ()
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of the configuration that reconciling needs."""
-
-    routes: Routes
-    lease: LeaseTimes = LeaseTimes()
-    announce_resolved: bool = False
-    announce_delay_seconds: float = 0.0
-    workers: int = 64
-    times: Times = USUAL
-
-
-class Untouchable(SidecarError):
-    """A record that this sidecar must not write."""
-
-
-class Reconciler:
-    """Makes messages true. `options` is asked for each time: what Teleport says of itself may change."""
+class Controller:
+    """Works on keys of the queue; `context` says what holds for every request, `others` takes keys of other kinds."""
 
     def __init__(
         self,
         followed: Followed,
-        store: Store,
-        chat: Chat,
-        settings: Settings,
+        peers: Peers,
+        context: Callable[[], Context],
         metrics: Metrics,
-        options: Callable[[], TextOptions],
+        *,
+        workers: int,
+        seeds: tuple[str, ...] = (),
+        others: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        self.owner = uuid.uuid4().hex
         self._followed = followed
-        self._store = store
-        self._chat = chat
-        self._settings = settings
-        self._times = settings.times
+        self._peers = peers
+        self._context = context
         self._metrics = metrics
-        self._options = options
-        self._owner = uuid.uuid4().hex
-        self._reach = Reach(chat.resolve, settings.routes, metrics)
-        # request -> how many recipients its record had no room for
-        self._refused: dict[str, int] = {}
-        # Asked by each scrape: while a peer is away no look ends, and a number set at the end of one would stand still.
-        metrics.backlog_requests.set_function(lambda: followed.backlog + chat.breaker.waiting)
+        self._workers = workers
+        self._seeds = seeds
+        self._others = others
+        self._courtesies: trio.Nursery | None = None
+        # Asked by each scrape: while a peer is away no visit ends, and a number set at the end of one would stand still.
+        metrics.backlog_requests.set_function(lambda: len(followed.queue) + peers.gate.parked)
         metrics.open_requests.set_function(lambda: len(followed))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled: at most `workers` requests at once."""
-        limit = trio.CapacityLimiter(self._settings.workers)
+        """Work until cancelled: at most `workers` keys at once."""
+        limit = trio.CapacityLimiter(self._workers)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._followed.run_timers, name="reconcile.timers")
+            self._courtesies = nursery
+            nursery.start_soon(self._followed.queue.run_timers, name="reconcile.timers")
+            await nursery.start(self._peers.resolver.run, name="reconcile.resolver")
             task_status.started()
             while True:
                 token = object()
                 await limit.acquire_on_behalf_of(token)
-                entry = await self._followed.next()
-                nursery.start_soon(self._visit, entry, limit, token, name="reconcile.worker")
+                key = await self._followed.queue.get()
+                nursery.start_soon(self._work, key, limit, token, name="reconcile.worker")
 
-    async def _visit(self, entry: Entry, limit: trio.CapacityLimiter, token: object) -> None:
+    async def _work(self, key: str, limit: trio.CapacityLimiter, token: object) -> None:
+        """One visit; what nobody foresaw in it costs this key alone, and is tried again."""
         started = time.perf_counter()
+        again_at = float("inf")
+        entry = self._followed.get(key)
         try:
-            await self._guard(entry)
+            if entry is not None:
+                again_at = await self._visit(entry)
+            elif self._others is not None:
+                await self._others(key)
+        except Exception:
+            log.exception("request.bug", extra={"request_id": key})
+            self._metrics.events_total.labels(link="teleport", kind="bug").inc()
+            times = self._context().times
+            failures = entry.memory.failures if entry is not None else 0
+            if entry is not None:
+                self._followed.keep(entry, entry.memory.but(failures=min(failures + 1, 20), text=None, mine=False))
+            again_at = trio.current_time() + min(times.retry_first * 2.0**failures, times.retry_most)
         finally:
             limit.release_on_behalf_of(token)
-            self._followed.release(entry)
+            self._followed.queue.done(key, again_at)
             self._metrics.reconcile_seconds.observe(time.perf_counter() - started)
-            if entry.id not in self._followed or not self._refused.get(entry.id):
-                self._refused.pop(entry.id, None)
-            self._metrics.recipients_failed.labels(reason="too_many").set(sum(self._refused.values()))
 
-    async def _guard(self, entry: Entry) -> None:
-        """One look; whatever fails leaves the request to be looked at again."""
+    async def _visit(self, entry: Entry) -> float:
+        """Look, decide and act until nothing is left to do; when to look again."""
+        context = msgspec.structs.replace(self._context(), request_id=entry.id, owner=self.owner, seed=new_seed())
+        visit = _Visit(self._followed, entry, self._peers, context, self._metrics)
         try:
-            await self._look(entry)
-        except RequestGone:
-            self._followed.drop(entry)
+            async with visit.lease.renewing():
+                plan = await visit.go()
         except SidecarError as exc:
-            self._put_off(entry, exc)
-        except Exception:
-            # One poisoned request must neither take the others down nor be tried in a loop.
-            log.exception("request.bug", extra={"request_id": entry.id})
-            self._metrics.events_total.labels(link="teleport", kind="bug").inc()
-            self._postpone(entry, self._times.retry_first, self._times.retry_most)
-        else:
-            entry.failures = 0
-
-    def _put_off(self, entry: Entry, exc: SidecarError) -> None:
-        """Say what must be said, and choose when to look again."""
-        if isinstance(exc, Untouchable):
-            if not entry.silent:
-                log.warning("record.untouchable", extra={"request_id": entry.id, "detail": str(exc)})
-            entry.silent = True
-            return
-        first, most = self._times.failure_first, self._times.failure_most
-        if isinstance(exc, LeaseLost | Conflict):
-            entry.forget_text()
-        elif isinstance(exc, LinkError):
-            log.debug("request.postponed", extra={"request_id": entry.id, "link": exc.link, "reason": exc.reason})
-        else:
-            # A channel too busy to look through, a record that Teleport does not take: no use in hurrying.
-            first, most = self._times.retry_first, self._times.retry_most
-            if not entry.failures:
-                log.warning("request.stuck", extra={"request_id": entry.id, "detail": str(exc)})
-        self._postpone(entry, first, most)
-
-    def _postpone(self, entry: Entry, first: float, most: float) -> None:
-        self._followed.wake_in(entry, min(first * 2**entry.failures, most))
-        entry.failures = min(entry.failures + 1, 20)
-
-    # -- one look ----------------------------------------------------------------------------------------------------
-
-    async def _look(self, entry: Entry) -> None:
-        request = entry.take_request()
-        if entry.gone and entry.silent:
+            plan = visit.failed(exc)
+        if self._courtesies is not None:
+            for post_id in visit.new_cards:
+                self._courtesies.start_soon(self._seed, post_id, context.bot_id, name="reconcile.seed")
+        self._followed.keep(entry, plan.memory)
+        if plan.drop:
             self._followed.drop(entry)
-            return
-        if entry.gone:
-            await self._end(entry)
-            return
-        early: list[Heard] = []
-        try:
-            if request is None:
-                request = await self._read(entry, early)
-            await self._look_at(entry, request, early)
-        finally:
-            if early:
-                # Heard, but nothing came of it: it must be heard again.
-                entry.heard = False
+            self._peers.resolver.too_many(entry.id, 0)
+            return float("inf")
+        return plan.again_at
 
-    async def _look_at(self, entry: Entry, request: AccessRequest | None, early: list[Heard]) -> None:
-        if request is None:
-            await self._missing(entry)
-        elif request.dry_run:
-            self._followed.drop(entry)
-        elif request.version >= entry.version:
-            entry.absent = False
-            entry.version, entry.digest = request.version, hash(request)
-            wait = self._announce_wait(entry, request)
-            if wait > 0:
-                self._followed.wake_in(entry, wait)
-            else:
-                await self._converge(entry, request, early)
+    async def _seed(self, post_id: str, bot_id: str) -> None:
+        """A convenience: where it fails, people find the emoji themselves."""
+        with trio.move_on_after(SEED_SECONDS):
+            for emoji in self._seeds:
+                try:
+                    await self._peers.mattermost.add_reaction(bot_id, post_id, emoji)
+                except (LinkError, PostRejected) as exc:
+                    log.debug("reaction.not_seeded", extra={"post_id": post_id, "detail": str(exc)})
+                    return
 
-    async def _read(self, entry: Entry, early: list[Heard]) -> AccessRequest | None:
-        """The request by id; what was said about it is read meanwhile, for a person waits for an answer."""
-        found: list[AccessRequest | None] = []
 
-        async def read() -> None:
-            found.append(await self._store.get_request(entry.id))
+class _Visit:
+    """One visit to one request."""
 
-        async def hear() -> None:
-            record = decode(entry.text) if entry.text is not None and self._chat.breaker.open else None
-            try:
-                heard = await self._hear(entry, record) if isinstance(record, Record) else None
-            except (LinkError, PostRejected):
-                return  # asked again where a card that is due does not wait for it
-            if heard is not None:
-                early.append(heard)
+    def __init__(self, followed: Followed, entry: Entry, peers: Peers, context: Context, metrics: Metrics) -> None:
+        self._followed = followed
+        self._entry = entry
+        self._peers = peers
+        self._context = context
+        self._metrics = metrics
+        self._memory = _with_hints(entry)
+        self._seen = Seen(request=entry.take_request() or UNASKED, stored=_kept(entry, self._memory))
+        self.lease = Lease(peers.teleport, entry.id, context.owner, context.lease_s, self._official)
+        self.new_cards: list[str] = []
+        self._acted: set[Place] = set()
+        self._told = False
+        self._claimed = False
 
-        await _all([read] if entry.heard else [read, hear])
-        return found[0]
-
-    def _announce_wait(self, entry: Entry, request: AccessRequest) -> float:
-        """Seconds to wait before announcing, so that a request that is approved at once wakes nobody."""
-        delay = self._settings.announce_delay_seconds
-        if not delay or entry.known or request.state != PENDING:
-            return 0.0
-        # Whichever says that it is over: the wall clock may be behind Teleport's, and a restart knows only that one.
-        known = trio.current_time() - entry.pending_since
-        return min((request.created or 0.0) + delay - time.time(), delay - known)
-
-    def _owed(self, entry: Entry) -> bool:
-        """Whether a request that nobody was told of before it was resolved is announced all the same (P1)."""
-        if self._settings.announce_resolved:
-            return True
-        return not entry.silent and trio.current_time() - entry.pending_since >= self._settings.announce_delay_seconds
-
-    async def _missing(self, entry: Entry) -> None:
-        """A get by id found nothing. That alone is no proof: without the right to list it looks the same."""
-        if entry.silent:
-            self._followed.drop(entry)
-            return
-        stored = await self._stored(entry)
-        left = self._followed.expiry_check(stored.record.exp) if stored is not None else 0.0
-        if entry.absent or (stored is not None and left <= 0):
-            entry.gone = True
-            await self._end(entry)
-        elif stored is not None:
-            self._followed.wake_in(entry, left)
-        else:
-            self._followed.drop(entry)
-
-    async def _converge(self, entry: Entry, request: AccessRequest, early: list[Heard]) -> None:
-        stored: Stored | None = None
-        if entry.known or request.state != PENDING:
-            stored = await self._stored(entry, request)
-            if stored is None and request.state != PENDING and not self._owed(entry):
-                entry.silent = True
-                self._followed.wake_at_expiry(entry, request.expires)
-                return
-        if stored is not None:
-            if stored.record.done:
-                self._followed.drop(entry)
-                return
-            if not self._may_take(entry, stored.record):
-                return
-        trouble: SidecarError | None = None
-        async with self._chat.breaker.writing():
-            if not entry.dirty:  # else something newer came while we waited for our turn
-                trouble = await self._act(entry, request, stored, early)
-        if trouble is None:
-            entry.troubles = 0
-        else:
-            self._look_again(entry, trouble)
-
-    def _look_again(self, entry: Entry, trouble: SidecarError) -> None:
-        """All else is done: neither other requests nor a failure of this one's own writes wait for the sake of this."""
-        log.debug("request.postponed", extra={"request_id": entry.id, "detail": str(trouble)})
-        first, most = self._times.failure_first, self._times.failure_most
-        if not isinstance(trouble, LinkError):
-            first, most = self._times.retry_first, self._times.retry_most
-            if not entry.troubles:
-                log.warning("request.stuck", extra={"request_id": entry.id, "detail": str(trouble)})
-        self._followed.wake_in(entry, min(first * 2**entry.troubles, most))
-        entry.troubles = min(entry.troubles + 1, 20)
-
-    async def _act(
-        self, entry: Entry, request: AccessRequest, stored: Stored | None, early: list[Heard]
-    ) -> SidecarError | None:
-        """Do all that can be done; return what could not be read, and must be read again."""
-        targets, trouble = await self._reach.targets(request)
-        record = self._new_record(request) if stored is None else stored.record
-        step = self._plan(entry, request, record, targets, announce=stored is None)
-        if step.stale:
-            # Another process has acted on more than we were told; its look was later than ours.
-            return None
-        entry.answers = _untold(entry.answers, record)
-        doubts = entry.doubts
-        verify = doubts is not None and (doubts.inherited or doubts.ripe(trio.current_time() - self._times.verify))
-        idle = not step.work and step.record.posts == record.posts and record.owner in ("", self._owner)
-        idle = idle and not verify and not entry.answers
-        heard: Heard | None = None
-        try:
-            heard = early.pop() if early else await self._hear(entry, record)
-        except (LinkError, PostRejected) as exc:
-            if idle:
-                raise
-            # What people said can wait; a card that is untrue, a doubt and an answer that is owed cannot.
-            trouble = exc
-        if idle and heard is None:
-            self._rest(entry, request, record)
-        elif not await self._act_on(entry, request, stored, step, targets, heard):
-            return None
-        return trouble
-
-    async def _act_on(
-        self,
-        entry: Entry,
-        request: AccessRequest,
-        stored: Stored | None,
-        step: Plan,
-        targets: tuple[Target, ...],
-        heard: Heard | None,
-    ) -> bool:
-        """Claim or take the record and do what is due; False where somebody else has claimed it meanwhile."""
-        hold = self._hold(entry, step.record, stored, request)
-        if stored is None:
-            try:
-                await hold.claim()
-            except Conflict:
-                entry.known = entry.dirty = True
-                return False
-            entry.doubts = Doubts(cards=False, replies=False)
-            await self._work(entry, hold, request, step, targets)
-        elif heard is None:
-            await self._take(entry, hold, stored.record)
-            await self._work(entry, hold, request, step, targets)
-        else:
-            await self._decide(entry, hold, stored.record, targets, heard)
-        return True
-
-    async def _hear(self, entry: Entry, record: Record) -> Heard | None:
-        """Decisions that nobody has judged yet; only looked for after a hint that there are some."""
-        reviews = self._chat.reviews
-        if reviews is None or entry.heard:
-            return None
-        entry.heard = True
-        asked = entry.direct
-        speakers, entry.speakers = entry.speakers, ()
-        try:
-            heard = await reviews.hear(_told(record, entry.answers), asked, speakers)
-        except BaseException:
-            entry.heard = False
-            raise
-        # What was taken back, or has its verdict, needs no room any more.
-        fresh = {key_of(one) for one in heard.fresh} if heard is not None else set()
-        entry.direct = tuple(one for one in entry.direct if one not in asked or key_of(one) in fresh)
-        return heard
-
-    async def _decide(
-        self, entry: Entry, hold: Hold, record: Record, targets: tuple[Target, ...], heard: Heard
-    ) -> None:
-        """Judge and submit what was heard, holding the record, against the request as the backend has it."""
-        reviews = self._chat.reviews
-        if reviews is None:
-            return
-        try:
-            settled = await self._settle(entry, hold, record, heard, reviews)
-            if settled is None:
-                # Taken back meanwhile, or the request is gone; whether for good is for the next look to prove.
-                await hold.save(release=not entry.doubts)
-                entry.remember(hold.saved)
-                self._postpone(entry, self._times.failure_first, self._times.failure_most)
-                return
-            request = settled.request
-            entry.version, entry.digest = request.version, hash(request)
-            entry.answers = tuple({one.identity: one for one in (*entry.answers, *settled.answers)}.values())
-            step = self._plan(entry, request, msgspec.structs.replace(hold.record, dec=settled.ledger), targets)
-            hold.record = step.record
-            hold.official = partial(official_fields, request)
-            await self._work(entry, hold, request, step, targets)
-            entry.direct = tuple(unjudged(entry.direct, settled.ledger))
-        except BaseException:
-            entry.heard = False
-            if hold.saved:
-                entry.remember(hold.saved)
-            raise
-        if settled.lost is not None:
-            entry.heard = False
-            raise settled.lost
-
-    async def _settle(self, entry: Entry, hold: Hold, record: Record, heard: Heard, reviews: Reviews) -> Settled | None:
-        """Take the record, read the request, and judge; None where there is nothing to judge any more."""
-        now: list[AccessRequest | None] = []
-
-        async def read() -> None:
-            now.append(await self._store.get_request(entry.id))
-
-        await _all([partial(self._take, entry, hold, record), read])
-        again: Heard | None = heard
-        while again is not None and hold.valid and trio.current_time() - again.at > self._times.hearsay:
-            # Taking it took long: what was said may be taken back, and somebody else may have decided.
-            again = await reviews.hear(_told(hold.record, entry.answers), entry.direct)
-            now.clear()
-            await read()
-        if again is None or now[0] is None:
-            return None
-
-        def guard() -> None:
-            if not hold.valid:
-                raise LeaseLost(entry.id)
-
-        try:
-            async with hold.renewing():
-                return await reviews.settle(again, now[0], _told(hold.record, entry.answers), guard)
-        except RequestGone:
-            return None
-
-    async def _take(self, entry: Entry, hold: Hold, record: Record) -> None:
-        """Acquire a record that exists; what its last holder may have left unrecorded becomes a doubt."""
-        foreign = record.owner not in ("", self._owner)
-        if entry.doubts is None:
-            entry.doubts = Doubts(cards=True, replies=foreign)
-        if foreign:
-            entry.doubts.cards = entry.doubts.replies = entry.doubts.inherited = True
-        entry.foreign = None
-        await hold.save()
-
-    async def _work(
-        self,
-        entry: Entry,
-        hold: Hold,
-        request: AccessRequest,
-        step: Plan,
-        targets: tuple[Target, ...],
-    ) -> None:
-        """Act until nothing newer is known, then write down what was done."""
-        event = "request.updated" if entry.known else "request.announced"
-        changed = bool(step.work)
-        entry.known = True
-        deliverer = self._deliverer(entry, hold)
-
-        async def answer(one: Answer) -> None:
-            await deliverer.answer(one.channel_id, one.root_id, one.identity, one.draft)
-            entry.answers = tuple(other for other in entry.answers if other is not one)
-            hold.record = _told(hold.record, (one,))
-
-        async with self._recording(entry, hold):
+    async def go(self) -> Plan:
+        """The last plan of this visit, which says when to look again."""
+        gate = self._peers.gate
+        with ExitStack() as stack:
             while True:
-                answers = [partial(answer, one) for one in entry.answers]
-                # On record only what was told, too: whoever comes after us judges the rest again, and tells.
-                hold.record = _owing(hold.record, entry.answers)
-                await _all([*answers, *(partial(deliverer.deliver, work) for work in step.work)])
-                self._followed.show_cards(entry, hold.record)
-                for slot in hold.record.posts:
-                    if slot.s == "failed" and slot.c:
-                        self._chat.forget(slot.r)
-                entry.touched = frozenset()
-                newer = entry.request
-                if newer is None or entry.gone or newer.version < request.version:
-                    break
-                request, entry.request, entry.dirty = newer, None, False
-                step = self._plan(entry, request, hold.record, targets)
-                changed = changed or bool(step.work)
-                hold.record = step.record
-                hold.official = partial(official_fields, request)
-            if await deliverer.verify(trio.current_time() - self._times.verify):
-                entry.dirty = True
-        if changed or event == "request.announced":
-            self._say(event, hold.record, entry.id)
-        self._rest(entry, request, hold.record)
+                plan = self._decide()
+                if plan.over:
+                    return await self._end(plan)
+                if not self._seen.held:
+                    if _needs_mattermost(plan) and not gate.open:
+                        return self._park()
+                    if plan.take:
+                        stack.enter_context(gate.writing())
+                await self._step(plan)
 
-    def _say(self, event: str, record: Record, request_id: str) -> None:
+    def _park(self) -> Plan:
+        """Wait for Mattermost's link without a worker; what an event brought is kept for as many as are few."""
+        if isinstance(self._seen.request, AccessRequest) and not self._seen.by_id and self._peers.gate.parked < KEPT:
+            self._entry.request = self._entry.request or self._seen.request
+        self._peers.gate.park(self._entry.id)
+        return Plan(memory=self._memory)
+
+    def failed(self, exc: SidecarError) -> Plan:
+        """The visit broke off; what it did since the last save is on no record."""
+        log.debug("request.postponed", extra={"request_id": self._entry.id, "detail": str(exc)})
+        memory, times, now = self._memory, self._context.times, trio.current_time()
+        if isinstance(exc, Conflict | LeaseLost) and not self._acted:
+            return Plan(memory=memory.but(text=None, known=True, mine=False), again_at=now)
+        if self._seen.held or isinstance(exc, LinkError | Conflict | LeaseLost):
+            memory = unsaved(memory, frozenset(self._acted), now, overtaken=isinstance(exc, LeaseLost))
+        if not isinstance(exc, LinkError | Conflict | LeaseLost | RequestGone):
+            if not memory.failures:
+                log.warning("request.stuck", extra={"request_id": self._entry.id, "detail": str(exc)})
+            wait = min(times.retry_first * 2.0**memory.failures, times.retry_most)
+        else:
+            wait = min(times.failure_first * 2.0**memory.failures, times.failure_most)
+        if isinstance(exc, RequestGone):
+            self._entry.request = None
+        return Plan(memory=memory.but(failures=min(memory.failures + 1, 20)), again_at=now + wait)
+
+    # -- decide ------------------------------------------------------------------------------------------------------
+
+    def _decide(self) -> Plan:
+        newer = self._entry.take_request()
+        if newer is not None and not (
+            isinstance(self._seen.request, AccessRequest)
+            and self._seen.by_id
+            and newer.version <= self._seen.request.version
+        ):
+            self._seen = self._seen.but(request=newer, by_id=False)
+        if self._seen.held:
+            self._seen = self._seen.but(stored=Stored(self.lease.record, self.lease.saved))
+        now = Now(time.time(), trio.current_time(), boottime(), self._peers.mattermost.clock_offset)
+        plan = decide(self._seen, self._entry.facts, self._memory, self._context, now)
+        self._note(plan)
+        self._memory = plan.memory
+        if self._seen.held and plan.record is not None:
+            self.lease.record = plan.record
+        return plan
+
+    def _note(self, plan: Plan) -> None:
+        if plan.trouble:
+            event = "record.untouchable" if isinstance(self._seen.stored, Unreadable) else "request.stuck"
+            log.warning(event, extra={"request_id": self._entry.id, "detail": plan.trouble})
+        for one in plan.outcomes:
+            self._account(one)
+        if plan.record is not None:
+            self._peers.resolver.too_many(self._entry.id, plan.refused)
+        if self._seen.held:
+            for kind in plan.found:
+                self._count(kind, "found")
+
+    # -- act ---------------------------------------------------------------------------------------------------------
+
+    async def _step(self, plan: Plan) -> None:
+        """Look and take side by side, or act."""
+        jobs: list[Callable[[], Awaitable[None]]] = []
+        if plan.look:
+            jobs.append(partial(self._look, plan.look))
+        if plan.take and plan.record is not None:
+            jobs.append(partial(self._take, plan.record))
+        for failure in await outcomes(jobs) if jobs else ():
+            if isinstance(failure, SidecarError):
+                raise failure
+        if plan.actions and self._seen.held:
+            await self._apply(plan)
+
+    async def _look(self, look: Look) -> None:
+        seen = await self._peers.observer.look(look, self._seen, self._memory, self._context)
+        # Taking the record may have ended meanwhile.
+        self._seen = seen.but(held=self._seen.held, held_since=self._seen.held_since, stored=seen.stored)
+        request = self._seen.request
+        if look.request and isinstance(request, AccessRequest) and request.version >= self._entry.version:
+            self._followed.learn(self._entry, request)
+        if look.request and request is None:
+            self._entry.request = None
+        if isinstance(self._seen.stored, Stored):
+            self._memory = self._memory.but(known=True, mentions=self._memory.mentions or _is_wedge(self._seen.stored))
+
+    async def _take(self, record: Record) -> None:
+        before = self._seen.stored
+        await self.lease.take(record, before if isinstance(before, Stored) else None)
+        self._claimed = not isinstance(before, Stored)
+        self._seen = self._seen.but(held=True, held_since=trio.current_time())
+
+    async def _apply(self, plan: Plan) -> None:
+        applier = Applier(
+            self._peers.mattermost,
+            self._peers.submitter,
+            self.lease,
+            self._context.bot_id,
+            done=self._settle,
+            count=self._count,
+            newer=lambda: self._entry.request is not None and self._entry.request.version > self.lease.record.version,
+        )
+        for action in plan.actions:
+            if isinstance(action, Create | Patch | Reply):
+                slot = self.lease.record.posts[action.position]
+                self._acted.add(Place(slot.c, "" if isinstance(action, Create) else slot.p))
+            elif isinstance(action, Answer):
+                self._acted.add(Place(action.owed.c, action.owed.t))
+        await applier.apply(plan.actions)
+
+    def _settle(self, action: Action, result: Result) -> None:
+        before = self.lease.record
+        state = settle(
+            State(self._seen, before, self._memory), action, result, trio.current_time(), self._context.times.verify
+        )
+        self._seen, self.lease.record, self._memory = state.seen, state.record, state.memory
+        for one in state.outcomes:
+            self._account(one)
+        if isinstance(action, Submit | Resolve):
+            self._count_review(action, result)
+            if result.after is not None and result.after.version >= self._entry.version:
+                self._followed.learn(self._entry, result.after)
+        elif isinstance(action, Create | Patch | Reply):
+            self._told = self._told or result.error is None
+            self._complain(action.position, before, result)
+            if isinstance(result.error, LinkError):
+                self._peers.gate.suspect()
+        if isinstance(action, Create) and result.post is not None:
+            if before.posts[action.position].k == "card":
+                self.new_cards.append(result.post.id)
+            # People decide before the other recipients have theirs.
+            self._followed.show_cards(self._entry, self.lease.record)
+
+    def _complain(self, position: int, before: Record, result: Result) -> None:
+        """Say that Mattermost refused this recipient, once."""
+        slot = self.lease.record.posts[position]
+        if not isinstance(result.error, PostRejected):
+            return
+        if slot.s == "failed" and slot.c:
+            self._peers.forget(slot.r)
+        if slot.s != before.posts[position].s:
+            log.warning(
+                "recipient.rejected",
+                extra={
+                    "request_id": self._entry.id,
+                    "recipient": slot.r,
+                    "status": result.error.status,
+                    "error_id": result.error.error_id,
+                    "slot_status": slot.s,
+                },
+            )
+
+    async def _end(self, plan: Plan) -> Plan:
+        """Write down what was done, and give the record up where nothing is in doubt."""
+        memory = plan.memory
+        if plan.save and plan.record is not None:
+            if not self._seen.held:
+                await self._take_to_release(plan.record)
+            else:
+                await self.lease.save(release=not memory.timed)
+            self._memory = memory = memory.but(known=True, text=self.lease.saved)
+        elif isinstance(self._seen.stored, Stored) and self._seen.stored.text:
+            memory = memory.but(known=True, text=self._seen.stored.text)
+        record = plan.record or (self._seen.stored.record if isinstance(self._seen.stored, Stored) else None)
+        if record is not None:
+            self._followed.show_cards(self._entry, record)
+            self._say(record, ended=plan.drop and record.done and plan.save)
+        return msgspec.structs.replace(plan, memory=memory)
+
+    async def _take_to_release(self, record: Record) -> None:
+        """The record is held by us from an earlier visit, and there is nothing left to do."""
+        before = self._seen.stored
+        if isinstance(before, Stored):
+            self.lease.saved = before.text
+            self.lease.record = record
+            await self.lease.save(release=True)
+
+    # -- what is said of it ------------------------------------------------------------------------------------------
+
+    def _official(self, record: Record) -> dict[str, str]:
+        request = self._seen.request
+        return official_fields(request if isinstance(request, AccessRequest) else None, record)
+
+    def _say(self, record: Record, *, ended: bool) -> None:
         """What became of a request's messages, for whoever asks at night whether anybody was told."""
+        if ended:
+            event = "request.ended"
+        elif self._claimed:
+            event = "request.announced"
+        elif self._told:
+            event = "request.updated"
+        else:
+            return
         told = sum(1 for slot in record.posts if slot.s == "posted")
         log.info(
             event,
             extra={
-                "request_id": request_id,
+                "request_id": self._entry.id,
                 "request_state": record.seen[0],
                 "reviews": record.seen[1],
                 "told": told,
@@ -482,194 +403,32 @@ class Reconciler:
             },
         )
 
-    @asynccontextmanager
-    async def _recording(self, entry: Entry, hold: Hold) -> AsyncIterator[None]:
-        """Renew the hold while the body acts, then save what it did and give the hold up.
-
-        With doubts left the hold is only let lapse, so that whoever comes next looks before posting.
-        """
-        saved = False
-        try:
-            try:
-                async with hold.renewing():
-                    yield
-            except LeaseLost:
-                raise
-            except SidecarError:
-                await hold.save(release=not entry.doubts)
-                saved = True
-                raise
-            await hold.save(release=not entry.doubts)
-            saved = True
-        finally:
-            if saved:
-                entry.remember(hold.saved)
-            else:
-                # What we did since the last save is on no record, and somebody else's may have crossed with it.
-                entry.forget_text()
-                entry.touched = frozenset(slot.c for slot in hold.record.posts if slot.p)
-                if entry.doubts is not None:
-                    entry.doubts.cards = entry.doubts.replies = True
-
-    def _rest(self, entry: Entry, request: AccessRequest, record: Record) -> None:
-        """Set the next look, where nothing has to happen now."""
-        now = trio.current_time()
-        self._followed.show_cards(entry, record)
-        self._followed.wake_at_expiry(entry, request.expires)
-        if any(planning.unfinished(slot, pending=request.state == PENDING) for slot in record.posts):
-            if now >= entry.retry_at or not entry.retries:
-                entry.retry_at = now + min(self._times.retry_first * 2**entry.retries, self._times.retry_most)
-                entry.retries = min(entry.retries + 1, 10)
-            self._followed.wake_in(entry, entry.retry_at - now)
-        if entry.doubts:
-            self._followed.wake_in(entry, self._times.verify)
-
-    async def _end(self, entry: Entry) -> None:
-        """Teleport no longer has the request: its cards say so, and it is followed no longer."""
-        stored = await self._stored(entry)
-        if stored is None or stored.record.done:
-            self._followed.drop(entry)
-            return
-        record = stored.record
-        if not self._may_take(entry, record):
-            return
-        closing = planning.closing(record, time.time())
-        if not closing.positions and not entry.doubts and record.owner in ("", self._owner):
-            await self._hold(entry, msgspec.structs.replace(record, done=True), stored).save(release=True)
-            self._say("request.ended", record, entry.id)
-            self._followed.drop(entry)
-            return
-        async with self._chat.breaker.writing():
-            hold = self._hold(entry, msgspec.structs.replace(record, seen=(closing.state, record.seen[1])), stored)
-            await self._take(entry, hold, record)
-            deliverer = self._deliverer(entry, hold)
-            async with self._recording(entry, hold):
-                await _all([partial(deliverer.close, n, closing.state) for n in closing.positions])
-                if await deliverer.verify(trio.current_time() - self._times.verify):
-                    entry.dirty = True
-                if not entry.doubts:
-                    hold.record = planning.closed(hold.record)
-        if hold.record.done:
-            self._say("request.ended", hold.record, entry.id)
-            self._followed.drop(entry)
-        elif entry.doubts:
-            self._followed.wake_in(entry, self._times.verify)
-        else:
-            # Somebody may have thrown us out of the channel: less and less often, until the record is gone too.
-            self._followed.wake_in(entry, min(self._times.retry_first * 2**entry.retries, self._times.retry_most))
-            entry.retries = min(entry.retries + 1, 10)
-
-    # -- pieces ------------------------------------------------------------------------------------------------------
-
-    async def _stored(self, entry: Entry, request: AccessRequest | None = None) -> Stored | None:
-        """The record as last known, or as Teleport has it; None where nothing was ever posted.
-
-        Raises Untouchable for a record that is not ours to change.
-        """
-        text = entry.text
-        if text is None:
-            data = await self._store.read_plugin_data(entry.id)
-            if KEY not in data:
-                return self._adopted(entry, data, request)
-            text = data[KEY]
-            entry.remember(text)
-        record = decode(text)
-        if isinstance(record, Unreadable):
-            raise Untouchable(record.why)
-        return Stored(record, text)
-
-    def _adopted(self, entry: Entry, data: dict[str, str], request: AccessRequest | None) -> Stored | None:
-        """A record for what the official plugin announced, or began to announce.
-
-        That plugin claims a request by its `user` key before it posts; without `messages` it may have posted or not,
-        so our bot's posts are searched for the request id before anything is made.
-        """
-        if not data.get("messages") and not data.get("user"):
-            return None
-        created = request.created if request and request.created else time.time()
-        expires = request.expires if request and request.expires else created
-        record = adopt(
-            data, seed=new_seed(), owner="", at=int(created), exp=int(expires), lease_s=self._settings.lease.lease_s
-        )
-        entry.doubts = Doubts(cards=True, replies=False, mentions=not record.posts)
-        log.info("request.adopted", extra={"request_id": entry.id, "posts": len(record.posts)})
-        return Stored(record, "")
-
-    def _may_take(self, entry: Entry, record: Record) -> bool:
-        """Whether the record is free, ours, or its holder has been seen dead; else look again later."""
-        if record.owner in ("", self._owner):
-            return True
-        now = boottime()
-        if entry.foreign is None or entry.foreign[0] != record.n:
-            entry.foreign = (record.n, now)
-        left = entry.foreign[1] + self._settings.lease.takeover_seconds(record) - now
-        if left <= 0:
-            return True
-        entry.forget_text()
-        self._followed.wake_in(entry, min(left + 0.05, record.lease_s / 3))
-        return False
-
-    def _new_record(self, request: AccessRequest) -> Record:
-        now = int(time.time())
-        return Record(
-            seed=new_seed(),
-            owner=self._owner,
-            at=now,
-            exp=int(request.expires or now),
-            lease_s=self._settings.lease.lease_s,
-            seen=(request.state, len(request.reviews)),
-            posts=(),
+    def _account(self, one: Outcome) -> None:
+        """One audit line for each decision and each refusal; reasons that people wrote are not in it."""
+        done = one.outcome in DONE
+        if not done:
+            self._metrics.decisions_refused_total.labels(one.outcome).inc()
+        expression = one.verdict.expression
+        log.info(
+            "decision.taken" if done else "decision.refused",
+            extra={
+                "request_id": self._entry.id,
+                "request_state": one.state,
+                "user_id": expression.user_id,
+                "reviewer": one.verdict.person.teleport_user,
+                "proposed_state": STATES.get(expression.verb, ""),
+                "way": expression.way,
+                "post_id": expression.post_id,
+                "outcome" if done else "reason": one.outcome,
+            },
         )
 
-    def _hold(self, entry: Entry, record: Record, stored: Stored | None, request: AccessRequest | None = None) -> Hold:
-        return Hold(
-            self._store,
-            entry.id,
-            self._owner,
-            self._settings.lease,
-            record=record,
-            saved=stored.text if stored is not None else "",
-            official=partial(official_fields, request),
-        )
-
-    def _deliverer(self, entry: Entry, hold: Hold) -> Deliverer:
-        if entry.doubts is None:
-            entry.doubts = Doubts(cards=True, replies=True)
-        return Deliverer(
-            self._chat.posts,
-            self._chat.bot_id(),
-            hold,
-            entry.doubts,
-            count=self._count,
-            placed=lambda: self._followed.show_cards(entry, hold.record),
-            seeds=self._chat.seeds,
-            superseded=lambda: (
-                not entry.gone and entry.request is not None and entry.request.version > hold.record.version
-            ),
-        )
-
-    def _plan(
-        self,
-        entry: Entry,
-        request: AccessRequest,
-        record: Record,
-        targets: tuple[Target, ...],
-        *,
-        announce: bool = False,
-    ) -> Plan:
-        step = planning.plan(
-            request,
-            record,
-            targets,
-            self._options(),
-            retry_failed=not entry.retries or trio.current_time() >= entry.retry_at,
-            announce=announce,
-            touched=entry.touched,
-        )
-        if step.refused and step.refused != self._refused.get(entry.id):
-            log.warning("recipients.too_many", extra={"request_id": entry.id, "refused": step.refused})
-        self._refused[entry.id] = step.refused
-        return step
+    def _count_review(self, action: Submit | Resolve, result: Result) -> None:
+        state = action.state if isinstance(action, Resolve) else STATES[action.verdict.expression.verb]
+        if result.error is None:
+            self._metrics.reviews_total.labels(state, "submitted").inc()
+        elif isinstance(result.error, ReviewRejected):
+            self._metrics.reviews_total.labels(state, result.error.reason).inc()
 
     def _count(self, kind: str, outcome: str) -> None:
         if kind == "duplicate":
@@ -680,49 +439,32 @@ class Reconciler:
             self._metrics.posts_total.labels(kind=kind, outcome=outcome).inc()
 
 
-def _told(record: Record, answers: tuple[Answer, ...]) -> Record:
-    """The record with the verdicts behind these answers in its ledger."""
-    ledger = {entry[:3]: entry for entry in record.dec}
-    for one in answers:
-        known = ledger.get(one.entry[:3])
-        if known is None or known[3] <= one.entry[3]:
-            # Else it is about something older than what was judged since.
-            ledger[one.entry[:3]] = one.entry
-    return msgspec.structs.replace(record, dec=tuple(ledger.values()))
+def _with_hints(entry: Entry) -> Memory:
+    """What is remembered, with what Mattermost said since the last visit."""
+    memory = entry.memory
+    hinted, speakers, direct = entry.take_hints()
+    if not hinted:
+        return memory
+    return memory.but(
+        listen=True,
+        speakers=speakers,
+        direct=(*memory.direct, *(one for one in direct if one not in memory.direct)),
+    )
 
 
-def _untold(answers: tuple[Answer, ...], record: Record) -> tuple[Answer, ...]:
-    """The answers without those that another holder has given meanwhile: what is told is on record."""
-    told = {entry[:4] for entry in record.dec}
-    return tuple(one for one in answers if _stays(one, record) or one.entry[:4] not in told)
+def _kept(entry: Entry, memory: Memory) -> Stored | Unreadable | Unknown | None:
+    """The record as last known, without asking for it."""
+    text = memory.text if memory.known else entry.offered
+    entry.offered = None
+    return UNASKED if text is None else stored(text)
 
 
-def _stays(one: Answer, record: Record) -> bool:
-    """Whether the verdict is on record untold: what decided would be taken for something that came too late."""
-    return one.entry[4] in DONE and record.seen[0] != PENDING
+def _is_wedge(one: Stored) -> bool:
+    """Whether the official plugin began to announce it, and may have posted or not."""
+    return not one.text and not one.record.posts
 
 
-def _owing(record: Record, answers: tuple[Answer, ...]) -> Record:
-    """The record without them."""
-    owed = {one.entry for one in answers if not _stays(one, record)}
-    return msgspec.structs.replace(record, dec=tuple(entry for entry in record.dec if entry not in owed))
-
-
-async def _all(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Run all jobs to their end, then raise the first failure: one recipient's failure never cuts another's write."""
-    failures: list[SidecarError] = []
-
-    async def run(job: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await job()
-        except SidecarError as exc:
-            failures.append(exc)
-
-    if len(jobs) == 1:
-        await jobs[0]()
-        return
-    async with trio.open_nursery() as nursery:
-        for job in jobs:
-            nursery.start_soon(run, job, name="reconcile.recipient")
-    if failures:
-        raise failures[0]
+def _needs_mattermost(plan: Plan) -> bool:
+    look = plan.look
+    wants = look.targets or look.evidence or look.places or look.cards
+    return bool(wants or plan.take or plan.actions)

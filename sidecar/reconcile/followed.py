@@ -1,32 +1,30 @@
-"""The access requests that are followed: what is known of each, which wait for a worker, and when to look again.
+"""The access requests that are followed, and what is known of each.
 
-Nothing in here waits for a peer. Everything that Teleport says ends in "look at request X": the queue holds each
-request at most once, and a request never has two workers.
+Every field of an entry has one writer: *facts* come from Teleport, *hints* from Mattermost, the *memory* is its worker's.
+Nothing in here waits for a peer; whatever anybody says ends in "look at request X".
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
+import sys
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.decisions import plan as planning
+from sidecar.decisions.decide import Facts, Memory, settled
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.decisions.routing import Routes, route
 from sidecar.model import PENDING, Put, Version
 from sidecar.reconcile.lease import boottime
+from sidecar.reconcile.queue import WorkQueue
 from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Expression
     from sidecar.model import AccessRequest, Delete, PluginData
-    from sidecar.reconcile.apply import Doubts
-    from sidecar.reconcile.observe import Answer
 
 log = logging.getLogger(__name__)
 
@@ -40,63 +38,54 @@ EARLY_HINTS = 1000
 DIRECT_MESSAGES = 20
 # People who are looked up beside what they said, so that a decision waits for one read less.
 MOST_SPEAKERS = 4
-# Timers of no use any more that may wait beside those of use.
-SPARE_TIMERS = 1000
+
+DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
+
+_FRESH = Memory()
 
 
 class Entry:
     """A followed request between two looks; small, because there may be 50,000."""
 
     __slots__ = (
-        "absent", "answers", "busy", "cards", "digest", "direct", "dirty", "doubts", "expires", "failures", "foreign",
-        "gone", "heard", "hinted", "id", "known", "mark", "own", "pending_since", "queued", "request", "retries",
-        "retry_at", "silent", "since", "speakers", "text", "touched", "troubles", "version", "wake",
+        "absent_since", "cards", "digest", "direct", "expires", "gone", "hinted", "id", "mark", "memory", "offered",
+        "own", "party", "pending_since", "request", "since", "speakers", "version",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
         self.id = request_id
+        # -- facts: what Teleport said
+        # The last version that came with an event or a list, where it is kept until a worker takes it.
         self.request: AccessRequest | None = None
         # The highest version seen, and a hash of all that was seen in it.
         self.version = Version(-1, 0)
         self.digest = 0
+        self.party = ""
         # Unix seconds.
         self.expires = math.inf
         # trio's time when it was first read, if it was PENDING then.
         self.pending_since = math.inf
-        # Whether Teleport has a record of ours, and its exact text where that is worth keeping.
-        self.known = False
-        self.text: str | None = None
-        self.doubts: Doubts | None = None
-        # Another holder's (n, boot time when first seen).
-        self.foreign: tuple[int, float] | None = None
-        # Channels where another holder's writes crossed with ours.
-        self.touched: frozenset[str] = frozenset()
-        # Times of trio's clock: the next look, and when recipients that failed are due again.
-        self.wake = math.inf
-        self.retry_at = math.inf
-        self.retries = 0
-        self.failures = 0
-        # Looks in a row that did all they could and could not read the rest.
-        self.troubles = 0
+        # A DELETE event proves that it is gone; absence from a list (since when) must be confirmed by id.
+        self.gone = False
+        self.absent_since = math.inf
         # The number of the last full list that held it, and since when it is followed, by CLOCK_BOOTTIME.
         self.mark = 0
         self.since = boottime()
-        self.queued = self.busy = self.dirty = False
-        # A DELETE event proves that it is gone; absence from a list must be confirmed by id.
-        self.gone = self.absent = False
-        # Resolved before anybody announced it: nobody is told.
-        self.silent = False
-        # The cards on which decisions are heard, as (post, channel), and the channel where the requester is told;
-        # whether all that was said is judged, and who is said to have spoken since; whether something was said during
-        # the look that is under way; the direct messages that name the request; and the answers that nobody could be
-        # given yet.
+        # The text of its record as a listing showed it.
+        self.offered: str | None = None
+        # -- hints: somebody may have said something, these people it seems; and direct messages that name it
+        self.hinted = False
+        self.speakers: tuple[str, ...] = ()
+        self.direct: tuple[Expression, ...] = ()
+        # -- its worker's: what it remembers; and where the request can be seen, as (post, channel) of each card
+        self.memory = _FRESH
         self.cards: tuple[tuple[str, str], ...] = ()
         self.own = ""
-        self.heard = True
-        self.speakers: tuple[str, ...] = ()
-        self.hinted = False
-        self.direct: tuple[Expression, ...] = ()
-        self.answers: tuple[Answer, ...] = ()
+
+    @property
+    def facts(self) -> Facts:
+        """What Teleport said, but for the request itself."""
+        return Facts(self.gone, self.absent_since, self.pending_since, self.version)
 
     def take_request(self) -> AccessRequest | None:
         """What the last event brought; None where nothing waits, or what is known is newer: then it is read by id.
@@ -106,31 +95,25 @@ class Entry:
         request, self.request = self.request, None
         return request if request is not None and request.version >= self.version else None
 
-    def remember(self, text: str) -> None:
-        """Keep the record text that Teleport has, where it is small enough."""
-        self.known = True
-        self.text = text if len(text) <= KEEP_RECORD_LENGTH else None
-
-    def forget_text(self) -> None:
-        """The record must be read again."""
-        self.text = None
+    def take_hints(self) -> tuple[bool, tuple[str, ...], tuple[Expression, ...]]:
+        """Whether somebody spoke since the last look, who it seems, and what was said in direct messages."""
+        hints = self.hinted, self.speakers, self.direct
+        self.hinted, self.speakers, self.direct = False, (), ()
+        return hints
 
 
 class Followed:
-    """All followed requests, bounded by `open_requests`; those that wait for a worker are bounded by `queue`."""
+    """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first."""
 
     def __init__(
         self, routes: Routes, *, open_requests: int = 50_000, queue: int = 10_000, times: Times = USUAL
     ) -> None:
+        self.queue = WorkQueue[str](self._rank)
         self._times = times
-        self._routes = routes
+        self.routes = routes
         self._most = open_requests
-        self._queue = queue
+        self._keep = min(queue, KEEP_WAITING)
         self._entries: dict[str, Entry] = {}
-        self._ready: deque[Entry] = deque()
-        self._ready_event = trio.Event()
-        self._timers: list[tuple[float, str]] = []
-        self._timer_event = trio.Event()
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
@@ -141,56 +124,62 @@ class Followed:
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def backlog(self) -> int:
-        """Requests that wait for a worker."""
-        return len(self._ready)
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._entries
 
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing waits and nothing is being worked on."""
-        return not self._ready and not any(entry.busy for entry in self._entries.values())
+    def get(self, request_id: str) -> Entry | None:
+        """The entry of a followed request."""
+        return self._entries.get(request_id)
 
     async def room_again(self) -> None:
         """Return when there is room again for what could not be followed, so that a full list is due."""
         await self._room.wait()
         self._room = trio.Event()
 
-    # -- what Teleport says ------------------------------------------------------------------------------------------
+    def _rank(self, key: str) -> tuple[int, str]:
+        entry = self._entries.get(key)
+        if entry is None or entry.hinted:
+            return DECISIONS, ""
+        return (CHANGES, "") if entry.memory.known else (ANNOUNCEMENTS, entry.party)
+
+    # -- facts: what Teleport says -----------------------------------------------------------------------------------
 
     def event(self, event: Put | Delete) -> None:
         """Take one event of the watch."""
         if isinstance(event, Put):
             self.look(event.request)
-            return
-        entry = self._follow(event.request_id)
-        if entry is not None:
+        elif (entry := self._follow(event.request_id)) is not None:
             entry.gone = True
-            self.enqueue(entry)
+            self.queue.add(entry.id)
 
     def look(self, request: AccessRequest) -> bool:
         """Take one version of a request; an older one than known is ignored. True for a newer version."""
         if request.dry_run or (entry := self._follow(request.id)) is None:
             return False
         entry.mark = self._mark
-        entry.absent = False
+        entry.absent_since = math.inf
         digest = hash(request)
         if digest == entry.digest or request.version < entry.version:
             return False
         newer = request.version > entry.version
+        self.learn(entry, request)
+        if self._settled(entry, request):
+            self.queue.add_at(entry.id, self.expiry_look(request.expires))
+            return False
+        entry.request = request if len(self.queue) < self._keep and len(request.reason) < KEEP_REASON_LENGTH else None
+        self.queue.add(entry.id)
+        return newer
+
+    def learn(self, entry: Entry, request: AccessRequest) -> None:
+        """Note that Teleport has this version, which is not older than the one known; also one that was read by id."""
         if entry.version.rank < 0 and request.state == PENDING:
             # Not younger than it says, and not older than now by a clock that is behind Teleport's.
             age = time.time() - request.created if request.created is not None else 0.0
             entry.pending_since = trio.current_time() - max(age, 0.0)
-        entry.version, entry.digest = request.version, digest
+        entry.version, entry.digest = request.version, hash(request)
+        entry.absent_since = math.inf
+        entry.party = sys.intern(request.user)
         entry.expires = math.inf if request.expires is None else request.expires
-        if self._settled(entry, request):
-            self.wake_at_expiry(entry, request.expires)
-            return False
-        keep = len(self._ready) < KEEP_WAITING and len(request.reason) < KEEP_REASON_LENGTH
-        entry.request = request if keep else None
-        self.enqueue(entry)
-        return newer
 
     def know(self, data: PluginData) -> None:
         """Take one entry from a listing of plugin data; its request shows up in the list of requests, or is over.
@@ -200,23 +189,20 @@ class Followed:
         """
         text = data.data.get(KEY)
         followed = self._entries.get(data.request_id)
-        if text is None or (followed is not None and (followed.known or not followed.silent)):
+        if text is None or (followed is not None and (followed.memory.known or not followed.memory.silent)):
             return
         record = decode(text)
         if not isinstance(record, Record) or record.done or (entry := self._follow(data.request_id)) is None:
             return
-        entry.silent = False
-        entry.remember(text)
+        entry.offered = text
         entry.expires = record.exp
         # Not marked: a list that is under way tells whether the request still exists, and it is no news to the list.
         entry.mark, entry.since = 0, -math.inf
         self.show_cards(entry, record)
-        if record.owner:
-            entry.foreign = (record.n, boottime())
         if followed is not None:
-            self.enqueue(entry)
+            self.queue.add(entry.id)
             return
-        self.wake_in(entry, max(self.expiry_check(record.exp), 0.0))
+        self.queue.add_at(entry.id, trio.current_time() + max(self.expiry_check(record.exp), 0.0))
 
     def begin_list(self) -> None:
         """A full list starts: what it holds is marked by `look`."""
@@ -233,27 +219,11 @@ class Followed:
             heard = boottime() - self._times.list_lag
             return all(entry.expires <= time.time() or entry.since > heard for entry in missing)
         for entry in missing:
-            entry.absent = True
-            self.enqueue(entry)
+            entry.absent_since = min(entry.absent_since, trio.current_time())
+            self.queue.add(entry.id)
         return True
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._entries
-
-    # -- what Mattermost says ----------------------------------------------------------------------------------------
-
-    def show_cards(self, entry: Entry, record: Record) -> None:
-        """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
-        cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
-        entry.own = next((slot.c for slot in record.posts if slot.k == "requester" and slot.p), "")
-        if cards == entry.cards or entry.id not in self._entries:
-            return
-        self._hide_cards(entry)
-        entry.cards = cards
-        for post_id, _ in cards:
-            self._cards[post_id] = entry.id
-            if post_id in self._early:
-                self.hear(post_id, self._early.pop(post_id))
+    # -- hints: what Mattermost says ---------------------------------------------------------------------------------
 
     def hear(self, post_id: str, user_id: str = "") -> None:
         """Something was said on this post, it seems by this user: if it is a card, look at what stands there."""
@@ -272,20 +242,17 @@ class Followed:
         entry = self._entries.get(request_id)
         if entry is None:
             return False
-        if expression not in entry.direct:
-            if len(entry.direct) >= DIRECT_MESSAGES:
+        waiting = (*entry.memory.direct, *entry.direct)
+        if expression not in waiting:
+            if len(waiting) >= DIRECT_MESSAGES:
                 return False
             entry.direct = (*entry.direct, expression)
         self._hint(entry)
         return True
 
     def _hint(self, entry: Entry) -> None:
-        """Listen again. A look that is under way is not called off for it: people could keep it from ever ending."""
-        entry.heard = False
-        if entry.busy:
-            entry.hinted = True
-        else:
-            self.enqueue(entry)
+        entry.hinted = True
+        self.queue.add(entry.id)
 
     def open_cards(self) -> dict[str, str]:
         """Card post -> channel, of all requests that are not resolved."""
@@ -307,56 +274,31 @@ class Followed:
             if (entry.cards or entry.own) and entry.version.rank <= 0
         }
 
-    def _hide_cards(self, entry: Entry) -> None:
-        for post_id, _ in entry.cards:
-            self._cards.pop(post_id, None)
+    # -- the worker's ------------------------------------------------------------------------------------------------
 
-    # -- what workers say --------------------------------------------------------------------------------------------
+    def show_cards(self, entry: Entry, record: Record) -> None:
+        """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
+        cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
+        entry.own = next((slot.c for slot in record.posts if slot.k == "requester" and slot.p), "")
+        if cards == entry.cards or entry.id not in self._entries:
+            return
+        self._hide_cards(entry)
+        entry.cards = cards
+        for post_id, _ in cards:
+            self._cards[post_id] = entry.id
+            if post_id in self._early:
+                self.hear(post_id, self._early.pop(post_id))
 
-    async def next(self) -> Entry:
-        """The next request to look at, marked busy; `release` it afterwards."""
-        while not self._ready:
-            self._ready_event = trio.Event()
-            await self._ready_event.wait()
-        entry = self._ready.popleft()
-        entry.queued = False
-        entry.busy = True
-        return entry
-
-    def release(self, entry: Entry) -> None:
-        """The look is over; what came in meanwhile is the next one."""
-        entry.busy = False
-        again, entry.dirty, entry.hinted = entry.dirty or entry.hinted, False, False
-        if again and entry.id in self._entries:
-            self.enqueue(entry)
-
-    def enqueue(self, entry: Entry) -> None:
-        """Look at this request as soon as a worker is free."""
-        if entry.busy:
-            entry.dirty = True
-        elif not entry.queued:
-            if len(self._ready) >= self._queue and entry.request is not None:
-                entry.request = None
-            entry.queued = True
-            self._ready.append(entry)
-            self._ready_event.set()
-
-    def wake_in(self, entry: Entry, seconds: float) -> None:
-        """Look again after this time, or earlier if an earlier look is set."""
-        when = trio.current_time() + max(seconds, 0.0)
-        if when < entry.wake:
-            if len(self._timers) > 2 * len(self._entries) + SPARE_TIMERS:
-                # Those of requests that are over would stay until they expire, which may be in a week.
-                self._timers = [(one.wake, one.id) for one in self._entries.values() if one.wake < math.inf]
-                heapq.heapify(self._timers)
-            entry.wake = when
-            heapq.heappush(self._timers, (when, entry.id))
-            if self._timers[0][0] == when:
-                self._timer_event.set()
+    def keep(self, entry: Entry, memory: Memory) -> None:
+        """What the worker remembers until its next look; a long record is read again instead of being kept."""
+        if memory.text is not None and len(memory.text) > KEEP_RECORD_LENGTH:
+            memory = memory.but(text=None)
+        entry.memory = memory
 
     def drop(self, entry: Entry) -> None:
         """Follow it no longer."""
         self._entries.pop(entry.id, None)
+        self.queue.drop(entry.id)
         self._hide_cards(entry)
         if self._overflowed and len(self._entries) < 0.9 * self._most:
             self._overflowed = False
@@ -366,26 +308,19 @@ class Followed:
         """Seconds from now until a request with this expiry should be over; never where Teleport set none."""
         return math.inf if expires is None else expires + self._times.expiry_grace - time.time()
 
-    def wake_at_expiry(self, entry: Entry, expires: float | None) -> None:
-        """Look again when a request that was just seen should be over; later where by our clock it is already."""
-        left = self.expiry_check(expires)
-        self.wake_in(entry, left if left > 0 else self._times.expiry_grace)
+    def expiry_look(self, expires: float | None) -> float:
+        """When (trio's clock) to look at a request that was just seen and should be over by then.
 
-    async def run_timers(self) -> None:
-        """Wake requests when their time has come; runs until cancelled."""
-        while True:
-            self._timer_event = trio.Event()
-            wait = self._timers[0][0] - trio.current_time() if self._timers else math.inf
-            if wait > 0:
-                with trio.move_on_after(wait):
-                    await self._timer_event.wait()
-                continue
-            await trio.lowlevel.checkpoint()
-            when, request_id = heapq.heappop(self._timers)
-            entry = self._entries.get(request_id)
-            if entry is not None and entry.wake == when:
-                entry.wake = math.inf
-                self.enqueue(entry)
+        Later where by our clock it is over already.
+        """
+        left = self.expiry_check(expires)
+        return trio.current_time() + (left if left > 0 else self._times.expiry_grace)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _hide_cards(self, entry: Entry) -> None:
+        for post_id, _ in entry.cards:
+            self._cards.pop(post_id, None)
 
     def _follow(self, request_id: str) -> Entry | None:
         entry = self._entries.get(request_id)
@@ -400,8 +335,9 @@ class Followed:
         return entry
 
     def _settled(self, entry: Entry, request: AccessRequest) -> bool:
-        if entry.text is None or entry.busy:
+        text = entry.offered or entry.memory.text
+        if text is None or self.queue.busy(entry.id):
             return False
-        record = decode(entry.text)
-        names = frozenset(named.name for named in route(request, self._routes))
-        return isinstance(record, Record) and planning.settled(request, record, names)
+        record = decode(text)
+        names = frozenset(named.name for named in route(request, self.routes))
+        return isinstance(record, Record) and settled(request, record, names)

@@ -1,7 +1,7 @@
 """Holding an access request's record: who may write to Mattermost for it, and how progress is saved.
 
-A hold is a lease kept in the record itself. Nobody's wall clock is compared with anybody else's: the holder trusts its
-own boot-time clock for how long it may write, and another process takes over only after it has itself watched the same
+The lease is kept in the record itself. Nobody's wall clock is compared with anybody else's: the holder trusts its own
+boot-time clock for how long it may write, and another process takes over only after it has itself watched the same
 record for longer than that.
 """
 
@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from sidecar.decisions.record import CLAIM_EXPECTS, KEY, Record, Slot, encode
+from sidecar.decisions.record import CLAIM_EXPECTS, KEY, Record, Stored, encode
 from sidecar.errors import Conflict, LinkLost, SidecarError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from sidecar.reconcile.ports import Teleport
 
-class PluginDataStore(Protocol):
-    """Where records are kept: compare-and-swap on one plugin's entry."""
-
-    async def read_plugin_data(self, request_id: str) -> dict[str, str]: ...
-
-    async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None: ...
-
-    async def ready(self) -> None:
-        """Return when the store can be reached; the caller owns the deadline."""
-        ...
+# How often a write without an answer is tried again before it is put off.
+MOST_TRIES = 3
 
 
 class LeaseLost(SidecarError):
@@ -42,91 +35,94 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class LeaseTimes(msgspec.Struct, frozen=True):
-    """A lease and what is derived from it.
+class Lease:
+    """The right to write for one request, and the record as it grows.
 
-    With the usual 30 s: renewed each 10 s, no write in the last 10 s, and 5 s of grace before another takes over.
+    With the usual 30 s it is renewed each 10 s, and no write begins in the last 10 s. `official` gives the official
+    plugin's keys, which are written in the same save.
     """
-
-    lease_s: int = 30
-
-    @property
-    def renew_seconds(self) -> float:
-        return self.lease_s / 3
-
-    @property
-    def margin_seconds(self) -> float:
-        return self.lease_s / 3
-
-    def takeover_seconds(self, record: Record) -> float:
-        """How long the same record must have been watched before its holder counts as dead."""
-        return record.lease_s * (1 + 1 / 6)
-
-
-class Hold:
-    """The right to write for one request, and the record as it grows. Made by `claim` or `acquire`."""
 
     def __init__(
         self,
-        store: PluginDataStore,
+        teleport: Teleport,
         request_id: str,
         owner: str,
-        times: LeaseTimes,
-        *,
-        record: Record,
-        saved: str,
+        lease_s: int,
         official: Callable[[Record], dict[str, str]],
+        *,
         clock: Callable[[], float] = boottime,
     ) -> None:
-        self._clock = clock
         self.request_id = request_id
-        self.record = record
-        # The exact text that Teleport holds: the next save expects it.
-        self.saved = saved
-        self._store = store
+        # What Teleport holds, and how it goes on.
+        self.saved = ""
+        self._record: Record | None = None
+        self.held = False
+        self._teleport = teleport
         self._owner = owner
-        self._times = times
-        # The official plugin's keys, written in the same save.
-        self.official = official
+        self._lease_s = lease_s
+        self._official = official
+        self._clock = clock
         self._valid_until = 0.0
         self._lock = trio.Lock()
 
     @property
+    def record(self) -> Record:
+        """The record as it grows; only while it is held."""
+        if self._record is None:
+            raise LeaseLost(self.request_id)
+        return self._record
+
+    @record.setter
+    def record(self, record: Record) -> None:
+        self._record = record
+
+    @property
     def valid(self) -> bool:
         """Whether a write may still be started."""
-        return self._clock() < self._valid_until - self._times.margin_seconds
+        return self._clock() < self._valid_until - self._lease_s / 3
 
-    def update(self, position: int, slot: Slot) -> None:
-        """Note progress; it is saved by the next `save`."""
-        posts = list(self.record.posts)
-        posts[position] = slot
-        self.record = msgspec.structs.replace(self.record, posts=tuple(posts))
+    def require(self) -> None:
+        """Raise LeaseLost where no write may be started any more; asked directly before each."""
+        if not self.valid:
+            raise LeaseLost(self.request_id)
 
-    async def claim(self) -> None:
-        """Make the record where there is none. Raises Conflict (somebody has one), RequestGone, LinkLost."""
-        await self._write(self.record, CLAIM_EXPECTS, {})
+    async def take(self, record: Record, stored: Stored | None) -> None:
+        """Make the record where there is none, or take the one that is stored.
 
-    async def save(self, *, release: bool = False) -> None:
-        """Write the progress down, and give the hold up where `release` says so.
-
-        Raises LeaseLost when the record changed under us.
+        Raises Conflict (somebody made one meanwhile), LeaseLost (somebody changed it), RequestGone, LinkError.
         """
+        if stored is None:
+            await self._write(record, CLAIM_EXPECTS, {})
+        else:
+            self.saved = stored.text
+            self._record = record
+            await self.save()
+        self.held = True
+
+    async def save(self, *, release: bool = False, renewal: bool = False) -> None:
+        """Write the progress down, and give the record up where `release` says so. Raises LeaseLost, LinkError."""
         async with self._lock:
+            if renewal and not self.held:
+                return  # given up while this waited for its turn
             record = msgspec.structs.replace(
                 self.record,
                 n=self.record.n + 1,
                 owner="" if release else self._owner,
-                lease_s=self._times.lease_s,
+                lease_s=self._lease_s,
             )
             try:
-                await self._write(record, {KEY: self.saved}, self.official(record))
+                await self._write(record, {KEY: self.saved}, self._official(record))
             except Conflict as exc:
                 self._valid_until = 0.0
                 raise LeaseLost(self.request_id) from exc
+            self.held = self.held and not release
 
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[None]:
-        """Save each third of a lease while the body runs. A lost lease shows as `valid` false, not as an error."""
+        """Save each third of a lease while it is held and the body runs.
+
+        A lost lease shows as `valid` false, not as an error.
+        """
         failure: SidecarError | None = None
         over = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -144,11 +140,11 @@ class Hold:
 
     async def _renew(self, over: trio.Event) -> None:
         while True:
-            with trio.move_on_after(self._times.renew_seconds):
+            with trio.move_on_after(self._lease_s / 3):
                 await over.wait()
                 return
             try:
-                await self.save()
+                await self.save(renewal=True)
             except SidecarError:
                 # Whatever it is, the save at the end of the work meets it again.
                 return
@@ -158,13 +154,15 @@ class Hold:
         text = encode(record)
         doubtful = False
         first = self._clock()
-        while True:
+        for tries in range(MOST_TRIES):
             started = self._clock()
             try:
-                await self._store.update_plugin_data(self.request_id, {KEY: text, **official}, expect)
+                await self._teleport.update_plugin_data(self.request_id, {KEY: text, **official}, expect)
             except LinkLost:
                 doubtful = True
-                await self._store.ready()
+                if tries + 1 == MOST_TRIES:
+                    raise
+                await self._ready()
                 if not await self._landed(text, expect):
                     continue
                 started = first
@@ -174,21 +172,32 @@ class Hold:
                     raise
                 # Others may have seen it since then.
                 started = first
-            self.record = msgspec.structs.replace(self.record, n=record.n, owner=record.owner, lease_s=record.lease_s)
+            now = record if self._record is None else self._record
+            self._record = msgspec.structs.replace(now, n=record.n, owner=record.owner, lease_s=record.lease_s)
             self.saved = text
-            self._valid_until = started + self._times.lease_s
+            self._valid_until = started + self._lease_s
             return
+
+    async def _ready(self) -> None:
+        """Wait for a connection, for no longer than a lease: who waits holds a worker."""
+        with trio.move_on_after(self._lease_s) as scope:
+            await self._teleport.ready()
+        if scope.cancelled_caught:
+            raise LinkLost("teleport", "away", "there was no connection to the Auth Service", ambiguous=True)
 
     async def _landed(self, text: str, expect: dict[str, str]) -> bool:
         """Whether the write that got no answer was carried out. Raises Conflict when something else was."""
-        while True:
+        for tries in range(MOST_TRIES):
             try:
-                found = await self._store.read_plugin_data(self.request_id)
+                found = await self._teleport.read_plugin_data(self.request_id)
             except LinkLost:
-                await self._store.ready()
+                if tries + 1 == MOST_TRIES:
+                    raise
+                await self._ready()
                 continue
             if found.get(KEY, "") == text:
                 return True
             if all(found.get(key, "") == value for key, value in expect.items()):
                 return False
             raise Conflict(self.request_id)
+        raise AssertionError("unreachable")

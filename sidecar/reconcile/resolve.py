@@ -1,4 +1,7 @@
-"""Which recipients a request has, and which of them cannot be reached: said once, and counted."""
+"""Which recipients a request has, and which of them cannot be reached: said once, and counted.
+
+Every name is looked up by itself, in the background: one that hangs or fails costs nobody else anything.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.decisions.plan import Target
 from sidecar.decisions.routing import Named, Routes, route
-from sidecar.errors import LinkError, LinkLost, RecipientError, SidecarError
+from sidecar.decisions.seen import Target
+from sidecar.errors import LinkError, LinkLost, RecipientError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,58 +23,140 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Why a recipient cannot be reached (the label of a metric).
-REASONS = ("not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid", "unanswered")
+# Why a recipient cannot be reached (the label of a metric); "suggested" counts the names that requesters gave.
+REASONS = (
+    "not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid", "unanswered",
+    "suggested", "too_many",
+)  # fmt: skip
 # How Mattermost may fail to look up one name while it works for the others.
-FOR_ONE = ("server_error", "not_mattermost", "unknown_route")
+FOR_ONE = ("server_error", "not_mattermost", "unknown_route", "too_large")
 
-MAX_UNREACHABLE = 10_000
+# A look waits this long for look-ups that have just begun; what is not known by then is told when it is.
+PATIENCE_SECONDS = 0.5
+LOOKUP_SECONDS = 15.0
+UNREACHABLE_MOST = 10_000
 
 
-class Reach:
-    """`resolve` finds the channel of a name, and remembers what it found."""
+class _Flight:
+    """One look-up under way, and the requests that want its answer."""
 
-    def __init__(self, resolve: Callable[[str], Awaitable[Destination]], routes: Routes, metrics: Metrics) -> None:
-        self._resolve = resolve
+    def __init__(self) -> None:
+        self.since = trio.current_time()
+        self.landed = trio.Event()
+        self.result: str | LinkError | RecipientError = ""
+        self.wanted_by: set[str] = set()
+
+
+class Resolver:
+    """`find` gives the channel of a name, and remembers what it found; `wake` takes a request whose name was found."""
+
+    def __init__(
+        self,
+        find: Callable[[str], Awaitable[Destination]],
+        routes: Routes,
+        metrics: Metrics,
+        wake: Callable[[str], None],
+        retry_seconds: float,
+    ) -> None:
+        self._find = find
         self._routes = routes
         self._metrics = metrics
+        self._wake = wake
+        self._retry_seconds = retry_seconds
+        self._nursery: trio.Nursery | None = None
+        self._flights: dict[str, _Flight] = {}
+        # Names whose look-up Mattermost did not answer, and when (trio's clock) they are asked for again.
+        self._unanswered: dict[str, float] = {}
         # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
         self._unreachable: dict[str, str] = {}
+        self._too_many: dict[str, int] = {}
 
-    async def targets(self, request: AccessRequest) -> tuple[tuple[Target, ...], SidecarError | None]:
-        """Return all recipients, looked up at once; one that cannot be reached stays without a channel.
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look names up until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
 
-        Also why Mattermost did not say of some of them, to be raised when the others are told. Raises LinkError.
+    async def targets(self, request: AccessRequest) -> tuple[Target, ...]:
+        """All recipients; one that cannot be reached is without a channel, one that is not known yet is owed.
+
+        Raises LinkError where Mattermost as a whole does not answer.
         """
         named = route(request, self._routes)
-        channels: dict[Named, str] = dict.fromkeys(named, "")
-        lost: dict[Named, LinkError] = {}
+        flights = {one: self._fly(one.name, request.id) for one in dict.fromkeys(named)}
+        for flight in flights.values():
+            if flight is not None and not flight.landed.is_set():
+                with trio.move_on_at(flight.since + PATIENCE_SECONDS):
+                    await flight.landed.wait()
+        targets = tuple(self._target(one, flight) for one, flight in flights.items())
+        for flight in flights.values():
+            if flight is not None and isinstance(flight.result, LinkError) and not _for_one(flight.result):
+                # One instance for each who asks: a traceback belongs to one task.
+                raise LinkLost(flight.result.link, flight.result.reason, flight.result.detail)
+        return targets
 
-        async with trio.open_nursery() as nursery:
-            for recipient in named:
-                nursery.start_soon(self._look_up, recipient, channels, lost, name="reach.recipient")
-        for exc in lost.values():
-            if len(lost) == len(named) or not _for_one(exc):
-                raise exc
-        for recipient, exc in lost.items():
-            self._fail(recipient.name, "unanswered", f"{exc.detail}; it is asked again")
-        targets = (Target(one.name, one.kind, channels[one], owed=one in lost) for one in named)
-        return tuple(targets), next(iter(lost.values()), None)
-
-    async def _look_up(self, recipient: Named, channels: dict[Named, str], lost: dict[Named, LinkError]) -> None:
-        try:
-            channels[recipient] = (await self._resolve(recipient.name)).channel_id
-        except RecipientError as exc:
-            self._fail(recipient.name, exc.reason, exc.detail)
-        except LinkError as exc:
-            lost[recipient] = exc
+    def too_many(self, request_id: str, refused: int) -> None:
+        """So many recipients of this request have no room in its record; said once."""
+        if refused == self._too_many.get(request_id, 0):
+            return
+        if refused:
+            log.warning("recipients.too_many", extra={"request_id": request_id, "refused": refused})
+            self._too_many[request_id] = refused
         else:
-            self._succeed(recipient.name)
+            self._too_many.pop(request_id, None)
+        self._count()
+
+    def _target(self, named: Named, flight: _Flight | None) -> Target:
+        if flight is None or not flight.landed.is_set() or isinstance(flight.result, LinkError):
+            return Target(named.name, named.kind, "", owed=True)
+        channel = flight.result if isinstance(flight.result, str) else ""
+        return Target(named.name, named.kind, channel)
+
+    def _fly(self, name: str, request_id: str) -> _Flight | None:
+        """The look-up of this name, begun where none is under way; None where it is too early to ask again."""
+        flight = self._flights.get(name)
+        if flight is None:
+            if trio.current_time() < self._unanswered.get(name, 0.0) or self._nursery is None:
+                return None
+            flight = self._flights[name] = _Flight()
+            self._nursery.start_soon(self._look_up, name, flight, name="resolve.name")
+        flight.wanted_by.add(request_id)
+        return flight
+
+    async def _look_up(self, name: str, flight: _Flight) -> None:
+        try:
+            with trio.fail_after(LOOKUP_SECONDS):
+                flight.result = (await self._find(name)).channel_id
+        except RecipientError as exc:
+            flight.result = exc
+            self._fail(name, exc.reason, exc.detail)
+        except trio.TooSlowError:
+            flight.result = LinkLost("mattermost", "server_error", f"no answer within {LOOKUP_SECONDS:g} s")
+            self._postpone(name, flight.result)
+        except LinkError as exc:
+            flight.result = exc
+            if _for_one(exc):
+                self._postpone(name, exc)
+        else:
+            self._succeed(name)
+        finally:
+            del self._flights[name]
+            late = trio.current_time() > flight.since + PATIENCE_SECONDS
+            flight.landed.set()
+        if late:
+            for request_id in flight.wanted_by:
+                self._wake(request_id)
+
+    def _postpone(self, name: str, exc: LinkError) -> None:
+        if len(self._unanswered) >= UNREACHABLE_MOST:
+            del self._unanswered[next(iter(self._unanswered))]
+        self._unanswered[name] = trio.current_time() + self._retry_seconds
+        self._fail(name, "unanswered", f"{exc.detail}; it is asked again")
 
     def _fail(self, name: str, reason: str, detail: str) -> None:
         if self._unreachable.get(name) == reason:
             return
-        if len(self._unreachable) >= MAX_UNREACHABLE:
+        if len(self._unreachable) >= UNREACHABLE_MOST:
             del self._unreachable[next(iter(self._unreachable))]
         self._unreachable[name] = reason
         log.log(
@@ -83,12 +168,14 @@ class Reach:
         self._count()
 
     def _succeed(self, name: str) -> None:
+        self._unanswered.pop(name, None)
         if self._unreachable.pop(name, None) is not None:
             self._count()
 
     def _count(self) -> None:
         configured = self._routes.configured
-        counts = Counter(reason for name, reason in self._unreachable.items() if name in configured)
+        counts = Counter(reason if name in configured else "suggested" for name, reason in self._unreachable.items())
+        counts["too_many"] = sum(self._too_many.values())
         for reason in REASONS:
             self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
 

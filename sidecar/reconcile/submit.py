@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from sidecar.decisions.judge import STATES
 from sidecar.errors import LinkLost, LinkRefused, ReviewRejected
 from sidecar.model import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.decisions.judge import Mode
+    from sidecar.decisions.judge import Mode, Verdict
     from sidecar.model import AccessRequest, Ping
+    from sidecar.reconcile.ports import Teleport
 
 # The first version in which a plugin may submit a person's review (upstream RFD 0250).
 ON_BEHALF_SINCE = (18, 11)
-
-
-class Own(Protocol):
-    """The calls that the sidecar makes as itself."""
-
-    info: Ping | None
-
-    async def ready(self) -> None: ...
-
-    async def get_request(self, request_id: str) -> AccessRequest | None: ...
-
-    async def submit_review(
-        self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
-    ) -> AccessRequest: ...
-
-    async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None: ...
 
 
 class Pool(Protocol):
@@ -39,17 +25,18 @@ class Pool(Protocol):
     async def submit(self, user: str, request_id: str, state: str, reason: str, *, cluster: str) -> AccessRequest: ...
 
 
-class Submit:
+class Submitter:
     """`own_user` is the Teleport user of our certificate, `pool` is needed for mode "reviewer" alone."""
 
-    def __init__(self, mode: Mode, own: Own, own_user: Callable[[], str], pool: Pool | None) -> None:
+    def __init__(self, mode: Mode, own: Teleport, own_user: Callable[[], str], pool: Pool | None) -> None:
         self._mode = mode
         self._own = own
         self._own_user = own_user
         self._pool = pool
 
-    async def review(self, user: str, request: AccessRequest, state: str, reason: str) -> AccessRequest:
+    async def review(self, verdict: Verdict, request: AccessRequest) -> AccessRequest:
         """One person's own review. Raises ReviewRejected, RequestGone, LinkError."""
+        user, state, reason = verdict.person.teleport_user, STATES[verdict.expression.verb], verdict.expression.reason
         if self._mode == "reviewer" and self._pool is not None:
             cluster = self._own.info.cluster if self._own.info is not None else ""
             return await self._pool.submit(user, request.id, state, reason, cluster=cluster)

@@ -393,6 +393,7 @@ async def test_a_reaction_costs_one_read_and_two_calls_in_a_row(
                 await here.told([request_id], "APPROVED")
                 await here.released(request_id)
             cards = [(await ask(here)) for _ in range(8)]
+            await here.chat.wait_for(lambda: all(len(card.reactions) == 2 for _, card in cards))
             here.chat.latency = here.auth.faults.latency = round_trip
             times = []
             for request_id, card in cards:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import trio
+from sidecar.reconcile.breaker import Breaker
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sidecar.errors import LinkError, LinkLost, RequestGone
-from sidecar.reconcile.breaker import Breaker
 
 AWAY = LinkLost("mattermost", "reset", "gone")
 TELEPORT = LinkLost("teleport", "unavailable", "gone")

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 import trio
+from sidecar.decisions.plan import Plan, Target
 from trio.testing import MockClock
 
 from sidecar.decisions import plan as planning
-from sidecar.decisions.plan import Plan, Target
 from sidecar.decisions.record import Record, Slot, post_key
 from sidecar.errors import LinkGarbled, LinkLost, PostRejected
 from sidecar.model import AccessRequest, Draft, Post, Review

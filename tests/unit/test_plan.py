@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from sidecar.decisions.plan import Plan, Target
 
 from sidecar.decisions import plan as planning
-from sidecar.decisions.plan import Plan, Target
 from sidecar.decisions.record import MAX_BYTES, Record, Slot, encode
 from sidecar.model import AccessRequest, Review
 from sidecar.text.fields import TextOptions

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from sidecar.decisions.plan import Plan, Target, Work
 
 from sidecar.decisions import plan as planning
-from sidecar.decisions.plan import Plan, Target, Work
 from sidecar.decisions.record import Record, decode, encode
 from sidecar.model import APPROVED, DENIED, PENDING, PROMOTED, AccessRequest, Draft, Review
 from sidecar.text import card as text

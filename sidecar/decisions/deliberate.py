@@ -1,0 +1,123 @@
+"""Which of the decisions that stand in Mattermost are carried to Teleport now, and what people are told. Pure.
+
+Refusals are written down at once; what counts is submitted one at a time, each on evidence that was read just before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from sidecar.decisions import judge as judging
+from sidecar.decisions.answers import render_answer
+from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, LedgerEntry, Verdict
+from sidecar.decisions.record import Owed, Record, Stored
+from sidecar.decisions.seen import Context, Evidence, Look, Memory, Now, Outcome, Plan, Resolve, Seen, Submit
+from sidecar.model import APPROVED, AccessRequest
+
+# Refusals that one person hears once for a request: more often would only be noise in the thread.
+_ONCE = frozenset({"unmapped", "guest", "renamed", "address_moved", "identity_unsafe", "edited", "not_reviewer"})
+_REASON_BYTES = 4096
+# How often evidence is read again in one look because it has become too old; then it is put off.
+MOST_READINGS = 3
+
+
+def unheard(seen: Seen, record: Record) -> list[Expression]:
+    """What was said and has no verdict yet."""
+    evidence = seen.evidence
+    if not isinstance(evidence, Evidence):
+        return []
+    genuine = [one for one in evidence.standing if one.flaw != "forged"]
+    fresh = judging.unjudged(genuine, record.dec)
+    return judging.with_room(fresh, evidence.people, record.dec)
+
+
+def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan | None:
+    """Judge what is new, or submit the next review; None where nothing is to be decided in this look."""
+    request, evidence = seen.request, seen.evidence
+    if not (isinstance(request, AccessRequest) and isinstance(seen.stored, Stored) and isinstance(evidence, Evidence)):
+        return None
+    record = seen.stored.record
+    fresh = [one for one in unheard(seen, record) if _identity(one) not in seen.failed]
+    if not fresh:
+        return None
+    if not seen.held:
+        return Plan(memory=memory, take=True, record=record)
+    verdicts = judging.judge(fresh, evidence.standing, evidence.people, request, context.rules)
+    refused = [one for one in verdicts if one.outcome != ACCEPTED]
+    if refused:
+        record = judged(record, [(one, one.outcome, "") for one in refused], request)
+        outcomes = tuple(Outcome(one, one.outcome, request.state) for one in refused)
+        return Plan(memory=memory, record=record, outcomes=outcomes, again=True)
+    readable = [one for one in verdicts if one.expression.verb == "deny" or not evidence.unread]
+    if not readable:
+        return None
+    # Setting the state goes past Teleport's own count, so nothing of that is read before the record is ours.
+    early = context.rules.mode == "state" and evidence.at < seen.held_since
+    if early or now.mono - evidence.at >= context.times.evidence:
+        return Plan(memory=memory, look=Look(request=True, evidence=True)) if seen.readings < MOST_READINGS else None
+    if context.rules.by_quorum:
+        return _count(seen, memory, context, record, request, evidence, tuple(readable))
+    return Plan(memory=memory, record=record, actions=(Submit(readable[0], request, evidence.at),))
+
+
+def _identity(one: Expression) -> tuple[object, ...]:
+    return ("submit", one.user_id, one.verb, one.source, one.at)
+
+
+def _count(
+    seen: Seen,
+    memory: Memory,
+    context: Context,
+    record: Record,
+    request: AccessRequest,
+    evidence: Evidence,
+    verdicts: tuple[Verdict, ...],
+) -> Plan | None:
+    """The policy's count: one submission once it is met, until then each vote is noted."""
+    votes = judging.votes(evidence.standing, record.dec, verdicts, evidence.people, context.rules)
+    state = judging.tally(request, votes, context.rules)
+    detail = judging.progress(request, votes, context.rules)
+    if state and not (state == APPROVED and evidence.unread):
+        agreed = tuple(sorted(user for user, verb in votes.items() if STATES[verb] == state))
+        action = Resolve(verdicts, request, state, _reason(agreed, evidence), agreed, detail, evidence.at)
+        return Plan(memory=memory, record=record, actions=(action,)) if action.identity not in seen.failed else None
+    record = judged(record, [(one, COUNTED, detail) for one in verdicts], request)
+    outcomes = tuple(Outcome(one, COUNTED, request.state) for one in verdicts)
+    return Plan(memory=memory, record=record, outcomes=outcomes, again=True)
+
+
+def judged(record: Record, outcomes: list[tuple[Verdict, str, str]], request: AccessRequest) -> Record:
+    """The record with these verdicts in its ledger, and the answers that are owed for them."""
+    ledger = {entry[:3]: entry for entry in record.dec}
+    for verdict, outcome, _ in outcomes:
+        entry = judging.entry_for(verdict, outcome)
+        ledger[entry[:3]] = entry
+    owe = {owed.i: owed for owed in (*record.owe, *_answers(record.dec, outcomes, request))}
+    return msgspec.structs.replace(record, dec=tuple(ledger.values()), owe=tuple(owe.values()))
+
+
+def _answers(
+    old: tuple[LedgerEntry, ...], outcomes: list[tuple[Verdict, str, str]], request: AccessRequest
+) -> Iterable[Owed]:
+    told = {(entry[0], entry[4]) for entry in old}
+    for verdict, outcome, detail in outcomes:
+        one = verdict.expression
+        if outcome in _ONCE and (one.user_id, outcome) in told:
+            continue
+        told.add((one.user_id, outcome))
+        draft = render_answer(verdict, outcome, request, detail)
+        if draft is not None:
+            yield Owed(f"{one.user_id}:{one.verb}:{one.source}:{one.at}", one.channel_id, draft.message, one.root_id)
+
+
+def _reason(agreed: tuple[str, ...], evidence: Evidence) -> str:
+    """The names first: they are what must not be cut away."""
+    said = [
+        one.reason
+        for one in evidence.standing
+        if one.reason and (person := evidence.people.get(one.user_id)) is not None and person.teleport_user in agreed
+    ]
+    text = f"Decided in Mattermost by {', '.join(agreed)}" + (f": {'; '.join(said)}" if said else "")
+    return text.encode()[:_REASON_BYTES].decode(errors="ignore")

@@ -1,0 +1,210 @@
+"""Which posts an access request should have, which of them are on record, and which were found. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.decisions.record import MAX_BYTES, Record, Slot, SlotStatus, post_key, size
+from sidecar.decisions.seen import Place, Target
+from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Draft, Post, state_rank
+from sidecar.text import card as text
+
+# Different 201s that are not ours before a recipient is left for later.
+MAX_ATTEMPTS = 5
+
+
+class Found(NamedTuple):
+    """What reading the places told: the record with what was found on it, and the younger ones of each identity."""
+
+    record: Record
+    younger: tuple[tuple[str, Place], ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+def numbers(request: AccessRequest) -> tuple[int, ...]:
+    """The numbers of all replies that this version of the request has: n for the n-th review, -rank for the end."""
+    end = () if request.state == PENDING else (end_number(request.state),)
+    return (*range(1, len(request.reviews) + 1), *end)
+
+
+def end_number(state: str) -> int:
+    """The number of the end reply for a state."""
+    return -state_rank(state)
+
+
+def render_reply(request: AccessRequest, number: int) -> Draft:
+    """The reply with this number."""
+    if number > 0:
+        return text.render_review_reply(request, number - 1)
+    return text.render_end_reply(request, request.state)
+
+
+def unfinished(slot: Slot, *, pending: bool) -> bool:
+    """Whether this recipient's messages must be tried again although nothing new happens."""
+    return slot.s == "waiting" or (slot.s == "failed" and (pending or bool(slot.p)))
+
+
+def is_due(slot: Slot, *, pending: bool, retry_failed: bool) -> bool:
+    """Whether anything may be written for this recipient now."""
+    if slot.s in ("gone", "archived") or not slot.c:
+        return False
+    # A recipient that was never reached is not told of a request that is over; a card that exists must become true.
+    return slot.s != "failed" or (retry_failed and (pending or bool(slot.p)))
+
+
+def replied(slot: Slot, number: int) -> Slot:
+    """The slot with one more reply on record."""
+    return msgspec.structs.replace(slot, rep=tuple(sorted({*slot.rep, number})))
+
+
+def with_slot(record: Record, position: int, **changes: object) -> Record:
+    """The record with one slot changed."""
+    posts = list(record.posts)
+    posts[position] = msgspec.structs.replace(posts[position], **changes)
+    return msgspec.structs.replace(record, posts=tuple(posts))
+
+
+# -- recipients ------------------------------------------------------------------------------------------------------
+
+
+def merge(record: Record, targets: tuple[Target, ...], *, rep: tuple[int, ...]) -> tuple[Record, int]:
+    """The record with every target in it, and how many it has no room for; two names of one channel are one recipient.
+
+    `rep` are the replies that a card which is made now need not have.
+    """
+    slots = list(record.posts)
+    room = MAX_BYTES - size(record) if targets else 0
+    refused = 0
+    for target in targets:
+        channels = {slot.c for slot in slots if slot.c}
+        known = next((i for i, slot in enumerate(slots) if slot.r == target.name and slot.k == target.kind), None)
+        if known is None:
+            if target.channel_id in channels:
+                continue
+            slot = Slot(r=target.name, k=target.kind, c=target.channel_id, s=_status(target), rep=rep)
+            room -= size(slot)
+            if room < 0:
+                refused += 1
+            else:
+                slots.append(slot)
+        elif not slots[known].c:
+            if target.channel_id in channels:
+                del slots[known]
+            else:
+                slots[known] = msgspec.structs.replace(
+                    slots[known], c=target.channel_id, s=_status(target), rep=rep if target.channel_id else ()
+                )
+    return msgspec.structs.replace(record, posts=tuple(slots)), refused
+
+
+def _status(target: Target) -> SlotStatus:
+    return "waiting" if target.channel_id or target.owed else "failed"
+
+
+# -- identities ------------------------------------------------------------------------------------------------------
+
+
+def keys(record: Record, kind: str, channel_id: str, which: int | str, attempt: int) -> frozenset[str]:
+    """The keys of all attempts at one post: one may have been raised, used, and not yet recorded."""
+    return frozenset(post_key(record.seed, kind, channel_id, which, n) for n in range(attempt + MAX_ATTEMPTS))
+
+
+def find(
+    record: Record, read: dict[Place, tuple[Post, ...]], bot_id: str, *, reviews: int, adopting: str = ""
+) -> Found:
+    """Put on record what stands in the places that were read; finding two keeps the older.
+
+    `adopting` is the id of a request that the official plugin began to announce: a post of our bot that names it is
+    the card.
+    """
+    younger: list[tuple[str, Place]] = []
+    kinds: list[str] = []
+    for position in range(len(record.posts)):
+        slot = record.posts[position]
+        posts = read.get(Place(slot.c))
+        if posts is not None and slot.c and slot.s not in ("gone", "archived"):
+            ours = _ours(posts, bot_id, slot.c, keys(record, slot.k, slot.c, 0, slot.a))
+            if not ours and adopting:
+                ours = [one for one in _ours(posts, bot_id, slot.c, frozenset(("",))) if _mentions(one, adopting)]
+            younger += [(post.id, Place(slot.c)) for post in ours[1:]]
+            if ours and ours[0].id != slot.p:
+                # The younger one, which was on record, goes and its thread with it; or none was on record.
+                kinds.append(slot.k)
+                record = with_slot(record, position, p=ours[0].id, s="posted", h="", shown=("", 0), rep=slot.rep
+                                   if not slot.p else ())  # fmt: skip
+        slot = record.posts[position]
+        posts = read.get(Place(slot.c, slot.p)) if slot.p else None
+        for kind, number in _replies(reviews) if posts is not None else ():
+            ours = _ours(posts or (), bot_id, slot.c, keys(record, kind, slot.c, abs(number), slot.a))
+            younger += [(post.id, Place(slot.c, slot.p)) for post in ours[1:]]
+            if ours and number not in record.posts[position].rep:
+                kinds.append(kind)
+                record = with_slot(record, position, rep=replied(record.posts[position], number).rep)
+    owe = []
+    for owed in record.owe:
+        ours = _ours(read.get(Place(owed.c, owed.t), ()), bot_id, owed.c, keys(record, "answer", owed.c, owed.i, 0))
+        younger += [(post.id, Place(owed.c, owed.t)) for post in ours[1:]]
+        if ours:
+            kinds.append("answer")
+        else:
+            owe.append(owed)
+    return Found(msgspec.structs.replace(record, owe=tuple(owe)), tuple(younger), tuple(kinds))
+
+
+def _replies(reviews: int) -> Iterator[tuple[str, int]]:
+    yield from (("review", number) for number in range(1, reviews + 1))
+    yield from (("end", end_number(state)) for state in (PROMOTED, DENIED, EXPIRED))
+
+
+def _ours(posts: Iterable[Post], bot_id: str, channel_id: str, wanted: frozenset[str]) -> list[Post]:
+    """The posts of our bot with one of these keys, oldest first."""
+    ours = {
+        post.id: post
+        for post in posts
+        if post.user_id == bot_id
+        and post.channel_id == channel_id
+        and post.key in wanted
+        and not post.delete_at
+        and not post.original_id
+    }
+    return sorted(ours.values(), key=lambda post: (post.create_at, post.id))
+
+
+def _mentions(post: Post, request_id: str) -> bool:
+    """Whether this is what the official plugin posted through our bot for the same request."""
+    return not post.root_id and request_id in post.message
+
+
+# -- the ends --------------------------------------------------------------------------------------------------------
+
+
+def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bool:
+    """Whether nothing can be due, judged without looking anything up: then nobody needs to look.
+
+    A resolved request is always looked at: its reasons may have been corrected without a new version.
+    """
+    return (
+        request.state == PENDING
+        and not record.owner
+        and not record.done
+        and not record.owe
+        and request.version == record.version
+        and not any(unfinished(slot, pending=True) for slot in record.posts)
+        and all(
+            slot.s != "posted" or (slot.version == record.version and set(numbers(request)) <= set(slot.rep))
+            for slot in record.posts
+        )
+        and names <= {slot.r for slot in record.posts}
+    )
+
+
+def still_open(record: Record, state: str) -> tuple[int, ...]:
+    """The positions whose messages do not say yet that a request that is gone ended in `state`."""
+    return tuple(
+        position
+        for position, slot in enumerate(record.posts)
+        if (slot.p and slot.s in ("posted", "failed") and slot.shown[0] != state) or (slot.s == "waiting" and slot.c)
+    )

@@ -1,0 +1,320 @@
+"""What one look saw, what a request's worker remembers, and what is to be done: the values that `decide` maps. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.decisions.judge import Expression, Person, Rules, Verdict
+from sidecar.decisions.record import Kind, Owed, Record, Stored, Unreadable
+from sidecar.errors import SidecarError
+from sidecar.model import AccessRequest, Draft, Post, Version
+from sidecar.text.card import TextOptions
+from sidecar.times import USUAL, Times
+
+# -- what is known ---------------------------------------------------------------------------------------------------
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """What could not be had, and why; without a reason nobody has asked for it yet."""
+
+    why: SidecarError | None = None
+
+
+UNASKED = Unknown()
+
+
+class Place(NamedTuple):
+    """Where posts of ours may stand: a channel, or the thread below a root post."""
+
+    channel_id: str
+    root_id: str = ""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A recipient after resolution; `channel_id` is "" while it cannot be reached.
+
+    `owed`: only because Mattermost did not say, so that it is told even if the request is over by then.
+    """
+
+    name: str
+    kind: Kind
+    channel_id: str
+    owed: bool = False
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What people say about a request, read in one round begun at `at` (trio's clock).
+
+    `unread` names what could not be read of it: it stands against approving. `cards` are the roots of the threads.
+    """
+
+    at: float
+    standing: tuple[Expression, ...] = ()
+    people: dict[str, Person] = {}
+    unread: tuple[str, ...] = ()
+    cards: dict[str, Post] = {}
+
+
+class Facts(NamedTuple):
+    """What Teleport said, but for the request itself: see `reconcile.followed.Entry`."""
+
+    gone: bool = False
+    absent_since: float = math.inf
+    pending_since: float = math.inf
+    version: Version = Version(-1, 0)
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look saw so far. `request` None: Teleport has none by this id; `stored` None: nothing was ever posted.
+
+    `held`: we hold the record, and `stored` is how it grows. `failed` are the identities of actions that failed in this
+    look, and are not repeated in it.
+    """
+
+    request: AccessRequest | Unknown | None = UNASKED
+    by_id: bool = False
+    stored: Stored | Unreadable | Unknown | None = UNASKED
+    held: bool = False
+    # When (trio's clock) it was taken.
+    held_since: float = 0.0
+    targets: tuple[Target, ...] | Unknown = UNASKED
+    posts: dict[Place, tuple[Post, ...] | Unknown] = {}
+    cards: dict[str, Post | Unknown | None] = {}
+    evidence: Evidence | Unknown = UNASKED
+    # How often evidence was read in this look.
+    readings: int = 0
+    failed: frozenset[tuple[object, ...]] = frozenset()
+    error: SidecarError | None = None
+
+    def but(self, **changes: object) -> Seen:
+        """The same with these changes."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """In this place something may have been written that no record tells; `card`: the card may have been, too.
+
+    It is read before anything is written there; at `due` (trio's clock), when the longest late write may have landed;
+    and at the end of the request. `stage` counts down the looks: 2 at once, 1 when it is due, 0 at the end.
+    """
+
+    place: Place
+    due: float
+    stage: int = 1
+    card: bool = False
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker of a request remembers between two looks.
+
+    `text` is the record's exact text where it is kept, `mine` that this process made or took it, `foreign` another
+    holder's (n, boot time when first seen), `touched` the channels whose cards may show anything, `direct` the direct
+    messages that were heard live, `listen` that something was said that is not judged yet.
+    """
+
+    known: bool = False
+    text: str | None = None
+    mine: bool = False
+    silent: bool = False
+    foreign: tuple[int, float] | None = None
+    doubts: tuple[Doubt, ...] = ()
+    mentions: bool = False
+    touched: frozenset[str] = frozenset()
+    listen: bool = False
+    speakers: tuple[str, ...] = ()
+    direct: tuple[Expression, ...] = ()
+    # Looks in a row that failed; tries of recipients that failed, and when (trio's clock) they are due again.
+    failures: int = 0
+    retries: int = 0
+    retry_at: float = 0.0
+
+    def but(self, **changes: object) -> Memory:
+        """The same with these changes."""
+        return msgspec.structs.replace(self, **changes)
+
+    @property
+    def timed(self) -> bool:
+        """Whether a place must be read again before the record is given up."""
+        return any(doubt.stage for doubt in self.doubts)
+
+
+class Now(NamedTuple):
+    """The clocks of a look: Unix seconds, trio's, the boot time's, and Mattermost's minus ours in seconds.
+
+    Teleport tells no time, so what depends on its clock is concluded where ours and Mattermost's agree.
+    """
+
+    wall: float
+    mono: float
+    boot: float
+    offset: float = 0.0
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides besides: who we are, the operator's rules, and how messages look.
+
+    `seed` is fresh in each look, for a record that does not exist yet.
+    """
+
+    request_id: str = ""
+    owner: str = ""
+    bot_id: str = ""
+    seed: str = ""
+    lease_s: int = 30
+    rules: Rules = Rules()
+    options: TextOptions = TextOptions()
+    times: Times = USUAL
+    announce_resolved: bool = False
+    announce_delay: float = 0.0
+
+
+# -- what is to be done ----------------------------------------------------------------------------------------------
+
+
+class Create(msgspec.Struct, frozen=True, tag=True):
+    """Make a slot's card, which shows the version `shown`."""
+
+    position: int
+    draft: Draft
+    digest: str
+    shown: tuple[str, int]
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("card", self.position)
+
+
+class Patch(msgspec.Struct, frozen=True, tag=True):
+    """Bring a slot's card to the version `shown`; an adopted post gets our `message` too."""
+
+    position: int
+    draft: Draft
+    digest: str
+    shown: tuple[str, int]
+    message: bool = False
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("patch", self.position)
+
+
+class Reply(msgspec.Struct, frozen=True, tag=True):
+    """Answer in the thread of a slot's card. `number` > 0 is the n-th review, below 0 the end in that rank."""
+
+    position: int
+    number: int
+    draft: Draft
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("reply", self.position, self.number)
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """Tell one person what became of their decision."""
+
+    owed: Owed
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("answer", self.owed.i)
+
+
+class Delete(msgspec.Struct, frozen=True, tag=True):
+    """Remove the younger of two posts with one identity."""
+
+    post_id: str
+    place: Place
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("delete", self.post_id)
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Submit one person's own review; what it rests on was read at `read_at` (trio's clock)."""
+
+    verdict: Verdict
+    request: AccessRequest
+    read_at: float
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        one = self.verdict.expression
+        return ("submit", one.user_id, one.verb, one.source, one.at)
+
+
+class Resolve(msgspec.Struct, frozen=True, tag=True):
+    """Submit once for all who agreed: the policy's count is met."""
+
+    verdicts: tuple[Verdict, ...]
+    request: AccessRequest
+    state: str
+    reason: str
+    voters: tuple[str, ...]
+    progress: str
+    read_at: float
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("resolve", self.state)
+
+
+Action = Create | Patch | Reply | Answer | Delete | Submit | Resolve
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be known before anything is decided."""
+
+    request: bool = False
+    record: bool = False
+    targets: bool = False
+    evidence: bool = False
+    places: frozenset[Place] = frozenset()
+    cards: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self != _NOTHING
+
+
+_NOTHING = Look()
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A verdict and what became of it, for the log: `outcome` is a reason or what was done."""
+
+    verdict: Verdict
+    outcome: str
+    state: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes next in a look.
+
+    First `look` and `take` (the record, as `record` says), side by side; then `actions`, side by side, too; with these
+    or `again` there is a next step. Without, the look is over: `save` the record, look again at `again_at` (trio's
+    clock), or `drop`.
+    """
+
+    memory: Memory
+    look: Look = _NOTHING
+    take: bool = False
+    record: Record | None = None
+    actions: tuple[Action, ...] = ()
+    again: bool = False
+    outcomes: tuple[Outcome, ...] = ()
+    save: bool = False
+    again_at: float = math.inf
+    drop: bool = False
+    # Recipients that the record has no room for, why this request cannot go on, and the kinds of posts that were found.
+    refused: int = 0
+    trouble: str = ""
+    found: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be done in this look."""
+        return not (self.look or self.take or self.actions or self.again)

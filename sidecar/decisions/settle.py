@@ -1,0 +1,176 @@
+"""What an action's result means for the record and the memory. Pure; called for each result as it comes in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.decisions import posts as due
+from sidecar.decisions.deliberate import judged
+from sidecar.decisions.judge import COUNTED
+from sidecar.decisions.record import Record
+from sidecar.decisions.seen import (
+    Action,
+    Answer,
+    Create,
+    Delete,
+    Doubt,
+    Memory,
+    Outcome,
+    Patch,
+    Place,
+    Reply,
+    Resolve,
+    Seen,
+    Submit,
+    Unknown,
+)
+from sidecar.errors import PostRejected, ReviewRejected, SidecarError
+from sidecar.model import AccessRequest, Post
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an action.
+
+    `post` is what Mattermost has now, `after` what Teleport has, `error` why it failed, and `ambiguous` that it may
+    have been carried out all the same. `attempt` is the last one of a post, `gone` that the post was deleted, `skipped`
+    that it was not tried.
+    """
+
+    post: Post | None = None
+    after: AccessRequest | None = None
+    error: SidecarError | None = None
+    ambiguous: bool = False
+    attempt: int = 0
+    gone: bool = False
+    skipped: bool = False
+
+
+class State(NamedTuple):
+    """What a look works with: what was seen, the record as it grows, the memory, and what is to be logged."""
+
+    seen: Seen
+    record: Record
+    memory: Memory
+    outcomes: tuple[Outcome, ...] = ()
+
+
+def settle(state: State, action: Action, result: Result, now: float, verify: float) -> State:
+    """Take one result in. `now` is trio's clock; after `verify` seconds a late write has landed, if ever."""
+    if result.skipped:
+        return state
+    if isinstance(action, Submit | Resolve):
+        return _decided(state, action, result)
+    record, memory, seen = _with_attempt(state.record, action, result), state.memory, state.seen
+    error = result.error
+    if isinstance(error, PostRejected):
+        record = _refused(record, action, error)
+        if isinstance(action, Delete):
+            memory = _doubt(memory, Doubt(action.place, now + verify))
+        return State(seen.but(failed=seen.failed | {action.identity}), record, memory, state.outcomes)
+    if error is not None:
+        if result.ambiguous or isinstance(action, Delete):
+            memory = _doubt(memory, Doubt(_place(record, action), now + verify, card=isinstance(action, Patch)))
+        seen = seen.but(failed=seen.failed | {action.identity}, error=error)
+        return State(seen, record, memory, state.outcomes)
+    return _done(State(seen, record, memory, state.outcomes), action, result)
+
+
+def _done(state: State, action: Action, result: Result) -> State:
+    seen, record, memory, outcomes = state
+    if isinstance(action, Create) and result.post is not None:
+        doubtful = any(doubt.place == _place(record, action) for doubt in memory.doubts)
+        # An earlier try may have made it, perhaps of an earlier version of the request.
+        shown: dict[str, object] = {} if doubtful else {"h": action.digest, "shown": action.shown}
+        record = due.with_slot(record, action.position, p=result.post.id, s="posted", **shown)
+        seen = seen.but(cards={**seen.cards, result.post.id: result.post})
+    elif isinstance(action, Patch):
+        slot = record.posts[action.position]
+        if result.gone:
+            record = due.with_slot(record, action.position, s="gone")
+        else:
+            record = due.with_slot(record, action.position, s="posted", h=action.digest, shown=action.shown)
+        memory = memory.but(touched=memory.touched - {slot.c})
+    elif isinstance(action, Reply):
+        rep = due.replied(record.posts[action.position], action.number).rep
+        record = due.with_slot(record, action.position, rep=rep)
+    elif isinstance(action, Answer):
+        record = _answered(record, action)
+    elif isinstance(action, Delete):
+        read = seen.posts.get(action.place, ())
+        if not isinstance(read, Unknown):
+            left = tuple(post for post in read if post.id != action.post_id)
+            seen = seen.but(posts={**seen.posts, action.place: left})
+    return State(seen, record, memory, outcomes)
+
+
+def _decided(state: State, action: Submit | Resolve, result: Result) -> State:
+    """A submission: its verdicts are on record from now on, unless nobody knows what became of it."""
+    seen, record, memory, outcomes = state
+    request = result.after or action.request
+    verdicts = (action.verdict,) if isinstance(action, Submit) else action.verdicts
+    if isinstance(result.error, ReviewRejected):
+        outcome, detail = result.error.reason, result.error.detail
+    elif result.error is not None:
+        seen = seen.but(failed=seen.failed | {action.identity}, error=result.error)
+        return State(seen, record, memory, outcomes)
+    else:
+        outcome, detail = ("submitted", "") if isinstance(action, Submit) else (COUNTED, action.progress)
+    record = judged(record, [(one, outcome, detail) for one in verdicts], request)
+    outcomes = (*outcomes, *(Outcome(one, outcome, request.state) for one in verdicts))
+    return State(seen.but(request=request), record, memory, outcomes)
+
+
+def _refused(record: Record, action: Action, exc: PostRejected) -> Record:
+    """Mattermost refused this recipient: for ever where the channel is archived or the card deleted."""
+    if isinstance(action, Answer):
+        return _answered(record, action)
+    if not isinstance(action, Create | Patch | Reply):
+        return record
+    if "deleted" in exc.error_id:
+        status = "archived"
+    elif "root_id" in exc.error_id:
+        status = "gone"
+    else:
+        status = "failed"
+    return due.with_slot(record, action.position, s=status)
+
+
+def _answered(record: Record, action: Answer) -> Record:
+    return msgspec.structs.replace(record, owe=tuple(owed for owed in record.owe if owed.i != action.owed.i))
+
+
+def _with_attempt(record: Record, action: Action, result: Result) -> Record:
+    if not isinstance(action, Create | Reply) or result.attempt <= record.posts[action.position].a:
+        return record
+    return due.with_slot(record, action.position, a=result.attempt)
+
+
+def _place(record: Record, action: Action) -> Place:
+    if isinstance(action, Delete):
+        return action.place
+    if isinstance(action, Answer):
+        return Place(action.owed.c, action.owed.t)
+    assert isinstance(action, Create | Patch | Reply)  # noqa: S101 - submissions are settled elsewhere
+    slot = record.posts[action.position]
+    return Place(slot.c) if isinstance(action, Create) else Place(slot.c, slot.p)
+
+
+def _doubt(memory: Memory, doubt: Doubt) -> Memory:
+    """One doubt for each place, the latest; whatever was doubted about its card stays."""
+    card = doubt.card or any(one.card for one in memory.doubts if one.place == doubt.place)
+    others = (one for one in memory.doubts if one.place != doubt.place)
+    return memory.but(doubts=(*others, msgspec.structs.replace(doubt, card=card)))
+
+
+def unsaved(memory: Memory, places: frozenset[Place], now: float, *, overtaken: bool) -> Memory:
+    """What was written in these places since the last save is on no record: it is looked for at once, and at the end.
+
+    Where somebody else has the record, their writes may have crossed with ours: it is looked for again when everything
+    late has landed, and the cards are patched once more.
+    """
+    for place in places:
+        memory = _doubt(memory, Doubt(place, now, 2 if overtaken else 1, card=overtaken))
+    touched = memory.touched | {place.channel_id for place in places} if overtaken else memory.touched
+    return memory.but(text=None, mine=memory.mine and not overtaken, touched=touched)
