@@ -132,7 +132,9 @@ def test_the_smallest_file_is_one(tmp_path: Path) -> None:
     smallest, roles = re.findall("```toml\n(.*?)```", section(README, "## Configure"), flags=re.DOTALL)
     path.write_text(smallest)
     assert load(path).mattermost.recipients == ("ops/access-requests",)
-    path.write_text("".join(line for line in smallest.splitlines(True) if not line.startswith("recipients")) + roles)
+    path.write_text(
+        "".join(line for line in smallest.splitlines(keepends=True) if not line.startswith("recipients")) + roles
+    )
     assert load(path).role_to_recipients["dbadmin"] == ("dba/requests", "alice@example.com")
 
 
