@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/python -m sidecar demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # The same scenarios on real servers: see integration/ for how to name them.
 integration: $(READY)
@@ -43,8 +43,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(ARGS)
 
-# Dumping the stacks of a test that only takes long may crash the interpreter.
-LONG := --timeout 0 -o faulthandler_timeout=0
+LONG := --timeout 0
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak $(LONG) $(ARGS)

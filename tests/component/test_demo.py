@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-import trio
 
 from sidecar import check
 from sidecar.config import load
@@ -74,9 +73,10 @@ def demo(folder: Path, *flags: str, code: str = "") -> Iterator[subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A proxy and another sidecar's settings, which must not matter here.
+        # A proxy and another sidecar's settings, which must not matter here; and no terminal's width but the usual.
         env=os.environ
-        | {"TMPDIR": str(folder), "HTTP_PROXY": "http://127.0.0.1:9", "SIDECAR_MATTERMOST__URL": "http://127.0.0.1:9"},
+        | {"TMPDIR": str(folder), "HTTP_PROXY": "http://127.0.0.1:9", "SIDECAR_MATTERMOST__URL": "http://127.0.0.1:9"}
+        | {"COLUMNS": ""},
     )
     try:
         yield child
@@ -202,8 +202,7 @@ def test_a_reader_who_leaves_is_no_error_to_talk_about(tmp_path: Path) -> None:
 
 async def test_its_configuration_passes_the_check(tmp_path: Path) -> None:
     """What the demo runs with is what an operator may copy: no finding worse than a warning."""
-    with trio.fail_after(40):
-        async with theatre(tmp_path, sidecar=False) as here:
-            findings, _ = await check.run(load(configure(here.stage, tmp_path)))
+    async with theatre(tmp_path, sidecar=False) as here:
+        findings, _ = await check.run(load(configure(here.stage, tmp_path)))
     assert [one for one in findings if one.status == "failure"] == []
     assert "reviewer.rights" in {one.id for one in findings}
