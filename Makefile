@@ -18,47 +18,53 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := test
-.PHONY: demo test integration lint format bench soak fuzz coverage alerts image image-test lock clean
+.PHONY: help hooks demo test integration lint format bench soak fuzz coverage alerts image image-test lock clean
 
-demo: $(READY)
+help: ## list what can be made; ARGS="…" is passed on, as in `make test ARGS="-k lease -x"`
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
+
+demo: $(READY) ## show the whole story with an embedded Teleport and Mattermost, in about a minute
 	$(BIN)/python -m sidecar demo $(ARGS)
 
-test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run all tests on all cores, in about five minutes on two
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-# The same scenarios on real servers: see integration/ for how to name them.
-integration: $(READY)
+integration: $(READY) ## run the scenarios on real servers; integration/ says how to name them
 	$(BIN)/python -m pytest integration -rs $(ARGS)
 
-lint: $(READY)
+lint: $(READY) ## check format, rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/flake8-async $(ASYNC_RULES) $$(find $(SOURCES) -name '*.py' -not -path '*/pb/*')
 
-format: $(READY)
+format: $(READY) ## mend what can be mended by itself
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(READY)
+hooks: ## run `make format lint` before each commit in this clone
+	@hook="$$(git rev-parse --git-path hooks/pre-commit)"; \
+	if [ -e "$$hook" ] && ! cmp -s .ci/pre-commit "$$hook"; then \
+		echo "$$hook is there already, and is another: move it away, or call .ci/pre-commit from it." >&2; exit 1; \
+	fi; \
+	mkdir -p "$${hook%/*}" && cp .ci/pre-commit "$$hook" && echo "$$hook runs make format lint from now on."
+
+bench: $(READY) ## measure, beside the official plugin where it is at hand
 	$(BIN)/python -m tests.bench $(ARGS)
 
-# Dumping the stacks of a test that only takes long may crash the interpreter.
-LONG := --timeout 0 -o faulthandler_timeout=0
+LONG := --timeout 0
 
-soak: $(READY)
+soak: $(READY) ## play the schedules that `make test` leaves out, and a month of traffic; takes hours
 	$(BIN)/python -m pytest -m soak $(LONG) $(ARGS)
 
-# The same property tests, with many more examples.
-fuzz: $(READY)
+fuzz: $(READY) ## run the property tests with many more examples
 	$(BIN)/python -m pytest tests/unit --hypothesis-profile fuzz $(LONG) $(ARGS)
 
-coverage: $(READY)
+coverage: $(READY) ## say which lines no test runs
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
 
-# What Prometheus itself says of our rules; `make test` runs it too where promtool is installed.
-alerts: $(READY)
+alerts: $(READY) ## ask promtool about the alerts, as `make test` does where it is installed
 	$(BIN)/python -m pytest -rs tests/unit/test_alerts.py $(ARGS)
 
 # The first engine that answers. A health check is no part of the OCI format, which podman would write by itself; and
@@ -70,13 +76,13 @@ CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 .engine:
 	@echo $(ENGINE)
 
-image:
+image: ## build the container image
 	$(if $(findstring podman,$(ENGINE)),,SOURCE_DATE_EPOCH=$(CHANGED)) $(ENGINE) build --file Containerfile --tag $(IMAGE) \
 		$(if $(findstring podman,$(ENGINE)),--format docker --timestamp $(CHANGED)) \
 		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) .
 
-image-test: $(READY)
+image-test: $(READY) ## run the container image
 	SIDECAR_TEST_ENGINE=$(ENGINE) SIDECAR_TEST_IMAGE=$(IMAGE) $(BIN)/python -m pytest -rs tests/component/test_image.py $(ARGS)
 
 # Hashed files for any platform; neither an index address nor a host name gets into them. Versions stay where they
@@ -84,7 +90,7 @@ image-test: $(READY)
 COMPILE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 
-lock:
+lock: ## write both lock files anew
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet '$(UV)'
 	$(COMPILE) pyproject.toml --output-file requirements.lock
@@ -94,10 +100,11 @@ lock:
 $(READY): tests/requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") \
 		if sys.version_info < (3, 11) else None'
+	@echo "Installing $$(grep -c == $<) packages into $(VENV) (230 MB): about half a minute, until $< changes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r tests/requirements.lock
 	@touch $@
 
-clean:
+clean: ## remove all that was made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +

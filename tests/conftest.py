@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from inspect import iscoroutinefunction
 
 import hypothesis
 import pytest
 import trustme
+
+from tests.patience import within_patience
 
 # Read once, when grpcio is imported; its own lines are no part of a test's output.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -17,6 +20,25 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=20_000)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every async test on the real clock its deadline, so that none needs to set one."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or not iscoroutinefunction(item.obj):
+            continue
+        if {"autojump_clock", "mock_clock"} & set(item.fixturenames) or item.get_closest_marker("soak"):
+            continue
+        marker = item.get_closest_marker("patience")
+        item.obj = within_patience(item.obj, *(marker.args if marker else ()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Half characters, which some tests log, cannot be sent to where the results are gathered."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Ping, Pong, Request, TextMessage
 
 # How long a test waits for something that must happen.
-PATIENCE = 10.0
+PATIENCE = 60.0
 TOKEN = "8ouj3qgn8p8bfqbcxtgkqs1dfy"
 
 

@@ -28,6 +28,7 @@ from sidecar.simulator.mattermost.server import Answer, ApiError, MattermostServ
 from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.simulator.teleport.watch import Ending
 from tests.deciding import ALICE, APPROVE, BOB, IVAN, linked
+from tests.patience import patient
 from tests.proxy import Proxy
 from tests.truth import untrue
 from tests.world import QUICK, Lines, World
@@ -193,7 +194,7 @@ class Player:
             self.start()
         # From an empty list nothing is concluded.
         self.asked += self.here.ask()
-        with trio.move_on_after(PATIENCE_SECONDS):
+        with patient(PATIENCE_SECONDS):
             await self._become_true()
             if self.untrue():
                 # The stop came in the middle of an announcement that was owed: the next one carries on.

@@ -22,7 +22,7 @@ StatusCode = grpc.StatusCode
 
 NAME = "teleport.cluster.local"
 # How long a test waits for another thread before it fails.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 _STREAMS = ("WatchEvents", "GetAccessRequestsV2")
 _UNARY = (

@@ -18,7 +18,7 @@ from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.simulator.web.server import WebPage
 from tests.world import running
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Theatre(NamedTuple):

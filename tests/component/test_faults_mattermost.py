@@ -36,24 +36,23 @@ async def reviewed_and_denied(here: World, ids: list[str]) -> None:
 @pytest.mark.parametrize("how", ["503", "refuse"])
 async def test_requests_made_while_mattermost_is_away(how: Literal["503", "refuse"], tmp_path: Path) -> None:
     """200 requests wait; all are told after it returns, none twice; said once, and not ready meanwhile."""
-    with trio.fail_after(30):
-        async with world(tmp_path, watch_buffer=1000) as here, running(here.config(), times=QUICK) as sidecar:
-            await here.lines.heard("link.ready", link="mattermost")
-            await here.lines.heard("link.ready", link="teleport")
-            await here.chat.down(how)
-            ids = here.ask(200)
-            await here.lines.heard("link.lost", link="mattermost")
-            body = await sidecar.readiness()
-            assert (body["ready"], body["links"]["mattermost"]["state"]) == (False, "lost")
-            assert body["links"]["teleport"]["state"] == "ready"
-            began = trio.current_time()
-            await here.chat.up()
-            await here.chat.wait_for(lambda: len(here.channel.posts) >= len(ids))
-            print(f"200 waiting requests told {trio.current_time() - began:.2f} s after the return")
-            await here.told(ids)
-            await here.lines.heard("link.ready", 2, link="mattermost")
-            assert (await sidecar.readiness())["ready"]
-            assert here.lines.problems == ["link.lost"]
+    async with world(tmp_path, watch_buffer=1000) as here, running(here.config(), times=QUICK) as sidecar:
+        await here.lines.heard("link.ready", link="mattermost")
+        await here.lines.heard("link.ready", link="teleport")
+        await here.chat.down(how)
+        ids = here.ask(200)
+        await here.lines.heard("link.lost", link="mattermost")
+        body = await sidecar.readiness()
+        assert (body["ready"], body["links"]["mattermost"]["state"]) == (False, "lost")
+        assert body["links"]["teleport"]["state"] == "ready"
+        began = trio.current_time()
+        await here.chat.up()
+        await here.chat.wait_for(lambda: len(here.channel.posts) >= len(ids))
+        print(f"200 waiting requests told {trio.current_time() - began:.2f} s after the return")
+        await here.told(ids)
+        await here.lines.heard("link.ready", 2, link="mattermost")
+        assert (await sidecar.readiness())["ready"]
+        assert here.lines.problems == ["link.lost"]
 
 
 @pytest.mark.parametrize("how", ["cut before", "cut after", "hang", "stored, then hang", "502", "500", "html", "429"])
@@ -61,62 +60,59 @@ async def test_requests_made_while_mattermost_is_away(how: Literal["503", "refus
 async def test_a_write_that_fails_is_made_good_once(how: str, path: str, tmp_path: Path) -> None:
     """Refused, cut off, unanswered, or carried out without an answer: for cards, patches and replies alike."""
     faults = {"method": "PUT" if path == PATCH else "POST", "path": path, "times": 3}
-    with trio.fail_after(30):
-        # A request may take a third of the lease.
-        async with world(tmp_path) as here, running(here.config(teleport__lease="2s"), times=QUICK):
-            await here.lines.heard("link.ready", link="mattermost")
-            match how:
-                case "cut before" | "cut after":
-                    here.chat.cut(when="after" if how == "cut after" else "before", **faults)  # type: ignore[arg-type]
-                case "hang" | "stored, then hang":
-                    here.chat.hang(when="before" if how == "hang" else "after", **faults)  # type: ignore[arg-type]
-                case "502":
-                    here.chat.fail(**faults)  # type: ignore[arg-type]
-                case "500":
-                    here.chat.fail(answer=Answer(500, {"id": "app.post.save.app_error"}), **faults)  # type: ignore[arg-type]
-                case "html":
-                    here.chat.fail(answer=Answer(200, proxy_answer(502).body), **faults)  # type: ignore[arg-type]
-                case "429":
-                    limited = Answer(429, b"limit exceeded\n", (("Retry-After", "1"),))
-                    here.chat.fail(answer=limited, **faults)  # type: ignore[arg-type]
-            ids = here.ask(5)
-            await here.told(ids)
-            await reviewed_and_denied(here, ids)
-            assert "request.bug" not in here.lines.problems
+    # A request may take a third of the lease.
+    async with world(tmp_path) as here, running(here.config(teleport__lease="2s"), times=QUICK):
+        await here.lines.heard("link.ready", link="mattermost")
+        match how:
+            case "cut before" | "cut after":
+                here.chat.cut(when="after" if how == "cut after" else "before", **faults)  # type: ignore[arg-type]
+            case "hang" | "stored, then hang":
+                here.chat.hang(when="before" if how == "hang" else "after", **faults)  # type: ignore[arg-type]
+            case "502":
+                here.chat.fail(**faults)  # type: ignore[arg-type]
+            case "500":
+                here.chat.fail(answer=Answer(500, {"id": "app.post.save.app_error"}), **faults)  # type: ignore[arg-type]
+            case "html":
+                here.chat.fail(answer=Answer(200, proxy_answer(502).body), **faults)  # type: ignore[arg-type]
+            case "429":
+                limited = Answer(429, b"limit exceeded\n", (("Retry-After", "1"),))
+                here.chat.fail(answer=limited, **faults)  # type: ignore[arg-type]
+        ids = here.ask(5)
+        await here.told(ids)
+        await reviewed_and_denied(here, ids)
+        assert "request.bug" not in here.lines.problems
 
 
 async def test_the_rate_limiter_slows_and_loses_nothing(tmp_path: Path) -> None:
     """With the limiter on, bursts wait as long as Retry-After says."""
     times = msgspec.structs.replace(QUICK, ask_limit=10.0)
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            here.chat.rate_limit(per_second=40, burst=20)
-            async with running(here.config(), times=times):
-                ids = here.ask(60)
-                await here.told(ids)
-                await reviewed_and_denied(here, ids[:5])
-                assert here.lines.of("rest.paused")
-                assert not here.lines.of("link.lost", link="mattermost")
+    async with world(tmp_path) as here:
+        here.chat.rate_limit(per_second=40, burst=20)
+        async with running(here.config(), times=times):
+            ids = here.ask(60)
+            await here.told(ids)
+            await reviewed_and_denied(here, ids[:5])
+            assert here.lines.of("rest.paused")
+            assert not here.lines.of("link.lost", link="mattermost")
 
 
 async def test_a_first_try_that_is_carried_out_after_the_second_is_repaired(tmp_path: Path) -> None:
     """Two nodes, no common memory of pending ids: the look afterwards keeps the older card and deletes the younger."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(teleport__lease="2s"), times=QUICK) as sidecar:
-            await here.lines.heard("link.ready", link="mattermost")
-            here.chat.late(1.2, method="POST", path=POSTS, when="before")
-            (request_id,) = here.ask()
-            await here.chat.wait_for(lambda: len(here.cards()) == 1)
-            here.chat.pending.forget()
-            await here.chat.wait_for(lambda: len(here.cards()) == 2)
-            older = here.cards()[0]
-            await here.chat.wait_for(lambda: len(here.cards()) == 1)
-            await here.released(request_id)
-            assert here.cards() == [older]
-            assert (await sidecar.metrics())["duplicates_repaired_total"] == 1
-            await here.told([request_id])
-            here.auth.set_state(request_id, "DENIED")
-            await here.told([request_id], "DENIED")
+    async with world(tmp_path) as here, running(here.config(teleport__lease="2s"), times=QUICK) as sidecar:
+        await here.lines.heard("link.ready", link="mattermost")
+        here.chat.late(1.2, method="POST", path=POSTS, when="before")
+        (request_id,) = here.ask()
+        await here.chat.wait_for(lambda: len(here.cards()) == 1)
+        here.chat.pending.forget()
+        await here.chat.wait_for(lambda: len(here.cards()) == 2)
+        older = here.cards()[0]
+        await here.chat.wait_for(lambda: len(here.cards()) == 1)
+        await here.released(request_id)
+        assert here.cards() == [older]
+        assert (await sidecar.metrics())["duplicates_repaired_total"] == 1
+        await here.told([request_id])
+        here.auth.set_state(request_id, "DENIED")
+        await here.told([request_id], "DENIED")
 
 
 @pytest.mark.parametrize("what", ["card", "reply"])
@@ -124,52 +120,48 @@ async def test_an_answer_that_is_lost_before_a_long_outage(what: str, tmp_path: 
     """The post was made; by the time that Mattermost is back it has forgotten the pending id, and we have not."""
     # The look afterwards is due at once: the doubt is as old as it needs to be.
     times = msgspec.structs.replace(QUICK, verify=0.0)
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=times) as sidecar:
-            await here.lines.heard("link.ready", link="mattermost")
-            request_id = here.ask()[0] if what == "reply" else ""
-            if request_id:
-                await here.told([request_id])
-                await here.released(request_id)
-            cut = here.chat.cut(method="POST", path=POSTS, when="after")
-            here.chat.fail(answer=Answer(503), times=None, where=lambda _: bool(cut.hits))
-            if request_id:
-                here.auth.review(request_id, "alice@example.com", "APPROVED")
-            else:
-                (request_id,) = here.ask()
-            await here.lines.heard("link.lost", link="mattermost")
-            here.chat.pending.forget()
-            here.chat.clear_faults()
-            await here.recorded(lambda: '"owner":""' in here.auth.plugin_data(request_id).get("tm", ""))
-            here.auth.set_state(request_id, "DENIED")
-            await here.told([request_id], "DENIED")
+    async with world(tmp_path) as here, running(here.config(), times=times) as sidecar:
+        await here.lines.heard("link.ready", link="mattermost")
+        request_id = here.ask()[0] if what == "reply" else ""
+        if request_id:
+            await here.told([request_id])
             await here.released(request_id)
-            made = Counter(
-                (post.root_id, post.message) for post in here.chat.all_posts.values() if not post.original_id
-            )
-            assert set(made.values()) == {1}
-            assert (await sidecar.metrics())["duplicates_repaired_total"] == 0
+        cut = here.chat.cut(method="POST", path=POSTS, when="after")
+        here.chat.fail(answer=Answer(503), times=None, where=lambda _: bool(cut.hits))
+        if request_id:
+            here.auth.review(request_id, "alice@example.com", "APPROVED")
+        else:
+            (request_id,) = here.ask()
+        await here.lines.heard("link.lost", link="mattermost")
+        here.chat.pending.forget()
+        here.chat.clear_faults()
+        await here.recorded(lambda: '"owner":""' in here.auth.plugin_data(request_id).get("tm", ""))
+        here.auth.set_state(request_id, "DENIED")
+        await here.told([request_id], "DENIED")
+        await here.released(request_id)
+        made = Counter((post.root_id, post.message) for post in here.chat.all_posts.values() if not post.original_id)
+        assert set(made.values()) == {1}
+        assert (await sidecar.metrics())["duplicates_repaired_total"] == 0
 
 
 async def test_a_lease_that_was_lost_while_posting(tmp_path: Path) -> None:
     """Somebody else held the record and gave it up: what we made by then is on no record, and is found."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
-            await here.lines.heard("link.ready", link="mattermost")
-            late = here.chat.late(0.3, method="POST", path=POSTS)
-            (request_id,) = here.ask()
-            await here.chat.wait_for(lambda: bool(late.hits and here.cards()))
-            record = json.loads(here.auth.plugin_data(request_id)["tm"])
-            record |= {"n": record["n"] + 1, "owner": ""}
-            text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-            here.auth.write_plugin_data(request_id, {"tm": text})
-            here.chat.pending.forget()
-            await here.recorded(lambda: json.loads(here.auth.plugin_data(request_id)["tm"])["n"] > record["n"])
-            await here.released(request_id)
-            here.auth.set_state(request_id, "DENIED")
-            await here.told([request_id], "DENIED")
-            assert len(here.channel.posts) == 2
-            assert (await sidecar.metrics())["duplicates_repaired_total"] == 0
+    async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+        await here.lines.heard("link.ready", link="mattermost")
+        late = here.chat.late(0.3, method="POST", path=POSTS)
+        (request_id,) = here.ask()
+        await here.chat.wait_for(lambda: bool(late.hits and here.cards()))
+        record = json.loads(here.auth.plugin_data(request_id)["tm"])
+        record |= {"n": record["n"] + 1, "owner": ""}
+        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        here.auth.write_plugin_data(request_id, {"tm": text})
+        here.chat.pending.forget()
+        await here.recorded(lambda: json.loads(here.auth.plugin_data(request_id)["tm"])["n"] > record["n"])
+        await here.released(request_id)
+        here.auth.set_state(request_id, "DENIED")
+        await here.told([request_id], "DENIED")
+        assert len(here.channel.posts) == 2
+        assert (await sidecar.metrics())["duplicates_repaired_total"] == 0
 
 
 async def test_somebody_else_took_our_pending_id(tmp_path: Path) -> None:
@@ -182,253 +174,236 @@ async def test_somebody_else_took_our_pending_id(tmp_path: Path) -> None:
         return False
 
     theirs: list[object] = []
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK):
-            here.chat.fail(method="POST", path=POSTS, times=None, where=alice_was_first)
-            (request_id,) = here.ask()
-            await here.told([request_id])
-            data = await here.released(request_id)
-            here.auth.set_state(request_id, "DENIED")
-            await here.told([request_id], "DENIED")
-            (slot,) = json.loads(data["tm"])["posts"]
-            assert (slot["a"], slot["p"]) == (1, here.cards()[0].id)
-            assert theirs[0] in here.chat.posts(here.channel)
+    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+        here.chat.fail(method="POST", path=POSTS, times=None, where=alice_was_first)
+        (request_id,) = here.ask()
+        await here.told([request_id])
+        data = await here.released(request_id)
+        here.auth.set_state(request_id, "DENIED")
+        await here.told([request_id], "DENIED")
+        (slot,) = json.loads(data["tm"])["posts"]
+        assert (slot["a"], slot["p"]) == (1, here.cards()[0].id)
+        assert theirs[0] in here.chat.posts(here.channel)
 
 
 async def test_recipients_that_fail_stop_nobody_and_are_told_once_they_can_be(tmp_path: Path) -> None:
     """A typo, an archived channel, one without the bot, a deactivated person: each named once, with the reason."""
     names = ["ops/typo", "ops/archived", "ops/private", "zoe@example.com", "ops/access-requests", "bob@example.com"]
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            people = (here.alice, here.bot)
-            here.chat.archive(here.chat.add_channel(here.team, "archived", members=people))
-            private = here.chat.add_channel(here.team, "private", private=True, members=[here.alice])
-            zoe = here.chat.add_user("zoe", email="zoe@example.com")
-            here.chat.deactivate(zoe)
-            async with running(here.config(mattermost__recipients=json.dumps(names)), times=QUICK) as sidecar:
-                (request_id,) = here.ask()
-                await here.told([request_id])
-                await here.released(request_id)
-                failed = {line["recipient"]: line["reason"] for line in here.lines.of("recipient.failed")}
-                assert failed == {
-                    "ops/typo": "not_found",
-                    "ops/archived": "archived",
-                    "ops/private": "not_found",
-                    "zoe@example.com": "deactivated",
-                }
-                metrics = await sidecar.metrics()
-                assert metrics['recipients_failed{reason="not_found"}'] == 2
-                here.chat.join(private, here.bot)
-                here.chat.activate(zoe)
-                await here.told([request_id], channel=private)
-                await here.told([request_id], channel=here.chat.open_direct(here.bot, zoe))
-                assert len(here.lines.of("recipient.failed")) == 4
+    async with world(tmp_path) as here:
+        people = (here.alice, here.bot)
+        here.chat.archive(here.chat.add_channel(here.team, "archived", members=people))
+        private = here.chat.add_channel(here.team, "private", private=True, members=[here.alice])
+        zoe = here.chat.add_user("zoe", email="zoe@example.com")
+        here.chat.deactivate(zoe)
+        async with running(here.config(mattermost__recipients=json.dumps(names)), times=QUICK) as sidecar:
+            (request_id,) = here.ask()
+            await here.told([request_id])
+            await here.released(request_id)
+            failed = {line["recipient"]: line["reason"] for line in here.lines.of("recipient.failed")}
+            assert failed == {
+                "ops/typo": "not_found",
+                "ops/archived": "archived",
+                "ops/private": "not_found",
+                "zoe@example.com": "deactivated",
+            }
+            metrics = await sidecar.metrics()
+            assert metrics['recipients_failed{reason="not_found"}'] == 2
+            here.chat.join(private, here.bot)
+            here.chat.activate(zoe)
+            await here.told([request_id], channel=private)
+            await here.told([request_id], channel=here.chat.open_direct(here.bot, zoe))
+            assert len(here.lines.of("recipient.failed")) == 4
 
 
 async def test_a_reviewer_whom_nobody_knows_wakes_no_operator(tmp_path: Path) -> None:
     """A requester may suggest anybody; what the operator did not write is said, and no alert fires for it."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
-            (request_id,) = here.ask(suggested_reviewers=("nobody@example.com",))
-            await here.told([request_id])
-            await here.released(request_id)
-            said = await here.lines.heard("recipient.failed", recipient="nobody@example.com")
-            assert said["levelno"] == logging.INFO
-            assert (await sidecar.metrics())['recipients_failed{reason="not_found"}'] == 0
+    async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+        (request_id,) = here.ask(suggested_reviewers=("nobody@example.com",))
+        await here.told([request_id])
+        await here.released(request_id)
+        said = await here.lines.heard("recipient.failed", recipient="nobody@example.com")
+        assert said["levelno"] == logging.INFO
+        assert (await sidecar.metrics())['recipients_failed{reason="not_found"}'] == 0
 
 
 async def test_more_recipients_than_a_record_holds(tmp_path: Path) -> None:
     """Said once and counted while the request is open, the others are told; nothing is left of it afterwards."""
-    with trio.fail_after(60):
-        async with world(tmp_path) as here:
-            users = [here.chat.add_user(f"user{number}") for number in range(400)]
-            names = json.dumps([user.email for user in users])
-            async with running(here.config(mattermost__recipients=names), times=QUICK) as sidecar:
-                (request_id, _) = here.ask(2)
-                await here.released(request_id)
-                refused = (await here.lines.heard("recipients.too_many", request_id=request_id))["refused"]
-                told = [user for user in users if here.cards(here.chat.open_direct(here.bot, user))]
-                assert len(told) == 400 - refused
-                here.auth.review(request_id, "alice@example.com", "APPROVED")
-                await here.recorded(lambda: '"seen":["PENDING",1]' in here.auth.plugin_data(request_id)["tm"])
-                await here.released(request_id)
-                here.auth.delete_request(request_id)
-                await here.recorded(lambda: '"done":true' in here.auth.plugin_data(request_id)["tm"])
-                assert len(here.lines.of("recipients.too_many", request_id=request_id)) == 1
-                assert (await sidecar.metrics())['recipients_failed{reason="too_many"}'] == refused
+    async with world(tmp_path) as here:
+        users = [here.chat.add_user(f"user{number}") for number in range(400)]
+        names = json.dumps([user.email for user in users])
+        async with running(here.config(mattermost__recipients=names), times=QUICK) as sidecar:
+            (request_id, _) = here.ask(2)
+            await here.released(request_id)
+            refused = (await here.lines.heard("recipients.too_many", request_id=request_id))["refused"]
+            told = [user for user in users if here.cards(here.chat.open_direct(here.bot, user))]
+            assert len(told) == 400 - refused
+            here.auth.review(request_id, "alice@example.com", "APPROVED")
+            await here.recorded(lambda: '"seen":["PENDING",1]' in here.auth.plugin_data(request_id)["tm"])
+            await here.released(request_id)
+            here.auth.delete_request(request_id)
+            await here.recorded(lambda: '"done":true' in here.auth.plugin_data(request_id)["tm"])
+            assert len(here.lines.of("recipients.too_many", request_id=request_id)) == 1
+            assert (await sidecar.metrics())['recipients_failed{reason="too_many"}'] == refused
 
 
 async def test_a_membership_lost_at_run_time(tmp_path: Path) -> None:
     """PATCH says 403: told with the fix, the others are served, and the card becomes true when the bot is back."""
     names = '["ops/access-requests", "ops/second"]'
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            second = here.chat.add_channel(here.team, "second", private=True, members=[here.alice, here.bot])
-            async with running(here.config(mattermost__recipients=names), times=QUICK):
-                (old,) = here.ask()
-                await here.told([old], channel=second)
-                await here.released(old)
-                here.chat.leave(second, here.bot)
-                here.auth.set_state(old, "DENIED")
-                await here.told([old], "DENIED")
-                rejected = await here.lines.heard("recipient.rejected")
-                assert (rejected["recipient"], rejected["status"]) == ("ops/second", 403)
-                (new,) = here.ask()
-                await here.told([new])
-                await here.lines.heard("recipient.failed", recipient="ops/second")
-                here.chat.join(second, here.bot)
-                await here.told([old], "DENIED", channel=second)
-                await here.told([new], channel=second)
+    async with world(tmp_path) as here:
+        second = here.chat.add_channel(here.team, "second", private=True, members=[here.alice, here.bot])
+        async with running(here.config(mattermost__recipients=names), times=QUICK):
+            (old,) = here.ask()
+            await here.told([old], channel=second)
+            await here.released(old)
+            here.chat.leave(second, here.bot)
+            here.auth.set_state(old, "DENIED")
+            await here.told([old], "DENIED")
+            rejected = await here.lines.heard("recipient.rejected")
+            assert (rejected["recipient"], rejected["status"]) == ("ops/second", 403)
+            (new,) = here.ask()
+            await here.told([new])
+            await here.lines.heard("recipient.failed", recipient="ops/second")
+            here.chat.join(second, here.bot)
+            await here.told([old], "DENIED", channel=second)
+            await here.told([new], channel=second)
 
 
 async def test_a_card_that_somebody_deleted_is_never_posted_again(tmp_path: Path) -> None:
     """A moderator's word is final for that recipient; the other one goes on."""
     names = '["ops/access-requests", "alice@example.com"]'
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            admin = here.chat.add_user("root", roles="system_user system_admin")
-            async with running(here.config(mattermost__recipients=names), times=QUICK):
-                (request_id,) = here.ask()
-                direct = here.chat.open_direct(here.bot, here.alice)
-                await here.told([request_id])
-                await here.told([request_id], channel=direct)
-                await here.released(request_id)
-                here.chat.delete(admin, here.cards()[0])
-                here.auth.review(request_id, "alice@example.com", "APPROVED")
-                here.auth.review(request_id, "ivan@example.com", "APPROVED")
-                await here.told([request_id], "APPROVED", channel=direct)
-                data = await here.released(request_id)
-                (slot, _) = json.loads(data["tm"])["posts"]
-                assert slot["s"] == "gone"
-                assert here.cards() == []
-                (other,) = here.ask()
-                await here.told([other])
+    async with world(tmp_path) as here:
+        admin = here.chat.add_user("root", roles="system_user system_admin")
+        async with running(here.config(mattermost__recipients=names), times=QUICK):
+            (request_id,) = here.ask()
+            direct = here.chat.open_direct(here.bot, here.alice)
+            await here.told([request_id])
+            await here.told([request_id], channel=direct)
+            await here.released(request_id)
+            here.chat.delete(admin, here.cards()[0])
+            here.auth.review(request_id, "alice@example.com", "APPROVED")
+            here.auth.review(request_id, "ivan@example.com", "APPROVED")
+            await here.told([request_id], "APPROVED", channel=direct)
+            data = await here.released(request_id)
+            (slot, _) = json.loads(data["tm"])["posts"]
+            assert slot["s"] == "gone"
+            assert here.cards() == []
+            (other,) = here.ask()
+            await here.told([other])
 
 
 async def test_a_token_revoked_at_run_time_and_replaced(tmp_path: Path) -> None:
     """One error with the fix, no retries in a loop, and at work again as soon as the file holds a good token."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
-            await here.lines.heard("link.ready", link="mattermost")
-            here.chat.disable_token(here.bot)
-            ids = here.ask(3)
-            refused = await here.lines.heard("link.refused", link="mattermost")
-            assert refused["levelno"] == logging.ERROR
-            body = await sidecar.readiness()
-            assert (body["ready"], body["links"]["mattermost"]["state"]) == (False, "refused")
-            assert here.cards() == []
-            here.token_file.write_text(here.chat.new_token(here.bot))
-            await here.told(ids)
-            assert len(here.lines.of("link.refused")) == 1
+    async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+        await here.lines.heard("link.ready", link="mattermost")
+        here.chat.disable_token(here.bot)
+        ids = here.ask(3)
+        refused = await here.lines.heard("link.refused", link="mattermost")
+        assert refused["levelno"] == logging.ERROR
+        body = await sidecar.readiness()
+        assert (body["ready"], body["links"]["mattermost"]["state"]) == (False, "refused")
+        assert here.cards() == []
+        here.token_file.write_text(here.chat.new_token(here.bot))
+        await here.told(ids)
+        assert len(here.lines.of("link.refused")) == 1
 
 
 @pytest.mark.parametrize("status", [400, 403])
 async def test_a_proxy_that_refuses_does_not_end_the_process(status: int, tmp_path: Path) -> None:
     """Said as a refusal, and over when the proxy lets us through."""
     times = msgspec.structs.replace(QUICK, refused_retry=0.1)
-    with trio.fail_after(15):
-        async with world(tmp_path) as here:
-            here.chat.fail(answer=proxy_answer(status), path="/api/v4/users/me", times=3)
-            (request_id,) = here.ask()
-            async with running(here.config(), times=times):
-                await here.told([request_id])
-                assert len(here.lines.of("link.refused", link="mattermost", reason="rejected")) >= 1
+    async with world(tmp_path) as here:
+        here.chat.fail(answer=proxy_answer(status), path="/api/v4/users/me", times=3)
+        (request_id,) = here.ask()
+        async with running(here.config(), times=times):
+            await here.told([request_id])
+            assert len(here.lines.of("link.refused", link="mattermost", reason="rejected")) >= 1
 
 
 async def test_the_token_of_another_bot(tmp_path: Path) -> None:
     """What was looked up as the first bot is forgotten; its direct channels are not those of the second."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            config = here.config(mattermost__recipients='["alice@example.com"]')
-            async with running(config, times=QUICK):
-                first = here.ask()
-                await here.told(first, channel=here.chat.open_direct(here.bot, here.alice))
-                here.chat.disable_token(here.bot)
-                await here.lines.heard("link.refused", link="mattermost")
-                here.bot = here.chat.add_bot("second")
-                here.token_file.write_text(here.bot.token)
-                await here.lines.heard("link.ready", 2, link="mattermost")
-                second = here.ask()
-                await here.told(second, channel=here.chat.open_direct(here.bot, here.alice))
+    async with world(tmp_path) as here:
+        config = here.config(mattermost__recipients='["alice@example.com"]')
+        async with running(config, times=QUICK):
+            first = here.ask()
+            await here.told(first, channel=here.chat.open_direct(here.bot, here.alice))
+            here.chat.disable_token(here.bot)
+            await here.lines.heard("link.refused", link="mattermost")
+            here.bot = here.chat.add_bot("second")
+            here.token_file.write_text(here.bot.token)
+            await here.lines.heard("link.ready", 2, link="mattermost")
+            second = here.ask()
+            await here.told(second, channel=here.chat.open_direct(here.bot, here.alice))
 
 
 async def test_what_waits_for_its_turn_is_not_sent_after_the_lease(tmp_path: Path) -> None:
     """Posts queue behind the pace while records cannot be renewed: what has not been sent by then waits for a lease."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            users = [here.chat.add_user(f"user{number}") for number in range(12)]
-            names = json.dumps([user.email for user in users])
-            config = here.config(
-                teleport__lease="1s", mattermost__recipients=names, mattermost__max_posts_per_second="4"
-            )
-            async with running(config, times=QUICK):
-                directs = [here.chat.open_direct(here.bot, user) for user in users]
-                hung = here.chat.late(0.0, method="POST", path=POSTS)
-                (request_id,) = here.ask()
-                await here.chat.wait_for(lambda: hung.hits)
-                here.auth.faults.hang("UpdatePluginData")
-                # The claim, a renewal that hangs until its deadline, and the next try: all posts have had their turn.
-                await here.recorded(lambda: here.auth.calls["UpdatePluginData"] >= 3, seconds=20.0)
-                assert here.chat.calls["POST", POSTS] <= 8
-                here.auth.faults.release()
-                await here.chat.wait_for(lambda: all(here.cards(direct) for direct in directs))
-                await here.released(request_id)
-                assert [len(here.cards(direct)) for direct in directs] == [1] * 12
+    async with world(tmp_path) as here:
+        users = [here.chat.add_user(f"user{number}") for number in range(12)]
+        names = json.dumps([user.email for user in users])
+        config = here.config(teleport__lease="1s", mattermost__recipients=names, mattermost__max_posts_per_second="4")
+        async with running(config, times=QUICK):
+            directs = [here.chat.open_direct(here.bot, user) for user in users]
+            hung = here.chat.late(0.0, method="POST", path=POSTS)
+            (request_id,) = here.ask()
+            await here.chat.wait_for(lambda: hung.hits)
+            here.auth.faults.hang("UpdatePluginData")
+            # The claim, a renewal that hangs until its deadline, and the next try: all posts have had their turn.
+            await here.recorded(lambda: here.auth.calls["UpdatePluginData"] >= 3)
+            assert here.chat.calls["POST", POSTS] <= 8
+            here.auth.faults.release()
+            await here.chat.wait_for(lambda: all(here.cards(direct) for direct in directs))
+            await here.released(request_id)
+            assert [len(here.cards(direct)) for direct in directs] == [1] * 12
 
 
 async def test_a_slow_mattermost_does_not_outlive_the_lease(tmp_path: Path) -> None:
     """Posts wait longer for their turn than a lease lasts; renewed meanwhile, none is sent without a valid one."""
     times = msgspec.structs.replace(QUICK, ask_every=60.0)
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            users = [here.chat.add_user(f"user{number}") for number in range(30)]
-            names = json.dumps([f"user{number}@example.com" for number in range(30)])
-            config = here.config(
-                teleport__lease="1s", mattermost__recipients=names, mattermost__max_posts_per_second="8"
-            )
-            async with running(config, times=times):
-                (request_id,) = here.ask()
-                directs = [here.chat.open_direct(here.bot, user) for user in users]
-                await here.chat.wait_for(lambda: all(len(here.cards(direct)) == 1 for direct in directs))
-                await here.released(request_id)
-                assert field(here.cards(directs[0])[0], "State").endswith("PENDING")
-                assert here.auth.calls["UpdatePluginData"] > 4
+    async with world(tmp_path) as here:
+        users = [here.chat.add_user(f"user{number}") for number in range(30)]
+        names = json.dumps([f"user{number}@example.com" for number in range(30)])
+        config = here.config(teleport__lease="1s", mattermost__recipients=names, mattermost__max_posts_per_second="8")
+        async with running(config, times=times):
+            (request_id,) = here.ask()
+            directs = [here.chat.open_direct(here.bot, user) for user in users]
+            await here.chat.wait_for(lambda: all(len(here.cards(direct)) == 1 for direct in directs))
+            await here.released(request_id)
+            assert field(here.cards(directs[0])[0], "State").endswith("PENDING")
+            assert here.auth.calls["UpdatePluginData"] > 4
 
 
 async def test_one_recipient_that_cannot_be_looked_up_does_not_stop_the_others(tmp_path: Path) -> None:
     """P1: told of at once are those who can be, and the last one as soon as Mattermost knows him again."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here:
-            broken = Answer(500, {"id": "app.user.get_by_username.app_error", "status_code": 500})
-            here.chat.fail(answer=broken, path="/api/v4/users/username/ivan", times=None)
-            config = here.config(mattermost__recipients='["ops/access-requests", "@ivan"]')
-            async with running(config, times=QUICK) as sidecar:
-                (request_id,) = here.ask()
-                await here.told([request_id])
-                assert (await here.lines.heard("recipient.failed"))["reason"] == "unanswered"
-                assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 1
-                here.chat.clear_faults()
-                await here.told([request_id], channel=here.chat.open_direct(here.ivan, here.bot))
-                await here.released(request_id)
-                assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 0
+    async with world(tmp_path) as here:
+        broken = Answer(500, {"id": "app.user.get_by_username.app_error", "status_code": 500})
+        here.chat.fail(answer=broken, path="/api/v4/users/username/ivan", times=None)
+        config = here.config(mattermost__recipients='["ops/access-requests", "@ivan"]')
+        async with running(config, times=QUICK) as sidecar:
+            (request_id,) = here.ask()
+            await here.told([request_id])
+            assert (await here.lines.heard("recipient.failed"))["reason"] == "unanswered"
+            assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 1
+            here.chat.clear_faults()
+            await here.told([request_id], channel=here.chat.open_direct(here.ivan, here.bot))
+            await here.released(request_id)
+            assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 0
 
 
 async def test_a_reply_that_was_not_made_is_made_after_a_restart(tmp_path: Path) -> None:
-    with trio.fail_after(20):
-        async with world(tmp_path) as here:
-            (request_id,) = here.ask()
-            here.auth.review(request_id, "alice@example.com", "APPROVED", "fine")
-            async with running(here.config(), times=QUICK):
-                # Nothing is carried out: as while Mattermost's database fails.
-                expired = Answer(401, {"id": "api.context.session_expired.app_error"})
-                here.chat.fail(answer=expired, method="POST", path=POSTS, skip=1, times=None)
-                await here.told([request_id])
-                await here.released(request_id)
-            here.chat.clear_faults()
-            (card,) = here.cards()
-            assert here.replies(card) == []
-            async with running(here.config(), times=QUICK):
-                await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
+    async with world(tmp_path) as here:
+        (request_id,) = here.ask()
+        here.auth.review(request_id, "alice@example.com", "APPROVED", "fine")
+        async with running(here.config(), times=QUICK):
+            # Nothing is carried out: as while Mattermost's database fails.
+            expired = Answer(401, {"id": "api.context.session_expired.app_error"})
+            here.chat.fail(answer=expired, method="POST", path=POSTS, skip=1, times=None)
+            await here.told([request_id])
+            await here.released(request_id)
+        here.chat.clear_faults()
+        (card,) = here.cards()
+        assert here.replies(card) == []
+        async with running(here.config(), times=QUICK):
+            await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
 
 
 async def events(sidecar: Running, count: int) -> None:
@@ -440,39 +415,37 @@ async def events(sidecar: Running, count: int) -> None:
 @pytest.mark.parametrize("delay", ["0s", "1h"])
 async def test_resolved_while_mattermost_is_away(delay: str, tmp_path: Path) -> None:
     """P1: it was PENDING when first read. Not where it was resolved before anybody was to be told."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here:
-            async with running(here.config(announce__delay=delay), times=QUICK) as sidecar:
-                await here.lines.heard("link.ready", link="mattermost")
-                await here.lines.heard("link.ready", link="teleport")
-                await here.chat.down("refuse")
-                await here.lines.heard("link.lost", link="mattermost")
-                request_id, waiting = here.ask(2)
-                await events(sidecar, 2)
-                here.auth.review(request_id, "ivan@example.com", "DENIED", "no")
-                await events(sidecar, 3)
-                await here.chat.up()
-                if delay == "0s":
-                    await here.told([waiting])
-                    await here.told([request_id], "DENIED")
-                    assert here.replies(here.cards()[0]) == here.replies(here.cards()[1]) == []
-            assert len(here.cards()) == (2 if delay == "0s" else 0)
+    async with world(tmp_path) as here:
+        async with running(here.config(announce__delay=delay), times=QUICK) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            await here.lines.heard("link.ready", link="teleport")
+            await here.chat.down("refuse")
+            await here.lines.heard("link.lost", link="mattermost")
+            request_id, waiting = here.ask(2)
+            await events(sidecar, 2)
+            here.auth.review(request_id, "ivan@example.com", "DENIED", "no")
+            await events(sidecar, 3)
+            await here.chat.up()
+            if delay == "0s":
+                await here.told([waiting])
+                await here.told([request_id], "DENIED")
+                assert here.replies(here.cards()[0]) == here.replies(here.cards()[1]) == []
+        assert len(here.cards()) == (2 if delay == "0s" else 0)
 
 
 async def test_one_name_without_an_answer_stops_neither_others_nor_its_own_request(tmp_path: Path) -> None:
     """It is no failure of the link: nobody waits for the link to be tried, and a save that fails is soon repeated."""
-    with trio.fail_after(20):
-        async with world(tmp_path) as here:
-            times = msgspec.structs.replace(QUICK, probe=3600.0, failure_first=0.1, failure_most=3600.0)
-            broken = Answer(500, {"id": "app.user.get_by_email.app_error", "status_code": 500})
-            fault = here.chat.fail(answer=broken, method="GET", path="/api/v4/users/email/*", times=None)
-            async with running(here.config(), times=times):
-                await here.lines.heard("link.ready", link="mattermost")
-                (request_id,) = here.ask(suggested_reviewers=["broken@example.com"])
-                await here.told([request_id])
-                await here.chat.wait_for(lambda: fault.hits >= 6)
-                await here.told(here.ask())
-                await here.released(request_id)
-                here.auth.faults.fail("UpdatePluginData", grpc.StatusCode.UNAVAILABLE, "transport is closing")
-                here.auth.review(request_id, "alice@example.com", "DENIED", "no")
-                await here.told([request_id], "DENIED")
+    async with world(tmp_path) as here:
+        times = msgspec.structs.replace(QUICK, probe=3600.0, failure_first=0.1, failure_most=3600.0)
+        broken = Answer(500, {"id": "app.user.get_by_email.app_error", "status_code": 500})
+        fault = here.chat.fail(answer=broken, method="GET", path="/api/v4/users/email/*", times=None)
+        async with running(here.config(), times=times):
+            await here.lines.heard("link.ready", link="mattermost")
+            (request_id,) = here.ask(suggested_reviewers=["broken@example.com"])
+            await here.told([request_id])
+            await here.chat.wait_for(lambda: fault.hits >= 6)
+            await here.told(here.ask())
+            await here.released(request_id)
+            here.auth.faults.fail("UpdatePluginData", grpc.StatusCode.UNAVAILABLE, "transport is closing")
+            here.auth.review(request_id, "alice@example.com", "DENIED", "no")
+            await here.told([request_id], "DENIED")

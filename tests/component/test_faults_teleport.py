@@ -34,153 +34,144 @@ async def test_a_watch_that_ends_comes_back_and_lists(
     how: Literal["closed", "overflow", "ok", "unavailable"], version: str, tmp_path: Path
 ) -> None:
     """What was made, changed and removed between two watches is told all the same."""
-    with trio.fail_after(30):
-        async with world(tmp_path, version=version) as here, running(here.config(), times=QUICK) as sidecar:
-            await both_ready(here)
-            assert await teleport_is(sidecar, "ready")
-            denied, removed, waits = here.ask(3)
-            await here.told([denied, removed, waits])
-            await here.released(removed)
-            # In one go, without a chance for the sidecar to be told of any of it.
-            here.auth.close_watchers(how)
-            here.auth.set_state(denied, "DENIED")
-            here.auth.delete_request(removed)
-            (new,) = here.ask()
-            await here.told([denied], "DENIED")
-            await here.told([new, waits])
-            await here.told([removed], "REMOVED")
-            await here.lines.heard("link.lost", link="teleport")
-            await here.lines.heard("link.ready", 2, link="teleport")
-            assert await teleport_is(sidecar, "ready")
+    async with world(tmp_path, version=version) as here, running(here.config(), times=QUICK) as sidecar:
+        await both_ready(here)
+        assert await teleport_is(sidecar, "ready")
+        denied, removed, waits = here.ask(3)
+        await here.told([denied, removed, waits])
+        await here.released(removed)
+        # In one go, without a chance for the sidecar to be told of any of it.
+        here.auth.close_watchers(how)
+        here.auth.set_state(denied, "DENIED")
+        here.auth.delete_request(removed)
+        (new,) = here.ask()
+        await here.told([denied], "DENIED")
+        await here.told([new, waits])
+        await here.told([removed], "REMOVED")
+        await here.lines.heard("link.lost", link="teleport")
+        await here.lines.heard("link.ready", 2, link="teleport")
+        assert await teleport_is(sidecar, "ready")
 
 
 async def test_a_watch_without_init_is_given_up(tmp_path: Path) -> None:
     """An Auth Service that accepts the watch and never begins it is no working link."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            here.auth.faults.hang("WatchEvents")
-            async with running(here.config(), times=IMPATIENT) as sidecar:
-                await here.lines.heard("link.lost", link="teleport", reason="no_init")
-                assert await teleport_is(sidecar, "lost")
-                ids = here.ask()
-                here.auth.faults.release()
-                await here.told(ids)
-                await both_ready(here)
-                assert await teleport_is(sidecar, "ready")
-
-
-async def test_a_watch_that_silently_stopped_is_found_by_the_next_list(tmp_path: Path) -> None:
-    """It still looks open; but what the list shows as new never comes over it."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=IMPATIENT):
-            await both_ready(here)
-            here.auth.stall_watchers()
-            ids = here.ask()
-            await here.told(ids)
-            await here.lines.heard("link.lost", link="teleport", reason="silent")
-            await both_ready(here, 2)
-            (later,) = here.ask()
-            await here.told([*ids, later])
-
-
-async def test_a_working_watch_is_not_taken_for_a_silent_one(tmp_path: Path) -> None:
-    """Lists and events that cross are no reason to reconnect."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=IMPATIENT):
-            await both_ready(here)
-            for _ in range(5):
-                lists = here.auth.calls["GetAccessRequests"]
-                await here.told(here.ask(3))
-                await here.recorded(lambda before=lists: here.auth.calls["GetAccessRequests"] > before)  # type: ignore[misc]
-            assert not here.lines.of("link.lost")
-
-
-async def test_an_auth_service_that_restarts(tmp_path: Path) -> None:
-    """Requests made by others while it is away for us are found when it is back; said once, not ready meanwhile."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
-            await both_ready(here)
-            first = here.ask()
-            await here.told(first)
-            await here.released(first[0])
-            await trio.to_thread.run_sync(here.auth.stop)
-            await here.lines.heard("link.lost", link="teleport")
-            assert await teleport_is(sidecar, "lost")
-            here.auth.set_state(first[0], "APPROVED")
-            later = here.ask(3)
-            await trio.to_thread.run_sync(here.auth.start)
-            await here.told(later)
-            await here.told(first, "APPROVED")
-            await both_ready(here, 2)
-            assert await teleport_is(sidecar, "ready")
-
-
-async def test_a_hung_auth_service_is_found_by_ping(tmp_path: Path) -> None:
-    """The connection stays open and nothing comes over it: only a question with a deadline finds out."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=IMPATIENT) as sidecar:
-            await both_ready(here)
-            here.auth.faults.hang()
-            lost = await here.lines.heard("link.lost", link="teleport")
-            assert lost["reason"] == "deaf"
+    async with world(tmp_path) as here:
+        here.auth.faults.hang("WatchEvents")
+        async with running(here.config(), times=IMPATIENT) as sidecar:
+            await here.lines.heard("link.lost", link="teleport", reason="no_init")
             assert await teleport_is(sidecar, "lost")
             ids = here.ask()
             here.auth.faults.release()
             await here.told(ids)
-            await both_ready(here, 2)
+            await both_ready(here)
+            assert await teleport_is(sidecar, "ready")
+
+
+async def test_a_watch_that_silently_stopped_is_found_by_the_next_list(tmp_path: Path) -> None:
+    """It still looks open; but what the list shows as new never comes over it."""
+    async with world(tmp_path) as here, running(here.config(), times=IMPATIENT):
+        await both_ready(here)
+        here.auth.stall_watchers()
+        ids = here.ask()
+        await here.told(ids)
+        await here.lines.heard("link.lost", link="teleport", reason="silent")
+        await both_ready(here, 2)
+        (later,) = here.ask()
+        await here.told([*ids, later])
+
+
+async def test_a_working_watch_is_not_taken_for_a_silent_one(tmp_path: Path) -> None:
+    """Lists and events that cross are no reason to reconnect."""
+    async with world(tmp_path) as here, running(here.config(), times=IMPATIENT):
+        await both_ready(here)
+        for _ in range(5):
+            lists = here.auth.calls["GetAccessRequests"]
+            await here.told(here.ask(3))
+            await here.recorded(lambda before=lists: here.auth.calls["GetAccessRequests"] > before)  # type: ignore[misc]
+        assert not here.lines.of("link.lost")
+
+
+async def test_an_auth_service_that_restarts(tmp_path: Path) -> None:
+    """Requests made by others while it is away for us are found when it is back; said once, not ready meanwhile."""
+    async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+        await both_ready(here)
+        first = here.ask()
+        await here.told(first)
+        await here.released(first[0])
+        await trio.to_thread.run_sync(here.auth.stop)
+        await here.lines.heard("link.lost", link="teleport")
+        assert await teleport_is(sidecar, "lost")
+        here.auth.set_state(first[0], "APPROVED")
+        later = here.ask(3)
+        await trio.to_thread.run_sync(here.auth.start)
+        await here.told(later)
+        await here.told(first, "APPROVED")
+        await both_ready(here, 2)
+        assert await teleport_is(sidecar, "ready")
+
+
+async def test_a_hung_auth_service_is_found_by_ping(tmp_path: Path) -> None:
+    """The connection stays open and nothing comes over it: only a question with a deadline finds out."""
+    async with world(tmp_path) as here, running(here.config(), times=IMPATIENT) as sidecar:
+        await both_ready(here)
+        here.auth.faults.hang()
+        lost = await here.lines.heard("link.lost", link="teleport")
+        assert lost["reason"] == "deaf"
+        assert await teleport_is(sidecar, "lost")
+        ids = here.ask()
+        here.auth.faults.release()
+        await here.told(ids)
+        await both_ready(here, 2)
 
 
 async def test_a_peer_that_has_not_answered_for_long_is_not_ready_whatever_it_said_last(tmp_path: Path) -> None:
     """Between two pings readiness ages: `stale` is shorter here than the interval of the pings."""
     times = msgspec.structs.replace(QUICK, ping_every=60.0, ask_every=60.0, stale=0.0)
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=times) as sidecar:
-            await both_ready(here)
-            body = await sidecar.readiness()
-            assert not body["ready"]
-            assert {link["state"] for link in body["links"].values()} == {"lost"}
+    async with world(tmp_path) as here, running(here.config(), times=times) as sidecar:
+        await both_ready(here)
+        body = await sidecar.readiness()
+        assert not body["ready"]
+        assert {link["state"] for link in body["links"].values()} == {"lost"}
 
 
 async def test_a_refused_watch_is_one_error_with_the_fix_and_not_hammered(tmp_path: Path) -> None:
     """PERMISSION_DENIED is no outage: said once as an error, and tried again when the credentials change."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            here.auth.add_role("access-plugin", rules={PLUGIN_DATA: ("read", "update")})
-            async with running(here.config(), times=QUICK) as sidecar:
-                refused = await here.lines.heard("link.refused", link="teleport")
-                assert refused["levelno"] == logging.ERROR
-                assert "verbs: [list, read]" in refused["detail"]
-                assert await teleport_is(sidecar, "refused")
-                watches = here.auth.calls["WatchEvents"]
-                here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
-                ids = here.ask()
-                assert here.auth.calls["WatchEvents"] == watches == 1
-                here.auth.write_credentials(here.folder, "access-plugin")
-                await here.told(ids)
-                assert len(here.lines.of("link.refused")) == 1
+    async with world(tmp_path) as here:
+        here.auth.add_role("access-plugin", rules={PLUGIN_DATA: ("read", "update")})
+        async with running(here.config(), times=QUICK) as sidecar:
+            refused = await here.lines.heard("link.refused", link="teleport")
+            assert refused["levelno"] == logging.ERROR
+            assert "verbs: [list, read]" in refused["detail"]
+            assert await teleport_is(sidecar, "refused")
+            watches = here.auth.calls["WatchEvents"]
+            here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
+            ids = here.ask()
+            assert here.auth.calls["WatchEvents"] == watches == 1
+            here.auth.write_credentials(here.folder, "access-plugin")
+            await here.told(ids)
+            assert len(here.lines.of("link.refused")) == 1
 
 
 @pytest.mark.parametrize("method", ["UpdatePluginData", "GetPluginData", "GetAccessRequests", "Ping"])
 async def test_any_call_may_fail_or_lose_its_answer(method: str, tmp_path: Path) -> None:
     """UNAVAILABLE, a deadline, a lost answer, contention: every call of the main job is made good."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            here.auth.faults.fail(method, grpc.StatusCode.UNAVAILABLE, "transport is closing")
+    async with world(tmp_path) as here:
+        here.auth.faults.fail(method, grpc.StatusCode.UNAVAILABLE, "transport is closing")
+        here.auth.faults.lose_answer(method)
+        if method == "UpdatePluginData":
+            here.auth.faults.fail(
+                method, grpc.StatusCode.FAILED_PRECONDITION, "too many concurrent writes to plugin data x"
+            )
             here.auth.faults.lose_answer(method)
-            if method == "UpdatePluginData":
-                here.auth.faults.fail(
-                    method, grpc.StatusCode.FAILED_PRECONDITION, "too many concurrent writes to plugin data x"
-                )
-                here.auth.faults.lose_answer(method)
-            async with running(here.config(), times=QUICK):
-                ids = here.ask(2)
-                await here.told(ids)
-                for request_id in ids:
-                    here.auth.review(request_id, "alice@example.com", "DENIED", "no")
-                await here.told(ids, "DENIED")
-                for request_id in ids:
-                    await here.released(request_id)
-        assert [len(here.replies(card)) for card in here.cards()] == [2, 2]
+        async with running(here.config(), times=QUICK):
+            ids = here.ask(2)
+            await here.told(ids)
+            for request_id in ids:
+                here.auth.review(request_id, "alice@example.com", "DENIED", "no")
+            await here.told(ids, "DENIED")
+            for request_id in ids:
+                await here.released(request_id)
+    assert [len(here.replies(card)) for card in here.cards()] == [2, 2]
 
 
 async def test_records_that_cannot_be_listed_do_not_stop_the_rest(tmp_path: Path) -> None:

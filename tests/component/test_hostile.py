@@ -45,25 +45,23 @@ async def told_beside(here: World, request_id: str) -> None:
 @pytest.mark.parametrize("reason", REASONS)
 async def test_a_strange_reason(reason: str, tmp_path: Path) -> None:
     """Free text is shown, bounded, and never parsed by anybody."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK):
-            (request_id,) = here.ask(reason=REASONS[reason])
-            await told_beside(here, request_id)
+    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+        (request_id,) = here.ask(reason=REASONS[reason])
+        await told_beside(here, request_id)
 
 
 @pytest.mark.parametrize("reason", ["mentions", "code fences", "NUL and control", "100 kB"])
 async def test_a_strange_reason_of_a_review(reason: str, tmp_path: Path) -> None:
     """Thread replies bear free text too."""
     text: Any = REASONS[reason]
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK):
-            (request_id,) = here.ask()
-            await here.told([request_id])
-            here.auth.review(request_id, "alice@example.com", "DENIED", text)
-            await here.told([request_id], "DENIED")
-            await here.released(request_id)
-            assert len(here.replies(here.cards()[0])) == 2
-            assert not any(here.chat.mentions(post) for post in here.chat.posts(here.channel))
+    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+        (request_id,) = here.ask()
+        await here.told([request_id])
+        here.auth.review(request_id, "alice@example.com", "DENIED", text)
+        await here.told([request_id], "DENIED")
+        await here.released(request_id)
+        assert len(here.replies(here.cards()[0])) == 2
+        assert not any(here.chat.mentions(post) for post in here.chat.posts(here.channel))
 
 
 @pytest.mark.parametrize(
@@ -84,34 +82,32 @@ async def test_a_strange_reason_of_a_review(reason: str, tmp_path: Path) -> None
 )
 async def test_a_strange_request(changes: dict[str, Any], tmp_path: Path) -> None:
     """Whatever a request holds, it has a card and the others have theirs."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK):
-            (request_id, ordinary) = here.ask(2)
-            await here.told([request_id])
-            here.auth.rewrite(request_id, **changes)
-            (new,) = here.ask()
-            here.auth.rewrite(new, **changes)
-            await here.told([request_id, ordinary, new])
-            here.auth.rewrite(new, state="DENIED")
-            await here.told([new], "DENIED")
-            await here.released(new)
-            assert not any(here.chat.mentions(post) for post in here.chat.posts(here.channel))
-            assert "request.bug" not in here.lines.problems
+    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+        (request_id, ordinary) = here.ask(2)
+        await here.told([request_id])
+        here.auth.rewrite(request_id, **changes)
+        (new,) = here.ask()
+        here.auth.rewrite(new, **changes)
+        await here.told([request_id, ordinary, new])
+        here.auth.rewrite(new, state="DENIED")
+        await here.told([new], "DENIED")
+        await here.released(new)
+        assert not any(here.chat.mentions(post) for post in here.chat.posts(here.channel))
+        assert "request.bug" not in here.lines.problems
 
 
 async def test_a_state_that_this_version_does_not_know(tmp_path: Path) -> None:
     """Told as the number that it is, and no decision is invited."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK):
-            (request_id,) = here.ask()
-            await here.told([request_id])
-            here.auth.rewrite(request_id, state="STATE 9")
-            await here.chat.wait_for(lambda: field(here.cards()[0], "State").endswith("STATE 9"))
-            assert field(here.cards()[0], "Decide") == ""
-            await here.released(request_id)
-            here.auth.delete_request(request_id)
-            await here.recorded(lambda: '"done":true' in here.auth.plugin_data(request_id)["tm"])
-            assert not here.lines.problems
+    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+        (request_id,) = here.ask()
+        await here.told([request_id])
+        here.auth.rewrite(request_id, state="STATE 9")
+        await here.chat.wait_for(lambda: field(here.cards()[0], "State").endswith("STATE 9"))
+        assert field(here.cards()[0], "Decide") == ""
+        await here.released(request_id)
+        here.auth.delete_request(request_id)
+        await here.recorded(lambda: '"done":true' in here.auth.plugin_data(request_id)["tm"])
+        assert not here.lines.problems
 
 
 @pytest.mark.parametrize(
@@ -127,85 +123,80 @@ async def test_a_state_that_this_version_does_not_know(tmp_path: Path) -> None:
 )
 async def test_a_strange_event(event: bytes, garbled: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a table
     """Unknown events are skipped; bytes that are no message end the watch, which is opened anew."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here, running(here.config(), times=QUICK):
-            await here.lines.heard("link.ready", link="teleport")
-            here.auth.inject(event)
-            ids = here.ask(2)
-            await here.told(ids)
-            if garbled:
-                await here.lines.heard("link.ready", 2, link="teleport")
-            assert set(here.lines.problems) == ({"link.lost"} if garbled else set())
+    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+        await here.lines.heard("link.ready", link="teleport")
+        here.auth.inject(event)
+        ids = here.ask(2)
+        await here.told(ids)
+        if garbled:
+            await here.lines.heard("link.ready", 2, link="teleport")
+        assert set(here.lines.problems) == ({"link.lost"} if garbled else set())
 
 
 async def test_three_hundred_recipients(tmp_path: Path) -> None:
     """All are told, and the record holds them."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            people = (here.alice, here.bot)
-            channels = [here.chat.add_channel(here.team, f"channel-{n}", members=people) for n in range(300)]
-            names = json.dumps([channel.id for channel in channels])
-            config = here.config(mattermost__recipients=names, mattermost__max_connections="20")
-            async with running(config, times=QUICK):
-                (request_id,) = here.ask()
-                began = trio.current_time()
-                await here.chat.wait_for(lambda: all(channel.posts for channel in channels))
-                print(f"300 recipients told in {trio.current_time() - began:.2f} s")
-                data = await here.released(request_id)
-                assert len(json.loads(data["tm"])["posts"]) == 300
-                assert len(data["tm"]) <= 64 * 1024
-            assert not here.lines.problems
+    async with world(tmp_path) as here:
+        people = (here.alice, here.bot)
+        channels = [here.chat.add_channel(here.team, f"channel-{n}", members=people) for n in range(300)]
+        names = json.dumps([channel.id for channel in channels])
+        config = here.config(mattermost__recipients=names, mattermost__max_connections="20")
+        async with running(config, times=QUICK):
+            (request_id,) = here.ask()
+            began = trio.current_time()
+            await here.chat.wait_for(lambda: all(channel.posts for channel in channels))
+            print(f"300 recipients told in {trio.current_time() - began:.2f} s")
+            data = await here.released(request_id)
+            assert len(json.loads(data["tm"])["posts"]) == 300
+            assert len(data["tm"]) <= 64 * 1024
+        assert not here.lines.problems
 
 
 async def test_a_channel_that_is_archived_at_run_time(tmp_path: Path) -> None:
     """One line; the other recipient and the other requests go on."""
     names = '["ops/access-requests", "ops/second"]'
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            second = here.chat.add_channel(here.team, "second", members=[here.alice, here.bot])
-            async with running(here.config(mattermost__recipients=names), times=QUICK):
-                (request_id,) = here.ask()
-                await here.told([request_id], channel=second)
-                await here.released(request_id)
-                here.chat.archive(second)
-                here.auth.review(request_id, "alice@example.com", "APPROVED")
-                here.auth.review(request_id, "ivan@example.com", "DENIED")
-                await here.told([request_id], "DENIED")
-                data = await here.released(request_id)
-                assert [slot["s"] for slot in json.loads(data["tm"])["posts"]] == ["posted", "archived"]
-                assert here.lines.problems == ["recipient.rejected"]
+    async with world(tmp_path) as here:
+        second = here.chat.add_channel(here.team, "second", members=[here.alice, here.bot])
+        async with running(here.config(mattermost__recipients=names), times=QUICK):
+            (request_id,) = here.ask()
+            await here.told([request_id], channel=second)
+            await here.released(request_id)
+            here.chat.archive(second)
+            here.auth.review(request_id, "alice@example.com", "APPROVED")
+            here.auth.review(request_id, "ivan@example.com", "DENIED")
+            await here.told([request_id], "DENIED")
+            data = await here.released(request_id)
+            assert [slot["s"] for slot in json.loads(data["tm"])["posts"]] == ["posted", "archived"]
+            assert here.lines.problems == ["recipient.rejected"]
 
 
 async def test_plugin_data_that_others_filled(tmp_path: Path) -> None:
     """Another plugin took the room: nothing is posted that could not be recorded, said once, and the rest goes on."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            (full,) = here.ask()
-            here.auth.write_plugin_data(full, {"x": "y" * 999_900}, plugin="other")
-            async with running(here.config(), times=QUICK):
-                stuck = await here.lines.heard("request.stuck", request_id=full)
-                assert "size" in stuck["detail"]
-                (ordinary,) = here.ask()
-                await here.told([ordinary])
-                here.auth.write_plugin_data(full, {"x": ""}, plugin="other")
-                await here.told([full])
-            assert here.lines.problems == ["request.stuck"]
+    async with world(tmp_path) as here:
+        (full,) = here.ask()
+        here.auth.write_plugin_data(full, {"x": "y" * 999_900}, plugin="other")
+        async with running(here.config(), times=QUICK):
+            stuck = await here.lines.heard("request.stuck", request_id=full)
+            assert "size" in stuck["detail"]
+            (ordinary,) = here.ask()
+            await here.told([ordinary])
+            here.auth.write_plugin_data(full, {"x": ""}, plugin="other")
+            await here.told([full])
+        assert here.lines.problems == ["request.stuck"]
 
 
 async def test_a_role_that_may_not_write_plugin_data(tmp_path: Path) -> None:
     """Without a record nothing can be posted once, so nothing is posted; the rule to add is named."""
-    with trio.fail_after(30):
-        async with world(tmp_path) as here:
-            here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
-            async with running(here.config(), times=msgspec.structs.replace(QUICK, list_every=0.1)) as sidecar:
-                ids = here.ask(2)
-                refused = await here.lines.heard("link.refused", link="teleport")
-                assert "verbs: [list, read, update]" in refused["detail"]
-                lists = here.auth.calls["GetAccessRequests"]
-                await here.recorded(lambda: here.auth.calls["GetAccessRequests"] >= lists + 3)
-                assert not (await sidecar.readiness())["ready"]
-                assert here.cards() == []
-                here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
-                await here.told(ids)
-                assert (await sidecar.readiness())["ready"]
-                assert here.lines.problems == ["link.refused"]
+    async with world(tmp_path) as here:
+        here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
+        async with running(here.config(), times=msgspec.structs.replace(QUICK, list_every=0.1)) as sidecar:
+            ids = here.ask(2)
+            refused = await here.lines.heard("link.refused", link="teleport")
+            assert "verbs: [list, read, update]" in refused["detail"]
+            lists = here.auth.calls["GetAccessRequests"]
+            await here.recorded(lambda: here.auth.calls["GetAccessRequests"] >= lists + 3)
+            assert not (await sidecar.readiness())["ready"]
+            assert here.cards() == []
+            here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
+            await here.told(ids)
+            assert (await sidecar.readiness())["ready"]
+            assert here.lines.problems == ["link.refused"]

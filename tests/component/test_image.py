@@ -88,21 +88,20 @@ async def configured() -> dict[str, Any]:
 
 async def test_a_locked_down_container_announces_and_stops(tmp_path: Path, unused_port: int) -> None:
     """Read-only, no capability, a numeric user, 128 MiB: a request is announced, health answers, SIGTERM ends it."""
-    with trio.fail_after(60):
-        async with world(tmp_path) as here, container(here, unused_port) as name:
-            await here.recorded(lambda: here.auth.watchers > 0)
-            request_id = here.auth.create_request("bob@example.com", ["dbadmin"], reason="fix it")
-            await here.shows("PENDING")
-            await here.released(request_id)
-            assert await engine("exec", name, "python", "-m", "sidecar", "health") == "healthy"
-            async with httpx.AsyncClient() as client:
-                page = (await client.get(f"http://127.0.0.1:{unused_port}/metrics")).text
-            (memory,) = (line for line in page.splitlines() if line.startswith("process_resident_memory_bytes "))
-            assert float(memory.split()[1]) < MEMORY
-            await engine("stop", "--time", "9", name)
-            (state,) = json.loads(await engine("inspect", name))
-            assert state["State"]["ExitCode"] == 0
-            assert "process.stopped" in await logs(name)
+    async with world(tmp_path) as here, container(here, unused_port) as name:
+        await here.recorded(lambda: here.auth.watchers > 0)
+        request_id = here.auth.create_request("bob@example.com", ["dbadmin"], reason="fix it")
+        await here.shows("PENDING")
+        await here.released(request_id)
+        assert await engine("exec", name, "python", "-m", "sidecar", "health") == "healthy"
+        async with httpx.AsyncClient() as client:
+            page = (await client.get(f"http://127.0.0.1:{unused_port}/metrics")).text
+        (memory,) = (line for line in page.splitlines() if line.startswith("process_resident_memory_bytes "))
+        assert float(memory.split()[1]) < MEMORY
+        await engine("stop", "--time", "9", name)
+        (state,) = json.loads(await engine("inspect", name))
+        assert state["State"]["ExitCode"] == 0
+        assert "process.stopped" in await logs(name)
 
 
 async def logs(name: str) -> str:

@@ -39,9 +39,8 @@ def channel(server: MattermostServer, people: tuple[User, User]) -> Channel:
 
 @asynccontextmanager
 async def client_of(server: MattermostServer, user: User) -> AsyncIterator[MattermostClient]:
-    with trio.fail_after(10):
-        async with open_client(server.url, lambda: user.token) as client:
-            yield client
+    async with open_client(server.url, lambda: user.token) as client:
+        yield client
 
 
 async def test_the_life_of_a_card(server: MattermostServer, people: tuple[User, User], channel: Channel) -> None:

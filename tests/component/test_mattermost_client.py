@@ -20,7 +20,6 @@ from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.model import Draft
 from tests.mattermost_peer import (
     CLOSE,
-    PATIENCE,
     RESET,
     SILENCE,
     TOKEN,
@@ -65,9 +64,8 @@ async def read(client: MattermostClient) -> object:
 
 @asynccontextmanager
 async def client_of(peer: HttpPeer, **options: object) -> AsyncIterator[MattermostClient]:
-    with trio.fail_after(PATIENCE):
-        async with open_client(peer.url, token, **options) as client:  # type: ignore[arg-type]
-            yield client
+    async with open_client(peer.url, token, **options) as client:  # type: ignore[arg-type]
+        yield client
 
 
 async def failure_of(client: MattermostClient, call: Callable[[MattermostClient], Awaitable[object]]) -> Exception:

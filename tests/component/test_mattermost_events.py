@@ -18,7 +18,6 @@ from sidecar.mattermost import inbox
 from sidecar.mattermost.events import Events, PostedHint, ReactionHint, open_events
 from sidecar.simulator.mattermost.server import Answer, MattermostServer, WebsocketTimes
 from tests.mattermost_peer import (
-    PATIENCE,
     TOKEN,
     Proxy,
     Script,
@@ -39,9 +38,8 @@ def token() -> str:
 
 @asynccontextmanager
 async def events_of(script: Script, **options: float) -> AsyncIterator[Events]:
-    with trio.fail_after(PATIENCE):
-        async with socket_peer(script) as url, open_events(url, token, **options) as events:  # type: ignore[arg-type]
-            yield events
+    async with socket_peer(script) as url, open_events(url, token, **options) as events:  # type: ignore[arg-type]
+        yield events
 
 
 async def first_failure(events: Events) -> LinkError:
@@ -52,7 +50,7 @@ async def first_failure(events: Events) -> LinkError:
 
 
 async def failure_to_open(url: str, **options: object) -> LinkError:
-    with trio.fail_after(PATIENCE), pytest.raises(LinkError) as caught:
+    with pytest.raises(LinkError) as caught:
         async with open_events(url, token, **options):  # type: ignore[arg-type]
             pytest.fail("it connected")
     return caught.value
@@ -83,15 +81,14 @@ async def test_connected_means_hello_below_the_subpath_with_the_token_in_a_heade
         async with open_events(url, token):
             connected.set()
 
-    with trio.fail_after(PATIENCE):
-        async with socket_peer(script) as url, trio.open_nursery() as nursery:
-            nursery.start_soon(connect, url + "/mm/")
-            while not seen:
-                await trio.testing.wait_all_tasks_blocked(0.001)
-            await trio.testing.wait_all_tasks_blocked(0.02)
-            assert not connected.is_set()
-            greet.set()
-            await connected.wait()
+    async with socket_peer(script) as url, trio.open_nursery() as nursery:
+        nursery.start_soon(connect, url + "/mm/")
+        while not seen:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert not connected.is_set()
+        greet.set()
+        await connected.wait()
     assert seen[0].request.target == "/mm/api/v4/websocket"
     headers = dict(seen[0].request.extra_headers)
     assert headers[b"authorization"] == f"Bearer {TOKEN}".encode()
@@ -310,11 +307,10 @@ async def test_any_bytes_end_the_link_with_an_error_of_ours(*, greeted: bool) ->
         await stream.receive_some()
         await stream.send_all(rng.choice(heads) + rng.randbytes(rng.randrange(40)))
 
-    with trio.fail_after(60):
-        async with socket_peer(script) as talking, serving(raw) as port:
-            for _ in range(100):
-                with pytest.raises(LinkError):
-                    await read_all(talking if greeted else f"http://127.0.0.1:{port}")
+    async with socket_peer(script) as talking, serving(raw) as port:
+        for _ in range(100):
+            with pytest.raises(LinkError):
+                await read_all(talking if greeted else f"http://127.0.0.1:{port}")
 
 
 async def read_all(url: str) -> None:
@@ -516,23 +512,22 @@ async def test_leaving_or_cancelling_closes_the_connection() -> None:
         finally:
             gone += 1
 
-    with trio.fail_after(PATIENCE):
-        async with socket_peer(script) as url:
-            async with open_events(url, token):
-                pass
-            with trio.move_on_after(0.05):
-                async with open_events(url, token) as events:
-                    await anext(events)
-            for steps in range(0, 60, 3):
-                with trio.CancelScope() as scope:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(cancel_after, scope, steps)
-                        async with open_events(url, token) as events:
-                            await anext(events)
-            async with open_events(url, token):
-                pass
-            while gone < 3:
-                await trio.testing.wait_all_tasks_blocked(0.01)
+    async with socket_peer(script) as url:
+        async with open_events(url, token):
+            pass
+        with trio.move_on_after(0.05):
+            async with open_events(url, token) as events:
+                await anext(events)
+        for steps in range(0, 60, 3):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel_after, scope, steps)
+                    async with open_events(url, token) as events:
+                        await anext(events)
+        async with open_events(url, token):
+            pass
+        while gone < 3:
+            await trio.testing.wait_all_tasks_blocked(0.01)
 
 
 async def cancel_after(scope: trio.CancelScope, steps: int) -> None:

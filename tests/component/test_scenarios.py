@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import trio
 
 from integration.scenarios import SCENARIOS
 from integration.simulated import simulated_chat, simulated_cluster
@@ -16,10 +15,9 @@ from integration.stage import Scenario, open_stage
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.__name__))
 async def test_scenario(scenario: Scenario, version: str, tmp_path: Path) -> None:
     """What people see is the same whatever the servers are; each scenario says what."""
-    with trio.fail_after(60):
-        async with (
-            simulated_cluster(tmp_path, version) as cluster,
-            simulated_chat() as chat,
-            open_stage(cluster, chat, tmp_path) as stage,
-        ):
-            await scenario(stage)
+    async with (
+        simulated_cluster(tmp_path, version) as cluster,
+        simulated_chat() as chat,
+        open_stage(cluster, chat, tmp_path) as stage,
+    ):
+        await scenario(stage)

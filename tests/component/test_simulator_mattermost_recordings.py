@@ -197,12 +197,11 @@ def differences(step: Step, response: httpx.Response, replay: Replay) -> list[st
 
 @asynccontextmanager
 async def running(replay: Replay) -> AsyncIterator[httpx.AsyncClient]:
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            url = await nursery.start(replay.server.serve)
-            async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-                yield client
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(replay.server.serve)
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+            yield client
+        nursery.cancel_scope.cancel()
 
 
 async def play(replay: Replay, client: httpx.AsyncClient) -> list[str]:

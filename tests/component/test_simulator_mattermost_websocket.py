@@ -62,11 +62,10 @@ class Rig:
 
 @asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(rig.server.serve)
-            yield rig
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rig.server.serve)
+        yield rig
+        nursery.cancel_scope.cancel()
 
 
 async def heard(socket: trio_websocket.WebSocketConnection) -> dict[str, Any]:

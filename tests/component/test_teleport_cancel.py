@@ -17,7 +17,6 @@ from sidecar.errors import LinkLost
 from sidecar.teleport.client import AuthClient, open_client
 from sidecar.teleport.pb import teleport_pb2 as pb
 from tests.teleport_peer import (
-    PATIENCE,
     Context,
     Peer,
     authority,
@@ -109,13 +108,12 @@ async def test_cancelled_in_flight(case: str) -> None:
         script(peer)
         before = client_threads()
         async with connect(peer) as client:
-            with trio.fail_after(PATIENCE):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(call, client)
-                    await peer.wait_begun(method)
-                    await trio.testing.wait_all_tasks_blocked(0.01)
-                    nursery.cancel_scope.cancel()
-                await peer.wait_ended(method)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call, client)
+                await peer.wait_begun(method)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                nursery.cancel_scope.cancel()
+            await peer.wait_ended(method)
             await wait_no_more_than(before)
             peer.unary["Ping"] = lambda _request, _context: b""
             await client.ping()  # the connection is as good as before
@@ -195,11 +193,10 @@ async def test_closing_the_client_ends_what_is_in_flight() -> None:
 
         stack = AsyncExitStack()
         client = await stack.enter_async_context(connect(peer))
-        with trio.fail_after(PATIENCE):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(update, client)
-                await peer.wait_begun("UpdatePluginData")
-                await stack.aclose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(update, client)
+            await peer.wait_begun("UpdatePluginData")
+            await stack.aclose()
         await wait_no_more_than(before)
 
 
@@ -247,10 +244,9 @@ async def test_the_process_exits_with_a_watch_open() -> None:
     with serve() as peer:
         peer.streams["WatchEvents"] = _hang_after(_INIT)
         parts = (part.decode() for part in (shown.certificate, shown.key, shown.authorities))
-        with trio.fail_after(PATIENCE):
-            done = await trio.run_process(
-                [sys.executable, "-c", script, peer.addr, *parts], capture_stdout=True, check=False
-            )
+        done = await trio.run_process(
+            [sys.executable, "-c", script, peer.addr, *parts], capture_stdout=True, check=False
+        )
         assert done.returncode == 7
 
 

@@ -15,11 +15,10 @@ from tests.theatre import Theatre, theatre
 
 @asynccontextmanager
 async def visited(folder: Path) -> AsyncIterator[tuple[Theatre, httpx.AsyncClient]]:
-    with trio.fail_after(20):
-        async with theatre(folder, sidecar=False) as here:
-            own = {"Origin": here.page.rstrip("/")}
-            async with httpx.AsyncClient(base_url=here.page, headers=own, trust_env=False) as client:
-                yield here, client
+    async with theatre(folder, sidecar=False) as here:
+        own = {"Origin": here.page.rstrip("/")}
+        async with httpx.AsyncClient(base_url=here.page, headers=own, trust_env=False) as client:
+            yield here, client
 
 
 async def test_the_page_and_its_files_are_served_under_a_strict_policy(tmp_path: Path) -> None:

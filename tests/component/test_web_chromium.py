@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 from tests.chromium import CHROMIUM, Tab, open_tab
 from tests.theatre import Theatre, theatre
@@ -24,14 +23,13 @@ COLOUR = f"getComputedStyle(document.querySelector('{CARD}')).borderLeftColor"
 @asynccontextmanager
 async def looking(folder: Path, person: str) -> AsyncIterator[tuple[Theatre, Tab]]:
     """A browser in which somebody looks at the channel; in the end it has complained of nothing and stayed at home."""
-    with trio.fail_after(60):
-        async with theatre(folder) as here, open_tab() as tab:
-            await tab.open(f"{here.page}#{person}")
-            await tab.until(LOADED)
-            yield here, tab
-            assert tab.complaints == []
-            home = here.page.removeprefix("http")
-            assert {url for url in tab.requested if not url.startswith((f"http{home}", f"ws{home}", "data:,"))} == set()
+    async with theatre(folder) as here, open_tab() as tab:
+        await tab.open(f"{here.page}#{person}")
+        await tab.until(LOADED)
+        yield here, tab
+        assert tab.complaints == []
+        home = here.page.removeprefix("http")
+        assert {url for url in tab.requested if not url.startswith((f"http{home}", f"ws{home}", "data:,"))} == set()
 
 
 def ask(here: Theatre, reason: str = "fix it") -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trio
 
 from tests.deciding import ALICE, APPROVE, LISTENING, ask, deciding, linked, listening, says, submitted
 from tests.world import World, running, world
@@ -72,62 +71,58 @@ def a_session_that_is_no_more(here: World) -> None:
 )
 async def test_after_every_fault_a_fresh_link_and_a_sweep(tmp_path: Path, fault: Callable[[World], None]) -> None:
     """The decision made meanwhile is found, once, though no event tells of it."""
-    with trio.fail_after(10):
-        async with deciding(tmp_path, times=PINGING) as here:
-            _, card = await ask(here)
-            (old,) = sockets(here)
-            fault(here)
-            here.chat.hub.lose = 1
-            here.chat.react(here.alice, card, APPROVE)
-            here.chat.hub.lose = 0
-            await here.lines.heard("decision.taken", user_id=here.alice.id)
-            await here.chat.wait_for(lambda: old not in sockets(here) and sockets(here))
-            assert submitted(here) == [(ALICE, "APPROVED")]
+    async with deciding(tmp_path, times=PINGING) as here:
+        _, card = await ask(here)
+        (old,) = sockets(here)
+        fault(here)
+        here.chat.hub.lose = 1
+        here.chat.react(here.alice, card, APPROVE)
+        here.chat.hub.lose = 0
+        await here.lines.heard("decision.taken", user_id=here.alice.id)
+        await here.chat.wait_for(lambda: old not in sockets(here) and sockets(here))
+        assert submitted(here) == [(ALICE, "APPROVED")]
 
 
 async def test_events_told_twice_or_in_the_wrong_order_are_judged_once(tmp_path: Path) -> None:
-    with trio.fail_after(10):
-        async with deciding(tmp_path) as here:
-            request_id, card = await ask(here)
-            here.chat.hub.duplicate = 3
-            here.chat.react(here.alice, card, APPROVE)
-            here.chat.hub.reorder = 1
-            here.chat.react(here.bob, card, "tada")
-            here.chat.react(here.bob, card, "eyes")
-            await here.lines.heard("decision.taken")
-            await here.released(request_id)
-            assert len(here.lines.of("decision.taken")) == 1
-            assert submitted(here) == [(ALICE, "APPROVED")]
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.chat.hub.duplicate = 3
+        here.chat.react(here.alice, card, APPROVE)
+        here.chat.hub.reorder = 1
+        here.chat.react(here.bob, card, "tada")
+        here.chat.react(here.bob, card, "eyes")
+        await here.lines.heard("decision.taken")
+        await here.released(request_id)
+        assert len(here.lines.of("decision.taken")) == 1
+        assert submitted(here) == [(ALICE, "APPROVED")]
 
 
 async def test_a_bad_token_is_told_apart_from_a_silent_network(tmp_path: Path) -> None:
     """Both look like a websocket without hello; only one of them is the operator's to mend."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here:
-            here.chat.hello = False
-            async with running(here.config(**linked(here)), times=PINGING):
-                await here.lines.heard("link.lost", link="mattermost", reason="no_hello")
-                here.chat.disable_token(here.bot)
-                line = await here.lines.heard("link.refused", link="mattermost")
-                assert "token" in line["detail"]
-                here.chat.enable_token(here.bot)
-                here.chat.hello = True
-                here.token_file.write_text(here.bot.token + "\n")
-                await here.lines.heard("link.ready", link="mattermost")
+    async with world(tmp_path) as here:
+        here.chat.hello = False
+        async with running(here.config(**linked(here)), times=PINGING):
+            await here.lines.heard("link.lost", link="mattermost", reason="no_hello")
+            here.chat.disable_token(here.bot)
+            line = await here.lines.heard("link.refused", link="mattermost")
+            assert "token" in line["detail"]
+            here.chat.enable_token(here.bot)
+            here.chat.hello = True
+            here.token_file.write_text(here.bot.token + "\n")
+            await here.lines.heard("link.ready", link="mattermost")
 
 
 async def test_no_line_of_any_log_bears_the_token(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Also where the server itself quotes it, and at DEBUG."""
     caplog.set_level("DEBUG")
-    with trio.fail_after(10):
-        async with deciding(tmp_path, times=PINGING) as here:
-            _, card = await ask(here)
-            here.chat.deafen(how="session")
-            here.chat.react(here.alice, card, APPROVE)
-            await here.lines.heard("decision.taken")
-            here.chat.disable_token(here.bot)
-            here.chat.drop_sockets()
-            await here.lines.heard("link.refused", link="mattermost")
+    async with deciding(tmp_path, times=PINGING) as here:
+        _, card = await ask(here)
+        here.chat.deafen(how="session")
+        here.chat.react(here.alice, card, APPROVE)
+        await here.lines.heard("decision.taken")
+        here.chat.disable_token(here.bot)
+        here.chat.drop_sockets()
+        await here.lines.heard("link.refused", link="mattermost")
     ours = [record for record in caplog.records if record.name.startswith("sidecar")]
     assert ours
     assert not [record for record in ours if here.bot.token in f"{record.getMessage()} {record.__dict__}"]
@@ -135,22 +130,20 @@ async def test_no_line_of_any_log_bears_the_token(tmp_path: Path, caplog: pytest
 
 async def test_without_decisions_no_websocket_is_opened(tmp_path: Path) -> None:
     """With nobody linked there is nothing to hear."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here, running(here.config(), times=PINGING):
-            await here.watched()
-            await here.lines.heard("link.ready", link="mattermost")
-            await ask(here)
-            assert not here.chat.hub.sockets
+    async with world(tmp_path) as here, running(here.config(), times=PINGING):
+        await here.watched()
+        await here.lines.heard("link.ready", link="mattermost")
+        await ask(here)
+        assert not here.chat.hub.sockets
 
 
 async def test_a_sidecar_that_decides_nothing_still_answers_the_linked(tmp_path: Path) -> None:
     """`list` works, a decision is refused in one sentence, and reactions are not even read."""
-    with trio.fail_after(10):
-        async with world(tmp_path) as here, running(here.config(reviewers__alice=ALICE), times=LISTENING):
-            await listening(here)
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            assert request_id[-8:] in await says(here, here.alice, "list")
-            assert "are off" in await says(here, here.alice, f"approve {request_id}")
-            assert not here.chat.calls["POST", "/api/v4/posts/ids/reactions"]
-            assert not submitted(here)
+    async with world(tmp_path) as here, running(here.config(reviewers__alice=ALICE), times=LISTENING):
+        await listening(here)
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        assert request_id[-8:] in await says(here, here.alice, "list")
+        assert "are off" in await says(here, here.alice, f"approve {request_id}")
+        assert not here.chat.calls["POST", "/api/v4/posts/ids/reactions"]
+        assert not submitted(here)

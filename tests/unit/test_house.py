@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 
 import pytest
 
@@ -71,6 +72,13 @@ def test_nothing_blocks_the_loop(name: str) -> None:
 def test_tests_wait_for_events_not_for_time(name: str) -> None:
     calls = [node for node in ast.walk(modules("tests")[name]) if isinstance(node, ast.Call)]
     assert not [node.lineno for node in calls if ast.unparse(node.func) == "time.sleep"]
+
+
+def test_make_help_tells_of_every_target() -> None:
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    told = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert targets is not None
+    assert {line.split()[0] for line in told.splitlines()} == set(targets[1].split())
 
 
 def test_the_texts_of_the_repository_speak_of_the_product_alone() -> None:

@@ -102,9 +102,9 @@ class _Demo:
             self._complain(str(_first(group)))
             code = 1
         except* BrokenPipeError:
-            # The reader left; there is nobody to tell.
+            # The reader has seen enough, as in `| head`: nothing went wrong.
             _silence()
-            code = 1
+            self._told = True
         except* (OSError, RuntimeError, ApiError, Refusal) as group:
             self._complain(f"The stage could not be set: {_first(group)}.")
             code = 1
