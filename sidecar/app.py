@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar import endpoints
+from sidecar import endpoints, notify
 from sidecar.assembly import Assembly, client_context
 from sidecar.errors import ConfigError, LinkRefused
 from sidecar.intake.keep import LinkStatus
@@ -39,23 +39,26 @@ async def run(
     stop: trio.Event | None = None,
     reload: Callable[[], Config] | None = None,
     tell: Callable[[Config], None] = lambda _config: None,
+    manager: Callable[[str], None] = lambda _state: None,
     times: Times = USUAL,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Run the sidecar until SIGTERM, SIGINT or `stop`; return the exit code.
 
-    `reload` answers SIGHUP, and `tell` is given what is taken over then.
+    `reload` answers SIGHUP, and `tell` is given what is taken over then. `manager` is told the states of `notify`.
 
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
-    process = _Process(config, trio.Event() if stop is None else stop, (reload, tell), times)
+    process = _Process(config, trio.Event() if stop is None else stop, (reload, tell), manager, times)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.listen_to_signals, nursery.cancel_scope, name="app.signals")
             nursery.start_soon(process.watch_loop, name="app.loop")
             address = await nursery.start(process.serve_endpoints, name="app.endpoints")
             log.info("endpoints.listening", extra={"address": address})
+            # Not after the links: a peer that is away must not keep what is ordered after us from starting.
+            manager(notify.READY)
             task_status.started(address)
             await process.work(fail_fast=fail_fast)
             nursery.cancel_scope.cancel()
@@ -73,12 +76,14 @@ class _Process:
         config: Config,
         stop: trio.Event,
         reload: tuple[Callable[[], Config] | None, Callable[[Config], None]],
+        manager: Callable[[str], None],
         times: Times,
     ) -> None:
         self.exit_code = 0
         self._config = config
         self._stop = stop
         self._reload, self._tell = reload
+        self._manager = manager
         self._times = times
         self._metrics = Metrics()
         self._kept = Kept()
@@ -139,7 +144,9 @@ class _Process:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
+                    self._manager(notify.RELOADING)
                     self._read_again()
+                    self._manager(notify.READY)
                 elif self._stop.is_set():
                     log.warning("process.cut", extra={"signal": signal.Signals(number).name})
                     self.exit_code = 128 + number
@@ -147,6 +154,7 @@ class _Process:
                     return
                 else:
                     log.info("process.stopping", extra={"signal": signal.Signals(number).name})
+                    self._manager(notify.STOPPING)
                     self._stop.set()
 
     def _read_again(self) -> None:
@@ -173,6 +181,7 @@ class _Process:
             due = trio.current_time() + LOOP_CHECK_SECONDS
             await trio.sleep_until(due)
             self._metrics.loop_lag_seconds.set(trio.current_time() - due)
+            self._manager(notify.ALIVE)
 
     def _readiness(self) -> tuple[bool, dict[str, object]]:
         draining = self._stop.is_set()

@@ -159,10 +159,12 @@ def _run(options: argparse.Namespace) -> int:
     import trio
 
     from sidecar.app import run
+    from sidecar.notify import notifier
 
     fail_fast = options.fail_fast or _env_fail_fast()
     reload = functools.partial(_load, options)
-    return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=reload, tell=tell))
+    manager = notifier(os.environ)
+    return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=reload, tell=tell, manager=manager))
 
 
 def _tell(config: Config, *, debug: bool) -> None:

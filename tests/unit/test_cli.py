@@ -36,7 +36,12 @@ def app(monkeypatch: pytest.MonkeyPatch, clean_log: logging.Logger) -> Callable[
         calls: Calls = []
 
         async def run(
-            config: Config, *, fail_fast: bool, reload: Callable[[], Config], tell: Callable[[Config], None]
+            config: Config,
+            *,
+            fail_fast: bool,
+            reload: Callable[[], Config],
+            tell: Callable[[Config], None],
+            manager: Callable[[str], None],
         ) -> int:
             await trio.lowlevel.checkpoint()
             level = logging.getLogger().level
