@@ -68,6 +68,7 @@ def _without_aliases(arguments: Sequence[str]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sidecar", description="Teleport access requests in Mattermost.")
+    parser.add_argument("--version", action="version", version=f"sidecar {__version__}", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run = _command(commands, "run", _run, "announce access requests until stopped")
@@ -93,8 +94,13 @@ def _parser() -> argparse.ArgumentParser:
         const="none",
         choices=MODES,
         metavar="MODE",
-        help=f"print instead the Teleport roles and commands for reviews.submit_as = MODE ({', '.join(MODES)})",
+        help=f"print instead the sidecar's own Teleport role and user for submit_as = MODE ({', '.join(MODES)})",
     )
+    other = configure.add_mutually_exclusive_group()
+    other.add_argument(
+        "--example", action="store_true", help="print instead example roles: dual authorization for MODE"
+    )
+    other.add_argument("--for", choices=["tbot"], dest="holder", help="print instead the role and a bot that holds it")
     demo = _command(commands, "demo", _demo, "show the whole story with an embedded Teleport and Mattermost")
     demo.add_argument("--keep", action="store_true", help="go on running until stopped")
     _command(commands, "version", _version, "print the version")
@@ -271,14 +277,21 @@ def _show(text: str) -> None:
 
 
 def _configure(options: argparse.Namespace) -> int:
-    if options.rbac is not None:
-        from sidecar.rbac import render
-
-        _show(render(options.rbac).rstrip())
-        return OK
     from importlib import resources
 
-    _show(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8").rstrip())
+    from sidecar import rbac
+
+    mode = options.rbac or "none"
+    if options.holder:
+        if mode != "none":
+            raise ConfigError(["--for tbot: prints the role for none; take that of --rbac MODE beside it"])
+        _show(rbac.render_bot().rstrip())
+    elif options.example:
+        _show(rbac.render_example(mode).rstrip())
+    elif options.rbac:
+        _show(rbac.render(mode).rstrip())
+    else:
+        _show(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8").rstrip())
     return OK
 
 

@@ -30,7 +30,7 @@ def notifier(environment: Mapping[str, str]) -> Callable[[str], None]:
         if state == RELOADING:  # Type=notify-reload compares it with the time of its signal
             state = f"{state}\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
-            out.setblocking(False)
+            out.settimeout(0)
             out.sendto(state.encode(), target)
 
     return notify
