@@ -47,8 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as exc:
         if problems := _problems(exc):
             count = len(problems)
-            print(f"configuration: {count} problem{'s' * (count != 1)}", *problems, sep="\n  ", file=sys.stderr)
+            where = f" in {options.config}" if getattr(options, "config", None) else ""
+            title = f"configuration: {count} problem{'s' * (count != 1)}{where}"
+            print(title, *map(_line, problems), sep="\n  ", file=sys.stderr)
             return USAGE
+        if isinstance(exc, _OutputError):
+            print(f"standard output: {exc}", file=sys.stderr)
+            return BUG
         logger.exception("process.failed")
         return BUG
 
@@ -59,6 +64,15 @@ def _problems(exc: BaseException) -> list[str]:
         parts = [_problems(one) for one in exc.exceptions]
         return [problem for part in parts for problem in part] if all(parts) else []
     return list(exc.problems) if isinstance(exc, ConfigError) else []
+
+
+def _line(text: str) -> str:
+    """One line, whatever the values in it hold."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+class _OutputError(Exception):
+    """What was to be printed cannot be written."""
 
 
 def _without_aliases(arguments: Sequence[str]) -> list[str]:
@@ -257,12 +271,14 @@ def _check(options: argparse.Namespace) -> int:
         problems = _problems(exc)
         if not (problems and options.json):
             raise
-        _show(check.to_json([check.failure("config", "configuration", problem, "") for problem in problems]))
+        fix = "Correct it; sidecar configure prints every key with an example."
+        _show(check.to_json([check.failure("config", "configuration", problem, fix) for problem in problems]))
         return USAGE
     if options.json:
         _show(check.to_json(findings))
     else:
-        _show("\n".join(line for finding in findings for line in check.to_lines(finding)))
+        lines = [line for finding in findings for line in check.to_lines(finding)]
+        _show("\n".join([*lines, check.to_summary(findings)]))
     if options.pin:
         _show(f"\n[reviewers]\n{check.to_toml(accounts)}")
     return OK if check.passed(findings) else FAILURE
@@ -272,8 +288,10 @@ def _show(text: str) -> None:
     """Print to whoever may have read enough: `| head` is no failure, and the exit code stays."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be tried again at the end
+        if not isinstance(exc, BrokenPipeError):
+            raise _OutputError(exc.strerror or exc) from exc
 
 
 def _configure(options: argparse.Namespace) -> int:
@@ -302,7 +320,7 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] != "cryptography":
             raise
-        print("The demo needs one more package: pip install 'teleport-mattermost-sidecar[demo]'", file=sys.stderr)
+        print("The demo needs one more package beside the sidecar: pip install cryptography", file=sys.stderr)
         return USAGE
     return int(demo.main(options.keep))
 

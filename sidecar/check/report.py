@@ -46,6 +46,15 @@ def to_json(findings: Sequence[Finding]) -> str:
     return msgspec.json.format(msgspec.json.encode({"ok": passed(findings), "checks": findings}), indent=2).decode()
 
 
+def to_summary(findings: Sequence[Finding]) -> str:
+    """The last line: how much of what, and what that means."""
+    number = {status: sum(finding.status == status for finding in findings) for status in _WORDS}
+    counts = f"{number['ok']} ok, {count(number['warning'], 'warning')}, {count(number['failure'], 'failure')}"
+    if number["failure"]:
+        return f"{counts}: mend what is marked FAILURE and check again."
+    return f"{counts}: the sidecar can run."
+
+
 def sentence(words: str) -> str:
     """Words of an error as a sentence."""
     return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?')) else '.'}"

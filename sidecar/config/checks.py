@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sidecar.config.sections import EndpointsConfig, Policy, ReviewsConfig, Sections
 from sidecar.config.values import split_address
@@ -53,7 +53,7 @@ def _teleport(sections: Sections) -> Iterator[Problem]:
     teleport = sections.teleport
     address = split_address(teleport.addr)
     if address is None or not all(address):
-        yield "teleport.addr", "is host:port of the Auth Service, such as localhost:3025"
+        yield "teleport.addr", f"is host:port of the Auth Service, such as localhost:3025, not {teleport.addr}"
     if teleport.web_url:
         yield from _url("teleport.web_url", teleport.web_url)
     if not _PLUGIN_NAME.fullmatch(teleport.plugin_name):
@@ -79,15 +79,24 @@ def _mattermost(sections: Sections) -> Iterator[Problem]:
 def _url(name: str, url: str) -> Iterator[Problem]:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        good = parts.scheme in {"http", "https"} and parts.hostname
     except ValueError:
         parts, good = urlsplit(""), False
-    if not good or re.search(r"\s", url):
+    if good and not _has_port(parts):
+        yield name, f"has a port that is none: {parts.netloc.rpartition(':')[2]} is not between 1 and 65535"
+    elif not good or re.search(r"\s", url):
         yield name, "is no http:// or https:// address"
     elif "@" in parts.netloc:
         yield name, "carries a user name or a password, which has no place in an address"
     elif parts.query or parts.fragment:
         yield name, "ends with its path, without ? and #"
+
+
+def _has_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _reviewers(sections: Sections) -> Iterator[Problem]:
@@ -149,7 +158,7 @@ def _policy(name: str, policy: Policy) -> Iterator[Problem]:
 
 def _endpoints(endpoints: EndpointsConfig) -> Iterator[Problem]:
     if split_address(endpoints.listen) is None:
-        yield "endpoints.listen", "is host:port, such as 127.0.0.1:9464"
+        yield "endpoints.listen", f"is host:port, such as 127.0.0.1:9464, not {endpoints.listen}"
     if (endpoints.tls_crt is None) != (endpoints.tls_key is None):
         yield "endpoints.tls_crt", "and endpoints.tls_key belong together"
 

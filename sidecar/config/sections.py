@@ -23,6 +23,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 class TeleportConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[teleport]. Where `identity` is given, the three files are not used."""
 
+    old: ClassVar[dict[str, str]] = {"auth_server": "addr"}
+
     addr: str = "localhost:3025"
     client_crt: Path = _FOLDER / "auth.crt"
     client_key: Path = _FOLDER / "auth.key"

@@ -6,8 +6,11 @@ Rule: knows kinds of values, not a single setting.
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import textwrap
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -79,7 +82,7 @@ def read_struct(kind: type[S], table: object, name: str, problems: Problems) -> 
     for key, raw in table.items():
         place = f"{name}.{key}" if name else key
         if key not in fields:
-            problems[place] = "unknown key" + _suggestion(key, list(fields))
+            problems[place] = "unknown key" + _suggestion(key, dict.fromkeys(fields) | getattr(kind, "old", {}))
             continue
         try:
             values[key] = _read(_without_none(fields[key]), raw, place, problems)
@@ -93,9 +96,10 @@ def _without_none(field: FieldInfo) -> Any:  # noqa: ANN401 - a type expression 
     return alternatives[0] if NoneType in get_args(field.type) else field.type
 
 
-def _suggestion(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key.lower(), known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
+def _suggestion(key: str, known: Mapping[str, str | None]) -> str:
+    """`known` are the keys, and old ones with what they are called now."""
+    close = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
+    return f", did you mean {known[close[0]] or close[0]}?" if close else ""
 
 
 def _read(kind: Any, raw: object, name: str, problems: Problems) -> Any:  # noqa: ANN401 - as above
@@ -138,7 +142,7 @@ def _read_choice(choices: tuple[str, ...], raw: object) -> str:
     for choice in choices:
         if isinstance(raw, str) and raw.lower() == choice.lower():
             return choice
-    raise _WrongError(f"is one of {', '.join(choices)}")
+    raise _WrongError(f"is one of {', '.join(choices)}, not {_shown(raw)}")
 
 
 def _read_seconds(raw: object) -> float:
@@ -147,7 +151,12 @@ def _read_seconds(raw: object) -> float:
             return parse_duration(raw)
         except ValueError:
             pass
-    raise _WrongError('is a duration, such as "90s", "10m" or "1h30m"')
+    raise _WrongError(f'is a duration, such as "90s", "10m" or "1h30m", not {_shown(raw)}')
+
+
+def _shown(raw: object) -> str:
+    """A wrong value as TOML has it, cut: it may be anything, a whole file among it."""
+    return textwrap.shorten(json.dumps(raw, default=str, ensure_ascii=False), 60, placeholder="…")
 
 
 def _read_wrapped(kind: type, raw: object) -> object:

@@ -176,3 +176,12 @@ def test_endpoints_for_everybody(settings: dict[str, str]) -> None:
         "warning endpoints.listen: others can reach :9464, and neither TLS nor a bearer token guards it",
         "        Give bearer_token_file, and tls_crt with tls_key; or listen on 127.0.0.1 alone.",
     ]
+
+
+def test_networks_in_no_proxy_are_named(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curl and Go understand them, so that an operator believes them."""
+    monkeypatch.setenv("no_proxy", "localhost,10.0.0.0/8")
+    assert not [one for one in check_local(config(settings)) if one.id == "environment.no_proxy"]
+    monkeypatch.setenv("https_proxy", "http://proxy.example.com:3128")
+    (finding,) = (one for one in check_local(config(settings)) if one.id == "environment.no_proxy")
+    assert (finding.status, finding.message.partition(":")[0]) == ("warning", "10.0.0.0/8")

@@ -131,7 +131,7 @@ def test_every_problem_of_the_configuration_is_printed(
 ) -> None:
     assert cli.main(["run", "-c", str(DATA / "invalid-every-kind.toml")]) == 2
     first, *rest = capsys.readouterr().err.splitlines()
-    assert first == "configuration: 12 problems"
+    assert first == f"configuration: 12 problems in {DATA / 'invalid-every-kind.toml'}"
     assert len(rest) == 12
 
 
@@ -148,7 +148,7 @@ def test_a_configuration_error_of_the_running_program(
     """An address in use is found inside of nurseries; it is a sentence and 2 all the same."""
     app(ExceptionGroup("nursery", [ExceptionGroup("nursery", [ConfigError(["endpoints.listen: in use"])])]))
     assert cli.main(["run", "-c", GOOD]) == 2
-    assert capsys.readouterr().err.endswith("configuration: 1 problem\n  endpoints.listen: in use\n")
+    assert capsys.readouterr().err.endswith(f"configuration: 1 problem in {GOOD}\n  endpoints.listen: in use\n")
 
 
 def test_a_bug_is_1_with_its_traceback(
@@ -208,6 +208,32 @@ def test_configure_prints_roles(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == render("plugin")
 
 
+def test_configure_prints_examples_and_the_bot(capsys: pytest.CaptureFixture[str]) -> None:
+    from sidecar.rbac import render_bot, render_example
+
+    assert cli.main(["configure", "--example"]) == 0
+    assert capsys.readouterr().out == render_example("none")
+    assert cli.main(["configure", "--rbac", "state", "--example"]) == 0
+    assert capsys.readouterr().out == render_example("state")
+    assert cli.main(["configure", "--for", "tbot"]) == 0
+    assert capsys.readouterr().out == render_bot()
+    assert cli.main(["configure", "--for", "tbot", "--rbac", "plugin"]) == 2
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-m", "sidecar", "configure"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, b"standard output: No space left on device\n")
+
+
+def test_the_version_as_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"sidecar {__version__}\n"
+
+
 def test_who_has_read_enough_is_no_failure() -> None:
     """As `sidecar configure | head` closes its end."""
     command = f"{sys.executable} -m sidecar configure --rbac; echo $? >&2"
@@ -222,7 +248,7 @@ def test_check_with_a_wrong_configuration_is_2(capsys: pytest.CaptureFixture[str
     """For a script, too, which reads JSON whatever happens."""
     wrong = str(DATA / "invalid-every-kind.toml")
     assert cli.main(["check", "-c", wrong]) == 2
-    assert capsys.readouterr().err.startswith("configuration: 12 problems\n")
+    assert capsys.readouterr().err.startswith(f"configuration: 12 problems in {wrong}\n")
     assert cli.main(["check", "-c", wrong, "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
@@ -256,7 +282,9 @@ def test_check_prints_lines_and_is_0_with_warnings(
 
     asked = checked(Finding("a", "ok", "one", "fine."), Finding("b", "warning", "two", "look.", "mend"))
     assert cli.main(["check", "-c", GOOD, "--send-test", "@alice"]) == 0
-    assert capsys.readouterr().out == "ok      one: fine.\nwarning two: look.\n        mend\n"
+    assert capsys.readouterr().out == (
+        "ok      one: fine.\nwarning two: look.\n        mend\n1 ok, 1 warning, 0 failures: the sidecar can run.\n"
+    )
     assert asked == ["@alice"]
 
 
@@ -313,7 +341,8 @@ def test_demo_without_its_extra_says_what_to_install(
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main(["demo"]) == 2
     out = capsys.readouterr()
-    assert "pip install 'teleport-mattermost-sidecar[demo]'" in out.err
+    assert "pip install cryptography" in out.err
+    assert "teleport-mattermost-sidecar" not in out.err, "anybody may publish under this name"
 
 
 def test_demo_with_another_package_missing_is_a_bug(

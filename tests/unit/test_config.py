@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -140,8 +141,8 @@ def test_every_problem_is_told_at_once() -> None:
         "zeleport: unknown key, did you mean teleport?",
         "teleport.adr: unknown key, did you mean addr?",
         "teleport.client_crt: expected `str`, got `int`",
-        "teleport.verify: is one of cluster, hostname",
-        'teleport.lease: is a duration, such as "90s", "10m" or "1h30m"',
+        'teleport.verify: is one of cluster, hostname, not "host"',
+        'teleport.lease: is a duration, such as "90s", "10m" or "1h30m", not 30',
         "mattermost.max_connections: expected `int`, got `str`",
         "mattermost.recipients: expected `str`, got `int` as item 2",
         "limits.workers: expected `int` >= 1",
@@ -185,6 +186,38 @@ def test_a_file_that_is_no_text_is_one_problem(tmp_path: Path) -> None:
         load(path)
 
 
+def test_a_mark_at_the_start_is_read_over(tmp_path: Path) -> None:
+    """Editors on Windows put it there."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + (DATA / "official-v18.toml").read_bytes())
+    assert redacted(load(path)) == redacted(load(DATA / "official-v18.toml"))
+
+
+def test_what_never_ends_or_is_nested_too_deeply_is_one_problem(tmp_path: Path) -> None:
+    deep, pipe = tmp_path / "deep.toml", tmp_path / "pipe"
+    deep.write_text(f"a = {'[' * 100_000}")
+    os.mkfifo(pipe)
+    for path, problem in (
+        (deep, "is nested"),
+        (pipe, "a pipe"),
+        (Path("/dev/zero"), "a device"),
+        (tmp_path, "a folder"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load(path)
+        assert len(caught.value.problems) == 1
+        assert problem in caught.value.problems[0]
+
+
+def test_a_variable_that_resembles_none_gets_no_suggestion() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(DATA / "official-v18.toml", {"SIDECAR_FOO": "1", "SIDECAR_MATTERMOST_URL": "x"})
+    assert caught.value.problems == [
+        "SIDECAR_FOO: unknown variable, write it as SIDECAR_SECTION__KEY",
+        "SIDECAR_MATTERMOST_URL: unknown variable, did you mean SIDECAR_MATTERMOST__URL?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
@@ -193,7 +226,11 @@ def test_a_file_that_is_no_text_is_one_problem(tmp_path: Path) -> None:
         ({"mattermost__url": "https://chat.example.com/?a=b"}, "mattermost.url: ends with its path"),
         ({"mattermost__url": "https://[::1"}, "mattermost.url: is no http:// or https:// address"),
         ({"mattermost__url": "https://a b"}, "mattermost.url: is no http:// or https:// address"),
-        ({"mattermost__url": "https://chat.example.com:99999"}, "mattermost.url: is no http:// or https:// address"),
+        (
+            {"mattermost__url": "https://chat.example.com:99999"},
+            "mattermost.url: has a port that is none: 99999 is not between 1 and 65535",
+        ),
+        ({"teleport__auth-server": "auth:3025"}, "teleport.auth-server: unknown key, did you mean addr?"),
         ({"mattermost__token_file": ""}, "mattermost.token_file: is missing"),
         ({"mattermost__recipients": ""}, "mattermost.recipients: is missing"),
         ({"mattermost__max_posts_per_second": "0"}, "mattermost.max_posts_per_second: expected `float` > 0"),
