@@ -64,7 +64,9 @@ alerts: $(READY)
 # The first engine that answers. A health check is no part of the OCI format, which podman would write by itself; and
 # the time of the last change, not of the build, makes the same layers each time.
 ENGINE ?= $(firstword $(foreach one,docker podman,$(shell $(one) info >/dev/null 2>&1 && echo $(one))) docker)
-IMAGE  ?= localhost/teleport-mattermost-sidecar:dev
+# The name that the examples of compose/ use; nothing is published, so put your registry here.
+IMAGE  ?= registry.example.com/teleport-mattermost-sidecar:$(VERSION)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py)
 CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 # Which one that is; asked by .ci/run, and never a file's name.
 .engine:
@@ -73,7 +75,7 @@ CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 image:
 	$(if $(findstring podman,$(ENGINE)),,SOURCE_DATE_EPOCH=$(CHANGED)) $(ENGINE) build --file Containerfile --tag $(IMAGE) \
 		$(if $(findstring podman,$(ENGINE)),--format docker --timestamp $(CHANGED)) \
-		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) \
+		--build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) .
 
 image-test: $(READY)

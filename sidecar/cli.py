@@ -211,7 +211,9 @@ def _env_fail_fast() -> bool:
 def _health(options: argparse.Namespace) -> int:
     import http.client
 
-    url = options.url or _own_url(_load(options))
+    if not (options.url or options.config or options.set):
+        options = _running(Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace")) or options
+    url = getattr(options, "url", None) or _own_url(_load(options))
     connection, path = _connection(url)
     try:
         connection.request("GET", path)
@@ -223,6 +225,14 @@ def _health(options: argparse.Namespace) -> int:
         connection.close()
     print("healthy" if status == 200 else f"unhealthy: {url} answered {status}")
     return OK if status == 200 else BUG
+
+
+def _running(first: str) -> argparse.Namespace | None:
+    """Return the options that a container's first process runs by, for an image's health check cannot name them."""
+    words = first.rstrip("\0").split("\0")
+    if "sidecar" not in words or not {"run", "start"} & set(words):
+        return None
+    return _parser().parse_args(_without_aliases(words[words.index("sidecar") + 1 :]))
 
 
 def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:

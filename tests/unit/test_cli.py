@@ -371,6 +371,27 @@ def test_health_asks_where_the_sidecar_listens(listen: str, url: str, *, tls: bo
     assert cli._own_url(load(DATA / "official-v18.toml", {}, flags)) == url
 
 
+@pytest.mark.parametrize(
+    ("first", "config", "settings"),
+    [
+        ("python\0-m\0sidecar\0run\0--config\0/etc/x.toml\0", Path("/etc/x.toml"), []),
+        ("/init\0--\0python\0-m\0sidecar\0start\0-c\0/x\0--set\0a.b=1\0", Path("/x"), [("a.b", "1")]),
+        ("python\0-m\0sidecar\0run\0", None, []),
+    ],
+)
+def test_health_in_a_container_asks_for_what_runs_there(
+    first: str, config: Path | None, settings: list[tuple[str, str]]
+) -> None:
+    options = cli._running(first)
+    assert options is not None
+    assert (options.config, options.set) == (config, settings)
+
+
+@pytest.mark.parametrize("first", ["/sbin/init\0", "sh\0-c\0sidecar\0", ""])
+def test_health_elsewhere_takes_nothing_from_the_first_process(first: str) -> None:
+    assert cli._running(first) is None
+
+
 @pytest.mark.parametrize("url", ["ftp://localhost", "localhost:9464", "http://localhost:port", "http://"])
 def test_health_refuses_what_is_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["health", "--url", url]) == 2
