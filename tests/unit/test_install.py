@@ -227,7 +227,7 @@ def test_no_hint_names_a_package_of_an_index_that_is_not_ours() -> None:
     paths = [ROOT / "README.md", *ROOT.glob("compose/**/*.md"), *ROOT.glob("sidecar/**/*.py")]
     for path in paths:
         assert not re.search(
-            r"(?:install|tool run) [^\n`]*teleport-mattermost-sidecar(?:\[|\b(?!\.))", path.read_text()
+            r"(?:pip|pipx|uv tool) install [^\n`]*\bteleport-mattermost-sidecar\b(?!\.)", path.read_text()
         ), path
 
 
