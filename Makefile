@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := test
-.PHONY: demo test integration lint format bench soak fuzz coverage alerts image image-test lock clean
+.PHONY: demo test integration lint format bench soak fuzz coverage alerts dist image image-test lock clean
 
 demo: $(READY)
 	$(BIN)/python -m sidecar demo $(ARGS)
@@ -60,6 +60,11 @@ coverage: $(READY)
 # What Prometheus itself says of our rules; `make test` runs it too where promtool is installed.
 alerts: $(READY)
 	$(BIN)/python -m pytest -rs tests/unit/test_alerts.py $(ARGS)
+
+# The wheel and the source, as a release has them.
+dist: $(READY)
+	rm -rf build/dist
+	$(BIN)/python -m hatchling build --directory build/dist
 
 # The first engine that answers. A health check is no part of the OCI format, which podman would write by itself; and
 # the time of the last change, not of the build, makes the same layers each time.
