@@ -1,5 +1,6 @@
 # The sidecar's role, its bot and how the bot joins from Kubernetes: what `sidecar configure --rbac` and compose/tbot/
-# say, for Teleport's own provider (16 or newer). Where the provider is: registry.terraform.io/terraform..., or your mirror.
+# say, for Teleport's own provider (16 or newer). A cluster that has a role access-plugin (17 and newer) needs
+# `terraform import teleport_role.access_plugin access-plugin` first, or another name for ours.
 
 terraform {
   required_providers {
