@@ -20,7 +20,7 @@ from sidecar.errors import ConfigError, LinkError, LinkLost, LinkRefused
 from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry, watch
 from sidecar.intake.hints import Ear
-from sidecar.intake.keep import Backoff, LinkStatus, keep
+from sidecar.intake.keep import LinkStatus, keep
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
@@ -41,6 +41,7 @@ from sidecar.teleport.reviewers import open_reviewers
 from sidecar.teleport.tls import preflight
 from sidecar.teleport.x509 import read_certificate
 from sidecar.text.fields import TextOptions
+from sidecar.times import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import trio
 
 from sidecar.errors import LinkError, LinkLost, LinkRefused
-from sidecar.times import USUAL, Times
+from sidecar.times import USUAL, Backoff, Times
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -101,23 +100,6 @@ class LinkStatus:
             self.since = time.time()
         self.state, self.detail = state, detail
         self._metrics.link_up.labels(self.name).set(1 if state == "ready" else 0)
-
-
-class Backoff:
-    """Waits that double from `first` to `most` seconds, each with full jitter above a tenth."""
-
-    def __init__(self, first: float, most: float) -> None:
-        self._first, self._most = first, most
-        self._next = first
-
-    def reset(self) -> None:
-        """Start again from `first`."""
-        self._next = self._first
-
-    def take(self) -> float:
-        """The seconds to wait now."""
-        wait, self._next = self._next, min(self._next * 2, self._most)
-        return wait * random.uniform(0.1, 1.0)  # noqa: S311 - jitter, not a secret
 
 
 async def keep(

@@ -9,15 +9,15 @@ import pytest
 
 from tests.tree import imported, modules, room_of, when_loaded
 
-GROUND = "model errors times log metrics"
+GROUND = "model errors times once log metrics"
 PURE = "decisions text"
 
 # A folder or a module of the top level -> what it may import beside itself.
 ALLOWED = {
-    "errors times log metrics rbac model": "",
+    "errors times once log metrics rbac model": "",
     "text": "model",
     "config teleport mattermost endpoints": GROUND,
-    "decisions": "text config model errors",
+    "decisions": "text config model errors once",
     "reconcile": f"{PURE} config {GROUND}",
     "intake": f"reconcile {PURE} config teleport mattermost {GROUND}",
     "check": f"{PURE} reconcile config teleport mattermost {GROUND}",
