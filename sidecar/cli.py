@@ -131,14 +131,14 @@ def _setting(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
-def _load(options: argparse.Namespace) -> Config:
+def _load(options: argparse.Namespace, *, pinning: bool = False) -> Config:
     from sidecar.config import load
 
     path: Path | None = options.config
     if path is None and DEFAULT_CONFIG.exists():
         path = DEFAULT_CONFIG
     try:
-        return load(path, os.environ, dict(options.set))
+        return load(path, os.environ, dict(options.set), pinning=pinning)
     except ConfigError as exc:
         if path is None:
             raise ConfigError([f"no --config FILE was given, and there is no {DEFAULT_CONFIG}", *exc.problems]) from exc
@@ -172,8 +172,21 @@ def _tell(config: Config, *, debug: bool) -> None:
 
     log.setup("DEBUG" if debug else config.log.severity, config.log.format, expected=(SidecarError,))
     logger.info("config.read", extra={"version": __version__, "config": redacted(config)})
-    for notice in config.notices:
+    for notice in (*config.notices, *_identity_notices(config)):
         logger.warning("config.noticed", extra={log.DETAIL: notice})
+
+
+def _identity_notices(config: Config) -> list[str]:
+    """Nobody could review; `run` starts all the same, for the files may come later."""
+    from sidecar.files import reviewer_certificates
+
+    folder = config.reviews.identities
+    if config.reviews.submit_as == "reviewer" and folder is not None:
+        try:
+            reviewer_certificates(folder)
+        except ConfigError as exc:
+            return exc.problems
+    return []
 
 
 def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
@@ -244,7 +257,8 @@ def _check(options: argparse.Namespace) -> int:
     from sidecar import check
 
     try:
-        findings, accounts = trio.run(functools.partial(check.run, _load(options), send_test=options.send_test))
+        config = _load(options, pinning=options.pin)
+        findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
     except (ConfigError, ExceptionGroup) as exc:
         problems = _problems(exc)
         if not (problems and options.json):

@@ -18,6 +18,8 @@ import msgspec
 import trio
 
 from sidecar.errors import ConfigError
+from sidecar.files import read_token
+from sidecar.once import Once
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +38,21 @@ class BearerToken:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._said = False
+        self._once = Once()
 
     def read(self) -> str:
         """Return the token. Raises ConfigError where the file holds none that can be read."""
-        problem = "is empty"
-        try:
-            if token := self._path.read_text().strip():
-                return token
-        except OSError as exc:
-            problem = f"cannot be read: {exc.strerror}"
-        except UnicodeDecodeError:
-            problem = "holds no text"
-        raise ConfigError([f"endpoints.bearer_token_file: {self._path} {problem}"])
+        return read_token("endpoints.bearer_token_file", self._path)
 
     def now(self) -> str:
         """Return the token, or "" where there is none to read, which is said once until there is one again."""
         try:
             token = self.read()
         except ConfigError as exc:
-            if not self._said:
+            if self._once.news():
                 log.warning("endpoints.locked", extra={"detail": f"{exc}; until then nobody reads /metrics"})
-            self._said = True
             return ""
-        self._said = False
+        self._once.clear()
         return token
 
 

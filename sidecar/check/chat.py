@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
-from sidecar.check.local import load_authority
 from sidecar.check.recipients import check_recipient, check_requester, send_test
 from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
 from sidecar.config import Config
 from sidecar.decisions.routing import is_email
-from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
+from sidecar.errors import ConfigError, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
+from sidecar.files import trusting
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import User
@@ -45,8 +45,8 @@ async def check_mattermost(config: Config, findings: list[Finding], accounts: li
     """
     settings = config.mattermost
     try:
-        context = load_authority(settings.ca_file)
-    except OSError:
+        context = trusting("mattermost.ca_file", settings.ca_file)
+    except ConfigError:
         context = None  # which has been said
     async with open_client(
         settings.url,
@@ -159,7 +159,7 @@ def _steps(
     for name, reviewer in config.reviewers.items():
         account = Account(name, reviewer.user, reviewer.id)
         accounts.append(account)
-        yield Step(partial(check_reviewer, client, account, config.reviews), late("reviewer.account", f"@{name}"))
+        yield Step(partial(check_reviewer, client, account), late("reviewer.account", f"@{name}"))
     if recipient:
         yield Step(partial(send_test, client, recipients, recipient, url), late("mattermost.send_test", recipient))
 
@@ -167,8 +167,7 @@ def _steps(
 def _requesters(config: Config) -> Iterator[tuple[str, ...]]:
     """For each line of [requesters] the recipients that it can mean."""
     for left, right in config.requesters.items():
-        names = dict.fromkeys((config.requester_recipient(left), config.requester_recipient(right)))
-        yield tuple(filter(None, names))
+        yield tuple(filter(None, dict.fromkeys(map(config.requester_recipient, (left, right.name)))))
 
 
 async def _settings(client: MattermostClient, config: Config) -> list[Finding]:

@@ -5,12 +5,14 @@ Rights cannot be asked for, only tried; Teleport 7 to 18 deny all of them in the
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 
 import msgspec
 
 from sidecar.check.report import count, failure, ok, warning
+from sidecar.config.checks import doubt
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.model import PENDING, AccessRequest, Ping, PluginData
 from sidecar.teleport.findings import Finding, our_cluster, shown
@@ -30,6 +32,8 @@ class Answers(msgspec.Struct):
     addr: str
     ours: CertificateFacts
     plugin_name: str
+    # The names in role_to_recipients.
+    roles: tuple[str, ...] = ()
     info: Ping | None = None
     watched: bool = False
     requests: list[AccessRequest] | None = None
@@ -65,6 +69,7 @@ def judge(answers: Answers, now: float) -> list[Finding]:
         *_watch(answers),
         *_list(answers, now),
         *_records(answers, now),
+        *_role_names(answers),
     ]
 
 
@@ -199,6 +204,21 @@ def _official_plugin(answers: Answers, now: float) -> Iterator[Finding]:
         "plugin_name in [teleport]. If it is stopped already, all is well: the sidecar takes its requests over."
     )
     yield warning("teleport.official_plugin", name, message, fix)
+
+
+def _role_names(answers: Answers) -> Iterator[Finding]:
+    """Names that match no role, but nearly one that people ask for. All roles may not be listed with our rights."""
+    asked = {role.lower(): role for request in answers.requests or () for role in request.roles}
+    for name in answers.roles:
+        if name in asked.values():
+            continue
+        near = difflib.get_close_matches(name.strip().lower(), asked, n=1, cutoff=0.8 if doubt(name) else 1.0)
+        if near:
+            message = (
+                f'No request asks for "{name}", but for {shown(asked[near[0]])}; names of roles must match exactly.'
+            )
+            fix = f'Write it in role_to_recipients as "{shown(asked[near[0]])}".'
+            yield warning("role_to_recipients", f'"{name}"', message, fix)
 
 
 def _words(detail: str) -> str:

@@ -169,3 +169,21 @@ def test_what_did_not_answer_is_not_judged() -> None:
 def test_the_rule_names_our_roles() -> None:
     assert rule(("a",), "x").startswith("Add to allow.rules of the role a;")
     assert rule(("a", "b\x1b"), "x").startswith("Add to allow.rules of one of our roles (a, b?);")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("DBADMIN", "dbadmin"), (" dbadmin ", "dbadmin"), ("prod-db", "Prod-DB"), ("^dbadmin$", "dbadmin")],
+)
+def test_a_name_that_matches_no_role_has_the_nearest_one(name: str, near: str) -> None:
+    asked = AccessRequest(id="r", user="bob", state="PENDING", roles=("dbadmin", "Prod-DB"))
+    assert told(requests=[asked], roles=(name,))["role_to_recipients"] == (
+        "warning",
+        f'No request asks for "{name}", but for {near}; names of roles must match exactly.',
+    )
+
+
+@pytest.mark.parametrize("name", ["dbadmin", "dbadmins", "*", "db*", "Prod-DB"])
+def test_a_name_of_its_own_is_well(name: str) -> None:
+    asked = AccessRequest(id="r", user="bob", state="PENDING", roles=("dbadmin", "Prod-DB"))
+    assert "role_to_recipients" not in told(requests=[asked], roles=(name,))
