@@ -125,14 +125,8 @@ class _Process:
             bearer = endpoints.BearerToken(settings.bearer_token_file)
             bearer.read()  # at the start it is the configuration that is wrong
             token = bearer.now
-        await endpoints.serve(
-            settings.address,
-            metrics=self._metrics.generate,
-            ready=self._readiness,
-            ssl_context=self._context,
-            bearer_token=token,
-            task_status=task_status,
-        )
+        pages = endpoints.Pages(self._metrics.generate, self._readiness, token)
+        await endpoints.serve(settings.address, pages, ssl_context=self._context, task_status=task_status)
 
     async def listen_to_signals(self, everything: trio.CancelScope) -> None:
         """The first signal asks to stop, the second cuts; SIGHUP asks to begin anew."""

@@ -67,7 +67,7 @@ async def check_mattermost(config: Config, findings: list[Finding], accounts: li
 
 
 def _token(config: Config) -> str:
-    """The token; where there is none, anything: the way to Mattermost is checked all the same."""
+    """The token; where there is none to use, anything: whether Mattermost can be reached is checked all the same."""
     try:
         return config.mattermost.read_token()
     except LinkRefused:
@@ -93,7 +93,7 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
             findings.append(failure("mattermost.token.refused", subject, "Mattermost does not accept this token.", fix))
         return None
     except PostRejected as exc:
-        message = f"Mattermost answered {exc.status} {exc.error_id} to the question who we are."
+        message = f"Mattermost answered {exc.status} {exc.error_id} when asked who we are."
         findings.append(failure("mattermost.reach.rejected", url, message, "Look at the log of Mattermost."))
         return None
     findings.append(ok("mattermost.reach", url, "Mattermost answers."))
@@ -102,7 +102,7 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
 
 def _unreached(url: str, exc: LinkError) -> Finding:
     if isinstance(exc, LinkGarbled):
-        message = f"What answers there is no Mattermost: {exc.detail}."
+        message = f"The server that answered is not Mattermost: {exc.detail}."
         return failure("mattermost.reach.garbled", url, message, _FIXES["not_mattermost"])
     fix = _FIXES.get(exc.reason, "Look at the log of Mattermost, and of what stands before it.")
     if exc.reason == "tls" and isinstance(exc, LinkLost):  # no certificate was seen
@@ -198,7 +198,9 @@ def _people(config: Config, settings: dict[str, str]) -> Iterator[Finding]:
     names = {name for names in config.role_to_recipients.values() for name in names}
     by_email = mattermost.suggested_reviewers == "email" or mattermost.notify_requester
     if settings.get("ShowEmailAddress") != "true" and (by_email or any(map(is_email, names))):
-        message = "Mattermost hides email addresses from the bot, so nobody is found by theirs (ShowEmailAddress)."
+        message = (
+            "Mattermost hides email addresses from the bot, so nobody can be found by email address (ShowEmailAddress)."
+        )
         fix = (
             "In the System Console, Users and Teams, show email addresses; or name people as @username, in "
             "[requesters] and in [reviewers]."

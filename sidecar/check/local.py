@@ -60,7 +60,7 @@ def _token(mattermost: MattermostConfig) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & stat.S_IRWXO:
-        message = f"Every user of this machine can reach the bot's token (mode {mode:04o})."
+        message = f"Every user of this machine can read the bot's token (mode {mode:04o})."
         yield warning("mattermost.token.world_readable", str(path), message, f"chmod 600 {path}")
     else:
         yield ok("mattermost.token.file", str(path), "The token file is there.")
@@ -118,10 +118,10 @@ def _policies(config: Config) -> Iterator[Finding]:
         subject = f"reviews.policy.{role}"
         if reviews.identity == "email":
             missing = [user for user in policy.reviewers if not is_email(user)]
-            who = "no email address, so no Mattermost user is taken for them"
+            who = "not an email address, so no Mattermost user can be recognised as them"
         else:
             missing = [user for user in policy.reviewers if user not in known]
-            who = "not in [reviewers], so no Mattermost user is taken for them"
+            who = "not in [reviewers], so no Mattermost user can be recognised as them"
         heard = len(set(policy.reviewers)) - len(set(missing))
         if heard < policy.approvals:
             message = (

@@ -56,7 +56,7 @@ async def check_reviewer(client: MattermostClient, account: Account) -> list[Fin
         message = _PROBLEMS.get(problem, f"This account cannot review: {problem}.")
         return [failure(f"reviewer.account.{problem}", subject, message, "Correct or remove the line in [reviewers].")]
     if account.id and found.username != account.name:
-        message = f"The account with this id is now @{found.username}; the id counts, the name is but a label."
+        message = f"The account with this id is now @{found.username}; the id counts, the name is only a label."
         return [warning("reviewer.account.renamed", subject, message, to_toml([account]))]
     return [ok("reviewer.account", subject, f"An active account, taken for {account.user} on Teleport.")]
 

@@ -94,29 +94,29 @@ def _server(answers: Answers) -> Iterator[Finding]:
         yield failure("teleport.ping.other_cluster", addr, message, fix)
     major, _ = version_of(info)
     if not major:
-        yield warning("teleport.version.unknown", addr, f"{version} is no version that the sidecar can read.")
+        yield warning("teleport.version.unknown", addr, f"{version} is not a version that the sidecar can read.")
     elif major < _OLDEST:
         message = f"Teleport {version} is older than 7, the oldest that the sidecar knows."
         yield failure("teleport.version.too_old", addr, message, "Upgrade Teleport.")
 
 
 def _clock(answers: Answers, now: float) -> Iterator[Finding]:
-    """Teleport tells no time. What it has dated shows a clock of ours that is behind, and nothing shows one ahead."""
+    """Teleport does not report its time: what it has dated shows a slow local clock, and nothing shows a fast one."""
     if answers.requests is None:
         return
     newest = max((request.created or 0.0 for request in answers.requests), default=0.0)
     if newest - now > _SKEW_SECONDS:
         message = (
-            f"Our clock is behind Teleport's by {int(newest - now)} s or more: the newest access request was made so "
-            "long from now."
+            f"Our clock is at least {int(newest - now)} s behind Teleport's: the newest access request was made that "
+            "far in the future."
         )
         fix = "Compare `date -u` on both hosts and let NTP set them."
         yield warning("teleport.clock", answers.addr, message, fix)
         return
     requests = count(len(answers.requests), "access request")
     message = (
-        f"Nothing that Teleport has dated (our certificate, {requests}) is {_SKEW_SECONDS:g} s later than our clock. "
-        "It does not tell its time, so other differences stay unseen."
+        f"Our clock is not behind Teleport's, judged by our certificate and {requests}. Teleport does not report its "
+        "time, so a fast local clock cannot be detected."
     )
     yield ok("teleport.clock", answers.addr, message)
 
@@ -131,7 +131,7 @@ def _watch(answers: Answers) -> Iterator[Finding]:
 
 
 def _list(answers: Answers, now: float) -> Iterator[Finding]:
-    """A missing `list` is no error in Teleport: it shows nothing, or what we may review. Plugin data betrays it."""
+    """A missing `list` is no error in Teleport: it shows nothing, or what we may review. Plugin data shows it."""
     id, addr, roles = "teleport.rights.list", answers.addr, answers.ours.roles
     denied = answers.denials.get(id) or answers.denials.get("teleport.plugin_data", "")
     found = _DENIED.search(denied)

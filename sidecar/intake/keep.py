@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import trio
 
 from sidecar.errors import LinkError, LinkLost, LinkRefused
+from sidecar.once import Once
 from sidecar.times import USUAL, Backoff, Times
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class LinkStatus:
         self._metrics = metrics
         self._answered = -math.inf
         self._became_ready = math.inf
-        # What was said of the incident that lasts.
-        self._said: set[str] = set()
+        # Of the outage that lasts.
+        self._once = Once()
 
     @property
     def working(self) -> bool:
@@ -70,7 +71,7 @@ class LinkStatus:
         self._enter("ready", "")
         self._became_ready = trio.current_time()
         self.was_ready = True
-        self._said.clear()
+        self._once.clear()
         log.info("link.ready", extra={"link": self.name})
 
     def ended(self) -> None:
@@ -83,11 +84,9 @@ class LinkStatus:
         self.healthy_spell = self.state == "ready" and trio.current_time() - self._became_ready >= self.times.healthy
         self._metrics.link_reconnects_total.labels(self.name, exc.reason).inc()
         level = logging.DEBUG
-        # What a server away says changes all the time, and asks nothing of anybody; a refusal names what to mend.
-        what = f"{exc.reason} {exc.detail}" if refused else "lost"
-        if what not in self._said:
+        # An unreachable server gives ever new reasons, and none asks for anything; a refusal names what to mend.
+        if self._once.news(f"{exc.reason} {exc.detail}" if refused else ""):
             level = logging.ERROR if refused else logging.WARNING
-            self._said.add(what)
         log.log(
             level,
             "link.refused" if refused else "link.lost",

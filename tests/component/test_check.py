@@ -174,7 +174,7 @@ def ten_lines(here: World, archived: str) -> str:
     return f"""\
 warning reviewers: alicia without an id: a username can change hands, so decisions need user ids; `sidecar check \
 --pin` prints the table to paste
-warning {here.token_file}: Every user of this machine can reach the bot's token (mode 0644).
+warning {here.token_file}: Every user of this machine can read the bot's token (mode 0644).
         chmod 600 {here.token_file}
 warning client_crt: Our certificate expires on {until} UTC, in {left}; tbot would renew it by itself.
         Do it now: Sign new credentials on the Auth Service host and put the three files in place: \

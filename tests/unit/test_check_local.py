@@ -143,7 +143,10 @@ def test_a_policy_that_can_never_be_met(settings: dict[str, str]) -> None:
 
 def test_a_policy_with_somebody_unknown(settings: dict[str, str]) -> None:
     assert policy(settings, reviewers='"alice", "ivan"', approvals=1, reviewers__alice=ALICE) == [
-        ("reviews.policy.unknown_reviewer", "ivan: not in [reviewers], so no Mattermost user is taken for them.")
+        (
+            "reviews.policy.unknown_reviewer",
+            "ivan: not in [reviewers], so no Mattermost user can be recognised as them.",
+        )
     ]
 
 
@@ -151,7 +154,7 @@ def test_by_email_only_addresses_are_anybody(settings: dict[str, str]) -> None:
     assert policy(settings, reviewers='"alice@example.com", "ivan"', approvals=1, reviews__identity="email") == [
         (
             "reviews.policy.unknown_reviewer",
-            "ivan: no email address, so no Mattermost user is taken for them.",
+            "ivan: not an email address, so no Mattermost user can be recognised as them.",
         )
     ]
 

@@ -364,6 +364,12 @@ def test_demo_with_another_package_missing_is_a_bug(
     assert cli.main(["demo"]) == 1
 
 
+def test_help_spells_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    assert "an embedded Teleport and Mattermost." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("listen", "tls", "url"),
     [
@@ -383,7 +389,7 @@ def test_health_asks_where_the_sidecar_listens(listen: str, url: str, *, tls: bo
 @pytest.mark.parametrize("url", ["ftp://localhost", "localhost:9464", "http://localhost:port", "http://"])
 def test_health_refuses_what_is_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["health", "--url", url]) == 2
-    assert "is no http:// or https:// address" in capsys.readouterr().err
+    assert "is not an http:// or https:// address" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
