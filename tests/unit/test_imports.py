@@ -18,7 +18,7 @@ ALLOWED = {
     "files": "errors",
     "text": "model",
     "config teleport mattermost endpoints": GROUND,
-    "decisions": "text config model errors once",
+    "decisions": "text config model errors",
     "reconcile": f"{PURE} config {GROUND}",
     "intake": f"reconcile {PURE} config teleport mattermost {GROUND}",
     "check": f"{PURE} reconcile config teleport mattermost {GROUND}",
