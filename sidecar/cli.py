@@ -164,7 +164,8 @@ def _run(options: argparse.Namespace) -> int:
 
     from sidecar.app import run
 
-    fail_fast = options.fail_fast or _env_fail_fast()
+    # The official plugin's variable, in the words that Go reads as true.
+    fail_fast = options.fail_fast or os.environ.get("TELEPORT_PLUGIN_FAIL_FAST", "").lower() in {"1", "t", "true"}
     reload = functools.partial(_load, options)
     return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=reload, tell=tell))
 
@@ -198,11 +199,6 @@ def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
     sys.exit(OK)
 
 
-def _env_fail_fast() -> bool:
-    """The official plugin's variable, in the words that Go reads as true."""
-    return os.environ.get("TELEPORT_PLUGIN_FAIL_FAST", "").lower() in {"1", "t", "true"}
-
-
 def _health(options: argparse.Namespace) -> int:
     import http.client
 
@@ -232,19 +228,16 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
         parts, host, port = urlsplit(""), None, None
     if not host or parts.scheme not in {"http", "https"}:
         raise ConfigError([f"--url: {url} is not an http:// or https:// address"])
-    connect = _own_https if parts.scheme == "https" else http.client.HTTPConnection
-    return connect(host, port, timeout=HEALTH_SECONDS), parts.path.rstrip("/") or "/healthz"
-
-
-def _own_https(host: str, port: int | None, *, timeout: float) -> http.client.HTTPSConnection:
-    """Connect without verifying: it is our own listener, and its certificate bears the name that others use."""
-    import http.client
+    path = parts.path.rstrip("/") or "/healthz"
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=HEALTH_SECONDS), path
     import ssl
 
+    # It is our own listener, and its certificate bears the name that others use.
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    return http.client.HTTPSConnection(host, port, timeout=HEALTH_SECONDS, context=context), path
 
 
 def _own_url(config: Config) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import resource
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,9 @@ log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 5.0  # half of Prometheus's usual scrape timeout
 LINGER_SECONDS = 1.0  # for a client that still sends while it is answered; a reset would eat the answer
-MAX_CONNECTIONS = 64
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+# Most descriptors are for the links and the files; -1 is no limit.
+MAX_CONNECTIONS = 64 if _DESCRIPTORS < 0 else max(2, min(64, _DESCRIPTORS // 8))
 MAX_HEADER_BYTES = 8192
 
 _TEXT = b"text/plain; charset=utf-8"

@@ -18,15 +18,8 @@ import msgspec
 
 Format = Literal["auto", "text", "json"]
 
-_LEVELS = {
-    "TRACE": logging.DEBUG,
-    "DEBUG": logging.DEBUG,
-    "INFO": logging.INFO,
-    "WARN": logging.WARNING,
-    "WARNING": logging.WARNING,
-    "ERR": logging.ERROR,
-    "ERROR": logging.ERROR,
-}
+# The official plugin's words that `logging` does not know.
+_LEVELS = {"TRACE": "DEBUG", "ERR": "ERROR"}
 # They log addresses at INFO and frames at DEBUG, and a frame holds what people wrote.
 _CHATTY = ("httpx", "httpcore", "trio-websocket", "trio_websocket", "hpack")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -48,7 +41,7 @@ def setup(
     handler.setFormatter(TextFormatter(expected) if text else JsonFormatter(expected))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(_LEVELS[severity.upper()])
+    root.setLevel(_LEVELS.get(severity.upper(), severity.upper()))
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
 

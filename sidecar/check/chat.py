@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from sidecar.check.recipients import check_recipient, check_requester, send_test
-from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
+from sidecar.check.report import MATTERMOST_LOG, Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
 from sidecar.config import Config
 from sidecar.decisions.routing import is_email
@@ -94,7 +94,7 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         return None
     except PostRejected as exc:
         message = f"Mattermost answered {exc.status} {exc.error_id} when asked who we are."
-        findings.append(failure("mattermost.reach.rejected", url, message, "Look at the log of Mattermost."))
+        findings.append(failure("mattermost.reach.rejected", url, message, MATTERMOST_LOG))
         return None
     findings.append(ok("mattermost.reach", url, "Mattermost answers."))
     return bot
@@ -148,7 +148,7 @@ def _steps(
 
     def late(id: str, subject: str) -> Finding:
         message = f"Mattermost did not answer within {_SECONDS:g} s."
-        return failure(f"{id}.timeout", subject, message, "Run the check again; look at the log of Mattermost.")
+        return failure(f"{id}.timeout", subject, message, MATTERMOST_LOG)
 
     yield Step(partial(_settings, client, config), late("mattermost.settings", url))
     for name in dict.fromkeys(name for names in config.role_to_recipients.values() for name in names):
@@ -165,7 +165,7 @@ def _steps(
 
 
 def _requesters(config: Config) -> Iterator[tuple[str, ...]]:
-    """For each line of [requesters] the recipients that it can mean."""
+    """For each line of [requesters], the recipients that it can mean."""
     for left, right in config.requesters.items():
         yield tuple(filter(None, dict.fromkeys(map(config.requester_recipient, (left, right.name)))))
 
@@ -175,8 +175,8 @@ async def _settings(client: MattermostClient, config: Config) -> list[Finding]:
     try:
         settings = await client.config()
     except (LinkError, PostRejected) as exc:
-        fix = "Look at the log of Mattermost."
-        return [failure("mattermost.settings", url, f"The client configuration cannot be read: {exc}.", fix)]
+        message = f"The client configuration cannot be read: {exc}."
+        return [failure("mattermost.settings", url, message, MATTERMOST_LOG)]
     return [*_version(url, settings), *_people(config, settings), *judge_identity(config, settings)]
 
 

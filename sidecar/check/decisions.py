@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
+from sidecar.check.report import TELEPORT_LOG, Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.rights import rule, version_of
 from sidecar.config import Config
 from sidecar.errors import ConfigError, LinkError, RequestGone, ReviewRejected
@@ -27,7 +27,6 @@ from sidecar.teleport.x509 import read_certificate
 _SECONDS = 7.0
 _ON_BEHALF = (18, 11)
 _REASON = "sidecar check"
-_LOOK = "Look at the log of the Auth Service."
 
 
 async def check_decisions(client: AuthClient, config: Config, info: Ping, credentials: Credentials) -> list[Finding]:
@@ -70,11 +69,11 @@ def _step(id: str, subject: str, granted: str, fix: str, ask: Callable[[], Await
         except ReviewRejected as refused:
             return [_refused(id, subject, refused, fix)]
         except LinkError as exc:
-            return [failure(f"{id}.{exc.reason}", subject, sentence(exc.detail), _LOOK)]
+            return [failure(f"{id}.{exc.reason}", subject, sentence(exc.detail), TELEPORT_LOG)]
         return [ok(id, subject, granted)]
 
     message = f"Teleport did not answer within {_SECONDS:g} s whether reviews may be submitted."
-    return Step(run, failure(f"{id}.timeout", subject, message, _LOOK))
+    return Step(run, failure(f"{id}.timeout", subject, message, TELEPORT_LOG))
 
 
 def _edition(config: Config, info: Ping) -> Iterator[Finding]:

@@ -12,6 +12,9 @@ from sidecar.teleport.findings import Finding
 
 _WORDS = {"ok": "ok", "warning": "warning", "failure": "FAILURE"}
 _INDENT = " " * 8
+# Where nothing better can be said.
+TELEPORT_LOG = "Look at the log of the Auth Service."
+MATTERMOST_LOG = "Run the check again; look at the log of Mattermost."
 
 
 def ok(id: str, subject: str, message: str) -> Finding:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from sidecar.check.report import failure, ok, sentence, warning
+from sidecar.check.report import MATTERMOST_LOG, failure, ok, sentence, warning
 from sidecar.config import Config
 from sidecar.errors import LinkError, PostRejected
 from sidecar.mattermost.client import MattermostClient
@@ -43,8 +43,7 @@ async def check_reviewer(client: MattermostClient, account: Account) -> list[Fin
         )  # fmt: skip
         problem = "unknown" if found is None else (await people.find(found.id)).problem
     except (LinkError, PostRejected) as exc:
-        fix = "Run the check again; look at the log of Mattermost."
-        return [failure("reviewer.account.unanswered", subject, sentence(str(exc)), fix)]
+        return [failure("reviewer.account.unanswered", subject, sentence(str(exc)), MATTERMOST_LOG)]
     if found is None:
         what = f"No user has the id {account.id}." if account.id else "There is no user of this name."
         fix = (
