@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := test
-.PHONY: help hooks demo test integration lint format bench soak fuzz coverage alerts image image-test lock clean
+.PHONY: help hooks demo test integration lint format bench soak fuzz coverage alerts dist image image-test lock clean
 
 help: ## list what can be made; ARGS="…" is passed on, as in `make test ARGS="-k lease -x"`
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
@@ -67,10 +67,16 @@ coverage: $(READY) ## say which lines no test runs
 alerts: $(READY) ## ask promtool about the alerts, as `make test` does where it is installed
 	$(BIN)/python -m pytest -rs tests/unit/test_alerts.py $(ARGS)
 
+dist: $(READY) ## build the wheel and the source archive, as a release has them
+	rm -rf build/dist
+	$(BIN)/python -m hatchling build --directory build/dist
+
 # The first engine that answers. A health check is no part of the OCI format, which podman would write by itself; and
 # the time of the last change, not of the build, makes the same layers each time.
 ENGINE ?= $(firstword $(foreach one,docker podman,$(shell $(one) info >/dev/null 2>&1 && echo $(one))) docker)
-IMAGE  ?= localhost/teleport-mattermost-sidecar:dev
+# The name that the examples of compose/ use; nothing is published, so put your registry here.
+IMAGE  ?= registry.example.com/teleport-mattermost-sidecar:$(VERSION)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py)
 CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 # Which one that is; asked by .ci/run, and never a file's name.
 .engine:
@@ -79,7 +85,7 @@ CHANGED = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 image: ## build the container image
 	$(if $(findstring podman,$(ENGINE)),,SOURCE_DATE_EPOCH=$(CHANGED)) $(ENGINE) build --file Containerfile --tag $(IMAGE) \
 		$(if $(findstring podman,$(ENGINE)),--format docker --timestamp $(CHANGED)) \
-		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) \
+		--build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) .
 
 image-test: $(READY) ## run the container image

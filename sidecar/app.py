@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar import endpoints
-from sidecar.assembly import Assembly, client_context
+from sidecar import endpoints, notify
+from sidecar.assembly import Assembly
 from sidecar.errors import ConfigError, LinkRefused
+from sidecar.files import load_pair, trusting
 from sidecar.intake.keep import LinkStatus
 from sidecar.intake.kept import Kept
 from sidecar.metrics import Metrics
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.config import Config
-    from sidecar.config.sections import EndpointsConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +39,26 @@ async def run(
     stop: trio.Event | None = None,
     reload: Callable[[], Config] | None = None,
     tell: Callable[[Config], None] = lambda _config: None,
+    manager: Callable[[str], None] = lambda _state: None,
     times: Times = USUAL,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Run the sidecar until SIGTERM, SIGINT or `stop`; return the exit code.
 
-    `reload` answers SIGHUP, and `tell` is given what is taken over then.
+    `reload` answers SIGHUP, and `tell` is given what is taken over then. `manager` is told the states of `notify`.
 
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
-    process = _Process(config, trio.Event() if stop is None else stop, (reload, tell), times)
+    process = _Process(config, trio.Event() if stop is None else stop, (reload, tell), manager, times)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.listen_to_signals, nursery.cancel_scope, name="app.signals")
             nursery.start_soon(process.watch_loop, name="app.loop")
             address = await nursery.start(process.serve_endpoints, name="app.endpoints")
             log.info("endpoints.listening", extra={"address": address})
+            # Not after the links: a peer that is away must not keep what is ordered after us from starting.
+            manager(notify.READY)
             task_status.started(address)
             await process.work(fail_fast=fail_fast)
             nursery.cancel_scope.cancel()
@@ -73,12 +76,14 @@ class _Process:
         config: Config,
         stop: trio.Event,
         reload: tuple[Callable[[], Config] | None, Callable[[Config], None]],
+        manager: Callable[[str], None],
         times: Times,
     ) -> None:
         self.exit_code = 0
         self._config = config
         self._stop = stop
         self._reload, self._tell = reload
+        self._manager = manager
         self._times = times
         self._metrics = Metrics()
         self._kept = Kept()
@@ -119,27 +124,23 @@ class _Process:
         settings = self._served
         if settings.tls_crt is not None:
             self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            load_pair(self._context, settings)
+            load_pair(self._context, "endpoints.tls_crt", settings.tls_crt, settings.tls_key)
         token = None
         if settings.bearer_token_file is not None:
             bearer = endpoints.BearerToken(settings.bearer_token_file)
             bearer.read()  # at the start it is the configuration that is wrong
             token = bearer.now
-        await endpoints.serve(
-            settings.address,
-            metrics=self._metrics.generate,
-            ready=self._readiness,
-            ssl_context=self._context,
-            bearer_token=token,
-            task_status=task_status,
-        )
+        pages = endpoints.Pages(self._metrics.generate, self._readiness, token)
+        await endpoints.serve(settings.address, pages, ssl_context=self._context, task_status=task_status)
 
     async def listen_to_signals(self, everything: trio.CancelScope) -> None:
         """The first signal asks to stop, the second cuts; SIGHUP asks to begin anew."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
+                    self._manager(notify.RELOADING)
                     self._read_again()
+                    self._manager(notify.READY)
                 elif self._stop.is_set():
                     log.warning("process.cut", extra={"signal": signal.Signals(number).name})
                     self.exit_code = 128 + number
@@ -147,6 +148,7 @@ class _Process:
                     return
                 else:
                     log.info("process.stopping", extra={"signal": signal.Signals(number).name})
+                    self._manager(notify.STOPPING)
                     self._stop.set()
 
     def _read_again(self) -> None:
@@ -155,9 +157,9 @@ class _Process:
             return
         try:
             config = self._reload()
-            client_context(config.mattermost.ca_file)
+            trusting("mattermost.ca_file", config.mattermost.ca_file)
             if self._context is not None:
-                load_pair(self._context, self._served)
+                load_pair(self._context, "endpoints.tls_crt", self._served.tls_crt, self._served.tls_key)
         except ConfigError as exc:
             log.warning("config.kept", extra={"problems": exc.problems})
             return
@@ -173,19 +175,9 @@ class _Process:
             due = trio.current_time() + LOOP_CHECK_SECONDS
             await trio.sleep_until(due)
             self._metrics.loop_lag_seconds.set(trio.current_time() - due)
+            self._manager(notify.ALIVE)
 
     def _readiness(self) -> tuple[bool, dict[str, object]]:
         draining = self._stop.is_set()
         ready = not draining and all(link.working for link in self._statuses)
         return ready, {"ready": ready, "links": {one.name: one.body() for one in self._statuses}, "draining": draining}
-
-
-def load_pair(context: ssl.SSLContext, settings: EndpointsConfig) -> None:
-    """Let the endpoints show the certificate that their files hold now. Raises ConfigError."""
-    crt, key = settings.tls_crt, settings.tls_key
-    if crt is None or key is None:
-        return
-    try:
-        context.load_cert_chain(crt, key)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError([f"endpoints.tls_crt: {crt} and {key} cannot be used: {exc.strerror or exc}"]) from exc

@@ -47,18 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as exc:
         if problems := _problems(exc):
             count = len(problems)
-            print(f"configuration: {count} problem{'s' * (count != 1)}", *problems, sep="\n  ", file=sys.stderr)
+            where = f" in {options.config}" if getattr(options, "config", None) else ""
+            title = f"configuration: {count} problem{'s' * (count != 1)}{where}"
+            print(title, *map(_line, problems), sep="\n  ", file=sys.stderr)
             return USAGE
+        if isinstance(exc, _OutputError):
+            print(f"standard output: {exc}", file=sys.stderr)
+            return BUG
         logger.exception("process.failed")
         return BUG
 
 
 def _problems(exc: BaseException) -> list[str]:
-    """Return what to mend where nothing but configuration went wrong, also inside the groups of nurseries."""
+    """Return the problems where nothing but the configuration is wrong, also inside the groups of nurseries."""
     if isinstance(exc, BaseExceptionGroup):
         parts = [_problems(one) for one in exc.exceptions]
         return [problem for part in parts for problem in part] if all(parts) else []
     return list(exc.problems) if isinstance(exc, ConfigError) else []
+
+
+def _line(text: str) -> str:
+    """One line, whatever the values in it hold."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+class _OutputError(Exception):
+    """What was to be printed cannot be written."""
 
 
 def _without_aliases(arguments: Sequence[str]) -> list[str]:
@@ -68,6 +82,7 @@ def _without_aliases(arguments: Sequence[str]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sidecar", description="Teleport access requests in Mattermost.")
+    parser.add_argument("--version", action="version", version=f"sidecar {__version__}", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run = _command(commands, "run", _run, "announce access requests until stopped")
@@ -75,15 +90,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-d", "--debug", action="store_true", help="log everything")
     run.add_argument("--fail-fast", action="store_true", help="exit 3 when a peer refuses us before the first ready")
 
-    health = _command(commands, "health", _health, "ask a running sidecar whether it is well, for a container's check")
+    health = _command(
+        commands, "health", _health, "ask a running sidecar whether it is healthy, for a container's health check"
+    )
     _add_config(health)
-    health.add_argument("--url", help="where /healthz is, else by the configuration")
+    health.add_argument("--url", help="where /healthz is; by default as the configuration says")
 
-    check = _command(commands, "check", _check, "check everything that run needs, and say how to mend it")
+    check = _command(commands, "check", _check, "check everything that run needs, and say how to fix it")
     _add_config(check)
     form = check.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
-    form.add_argument("--pin", action="store_true", help="print also the [reviewers] table with Mattermost user ids")
+    form.add_argument(
+        "--pin", action="store_true", help="also print the [reviewers] table with Mattermost user ids, ready to paste"
+    )
     check.add_argument("--send-test", default="", metavar="RECIPIENT", help="post one test message there")
 
     configure = _command(commands, "configure", _configure, "print a commented example of the configuration")
@@ -93,10 +112,15 @@ def _parser() -> argparse.ArgumentParser:
         const="none",
         choices=MODES,
         metavar="MODE",
-        help=f"print instead the Teleport roles and commands for reviews.submit_as = MODE ({', '.join(MODES)})",
+        help=f"print instead the sidecar's own Teleport role and user for submit_as = MODE ({', '.join(MODES)})",
     )
+    other = configure.add_mutually_exclusive_group()
+    other.add_argument(
+        "--example", action="store_true", help="print instead example roles: dual authorization for MODE"
+    )
+    other.add_argument("--for", choices=["tbot"], dest="holder", help="print instead the role and a bot that holds it")
     demo = _command(commands, "demo", _demo, "show the whole story with an embedded Teleport and Mattermost")
-    demo.add_argument("--keep", action="store_true", help="go on running until stopped")
+    demo.add_argument("--keep", action="store_true", help="keep running until stopped")
     _command(commands, "version", _version, "print the version")
     return parser
 
@@ -107,7 +131,7 @@ def _command(
     function: Callable[[argparse.Namespace], int],
     text: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(command=function)
     return parser
 
@@ -120,7 +144,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_setting,
         metavar="SECTION.KEY=VALUE",
-        help="beat file and environment",
+        help="set one key, whatever the file and the environment say",
     )
 
 
@@ -131,14 +155,14 @@ def _setting(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
-def _load(options: argparse.Namespace) -> Config:
+def _load(options: argparse.Namespace, *, pinning: bool = False) -> Config:
     from sidecar.config import load
 
     path: Path | None = options.config
     if path is None and DEFAULT_CONFIG.exists():
         path = DEFAULT_CONFIG
     try:
-        return load(path, os.environ, dict(options.set))
+        return load(path, os.environ, dict(options.set), pinning=pinning)
     except ConfigError as exc:
         if path is None:
             raise ConfigError([f"no --config FILE was given, and there is no {DEFAULT_CONFIG}", *exc.problems]) from exc
@@ -159,37 +183,50 @@ def _run(options: argparse.Namespace) -> int:
     import trio
 
     from sidecar.app import run
+    from sidecar.notify import notifier
 
-    fail_fast = options.fail_fast or _env_fail_fast()
+    # The official plugin's variable, in the words that Go reads as true.
+    fail_fast = options.fail_fast or os.environ.get("TELEPORT_PLUGIN_FAIL_FAST", "").lower() in {"1", "t", "true"}
     reload = functools.partial(_load, options)
-    return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=reload, tell=tell))
+    manager = notifier(os.environ)
+    return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=reload, tell=tell, manager=manager))
 
 
 def _tell(config: Config, *, debug: bool) -> None:
-    """Log as the configuration says, and first of all what it says."""
+    """Set up the log as the configuration says, and log the configuration."""
     from sidecar import log
     from sidecar.config import redacted
 
     log.setup("DEBUG" if debug else config.log.severity, config.log.format, expected=(SidecarError,))
     logger.info("config.read", extra={"version": __version__, "config": redacted(config)})
-    for notice in config.notices:
-        logger.warning("config.noticed", extra={log.DETAIL: notice})
+    for notice in (*config.notices, *_identity_notices(config)):
+        logger.warning("config.noticed", extra={"detail": notice})
+
+
+def _identity_notices(config: Config) -> list[str]:
+    """Nobody could review; `run` starts all the same, for the files may come later."""
+    from sidecar.files import reviewer_certificates
+
+    folder = config.reviews.identities
+    if config.reviews.submit_as == "reviewer" and folder is not None:
+        try:
+            reviewer_certificates(folder)
+        except ConfigError as exc:
+            return exc.problems
+    return []
 
 
 def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
-    """Nothing was begun yet, so nothing is left to finish."""
+    """Nothing has begun yet, so nothing is left to finish."""
     sys.exit(OK)
-
-
-def _env_fail_fast() -> bool:
-    """The official plugin's variable, in the words that Go reads as true."""
-    return os.environ.get("TELEPORT_PLUGIN_FAIL_FAST", "").lower() in {"1", "t", "true"}
 
 
 def _health(options: argparse.Namespace) -> int:
     import http.client
 
-    url = options.url or _own_url(_load(options))
+    if not (options.url or options.config or options.set):
+        options = _running(Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace")) or options
+    url = getattr(options, "url", None) or _own_url(_load(options))
     connection, path = _connection(url)
     try:
         connection.request("GET", path)
@@ -203,6 +240,14 @@ def _health(options: argparse.Namespace) -> int:
     return OK if status == 200 else BUG
 
 
+def _running(first: str) -> argparse.Namespace | None:
+    """Return the options that a container's first process runs by, for an image's health check cannot name them."""
+    words = first.rstrip("\0").split("\0")
+    if "sidecar" not in words or not {"run", "start"} & set(words):
+        return None
+    return _parser().parse_args(_without_aliases(words[words.index("sidecar") + 1 :]))
+
+
 def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     """Return a connection that is not open yet, and the path to ask for."""
     import http.client
@@ -214,20 +259,17 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     except ValueError:
         parts, host, port = urlsplit(""), None, None
     if not host or parts.scheme not in {"http", "https"}:
-        raise ConfigError([f"--url: {url} is no http:// or https:// address"])
-    connect = _own_https if parts.scheme == "https" else http.client.HTTPConnection
-    return connect(host, port, timeout=HEALTH_SECONDS), parts.path.rstrip("/") or "/healthz"
-
-
-def _own_https(host: str, port: int | None, *, timeout: float) -> http.client.HTTPSConnection:
-    """Connect without verifying: it is our own listener, and its certificate bears the name that others use."""
-    import http.client
+        raise ConfigError([f"--url: {url} is not an http:// or https:// address"])
+    path = parts.path.rstrip("/") or "/healthz"
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=HEALTH_SECONDS), path
     import ssl
 
+    # It is our own listener, and its certificate bears the name that others use.
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    return http.client.HTTPSConnection(host, port, timeout=HEALTH_SECONDS, context=context), path
 
 
 def _own_url(config: Config) -> str:
@@ -244,39 +286,51 @@ def _check(options: argparse.Namespace) -> int:
     from sidecar import check
 
     try:
-        findings, accounts = trio.run(functools.partial(check.run, _load(options), send_test=options.send_test))
+        config = _load(options, pinning=options.pin)
+        findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
     except (ConfigError, ExceptionGroup) as exc:
         problems = _problems(exc)
         if not (problems and options.json):
             raise
-        _show(check.to_json([check.failure("config", "configuration", problem, "") for problem in problems]))
+        fix = "Correct it; sidecar configure prints every key with an example."
+        _show(check.to_json([check.failure("config", "configuration", problem, fix) for problem in problems]))
         return USAGE
     if options.json:
         _show(check.to_json(findings))
     else:
-        _show("\n".join(line for finding in findings for line in check.to_lines(finding)))
+        lines = [line for finding in findings for line in check.to_lines(finding)]
+        _show("\n".join([*lines, check.to_summary(findings)]))
     if options.pin:
         _show(f"\n[reviewers]\n{check.to_toml(accounts)}")
     return OK if check.passed(findings) else FAILURE
 
 
 def _show(text: str) -> None:
-    """Print to whoever may have read enough: `| head` is no failure, and the exit code stays."""
+    """Print; a reader that has closed its end, as `| head` does, is no failure."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be tried again at the end
+        if not isinstance(exc, BrokenPipeError):
+            raise _OutputError(exc.strerror or exc) from exc
 
 
 def _configure(options: argparse.Namespace) -> int:
-    if options.rbac is not None:
-        from sidecar.rbac import render
-
-        _show(render(options.rbac).rstrip())
-        return OK
     from importlib import resources
 
-    _show(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8").rstrip())
+    from sidecar import rbac
+
+    mode = options.rbac or "none"
+    if options.holder:
+        if mode != "none":
+            raise ConfigError(["--for tbot: prints the role for none; take that of --rbac MODE beside it"])
+        _show(rbac.render_bot().rstrip())
+    elif options.example:
+        _show(rbac.render_example(mode).rstrip())
+    elif options.rbac:
+        _show(rbac.render(mode).rstrip())
+    else:
+        _show(resources.files("sidecar.config").joinpath("example.toml").read_text(encoding="utf-8").rstrip())
     return OK
 
 
@@ -287,7 +341,7 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] != "cryptography":
             raise
-        print("The demo needs one more package: pip install 'teleport-mattermost-sidecar[demo]'", file=sys.stderr)
+        print("The demo needs one more package beside the sidecar: pip install cryptography", file=sys.stderr)
         return USAGE
     return int(demo.main(options.keep))
 

@@ -1,4 +1,4 @@
-"""The Teleport roles, users and commands that each way of submitting reviews needs, as `sidecar configure --rbac`.
+"""The Teleport roles, users and commands that each way of submitting reviews needs, as `sidecar configure` prints them.
 
 Role version v3 is the one that every Teleport from 7 on reads. It opens all apps, clusters and databases to a role
 that does not mention them, and `none: none` matches nothing (lib/services/role.go, api/types/role.go).
@@ -23,9 +23,9 @@ _RULES = """\
 # What allow holds beyond the rules.
 _REVIEWS = {
     "plugin": """\
-    # The sidecar's one review, once the people of reviews.policy agreed.
+    # The sidecar's one review, once the people of reviews.policy agreed. Name the roles that people ask for.
     review_requests:
-      roles: [dbadmin]
+      roles: [example-dbadmin]
 """,
     "on_behalf": """\
     # Whose reviews it may submit (Teleport 18.11 or newer); their own rights are judged as well.
@@ -34,31 +34,31 @@ _REVIEWS = {
 """,
 }
 _TWO = """\
+        # Two approvals, or one denial, decide.
         - approve: 2
           deny: 1
 """
 _THRESHOLDS = {
-    "none": _TWO,
-    "reviewer": _TWO,
-    "on_behalf": _TWO,
-    # Each of the two is enough: two people on Teleport, or the sidecar for those of its policy.
     "plugin": """\
+        # Each of the two is enough: two people on Teleport, or the sidecar for those of its policy.
         - name: people
           approve: 2
           deny: 1
-          filter: 'contains(reviewer.roles, "reviewer")'
+          filter: 'contains(reviewer.roles, "example-reviewer")'
         - name: mattermost
           approve: 1
           deny: 1
           filter: 'contains(reviewer.roles, "access-plugin")'
 """,
+    # The community edition refuses a role with thresholds: there the sidecar's policy counts.
+    "state": "",
 }
 _NOTES = {
     "none": "Nobody decides from Mattermost: messages link to Teleport and show the tsh commands.",
     "reviewer": (
         "Reviews are submitted with each reviewer's own credentials, and Teleport counts them. The reviewers must be "
-        "local users, best ones that hold the role reviewer alone, for the sidecar holds their keys. Give that role to "
-        "alice@example.com and ivan@example.com (tctl get user/NAME, add it, tctl create -f)."
+        "local users, best ones that hold a role to review and no other, for the sidecar holds their keys. "
+        "The commands below sign for alice@example.com and ivan@example.com: name yours."
     ),
     "plugin": (
         "The sidecar counts the people of [reviews.policy] and then submits one review as its own user, whose reason "
@@ -76,16 +76,49 @@ _NOTES = {
 
 
 def render(mode: str) -> str:
-    """One file for `tctl create`, with everything that is no YAML in comments."""
+    """One file for `tctl create`: the sidecar's own role and user. Everything that is no YAML stands in comments."""
     # Without a separator after the comment: tctl takes a document of comments alone for one without a kind.
-    return _head(mode) + "---\n".join([*_own(mode), *_examples(mode)]) + _commands(mode)
+    return _head(mode) + "---\n".join(_own(mode)) + _commands(mode)
+
+
+def render_example(mode: str) -> str:
+    """One file for `tctl create`: dual authorization as in Teleport's guide, under names that nobody has yet."""
+    who = "the people of reviews.policy" if mode == "state" else "two who hold example-reviewer"
+    text = f"""\
+Dual authorization, an example for reviews.submit_as = "{mode}": who holds \
+example-requester may ask for example-dbadmin, and {who} must agree.
+Change names and labels to yours. Then on the Auth Service host: tctl create example.yaml (it refuses names that are \
+taken; -f would replace them)."""
+    return _comment(text) + "---\n".join(_examples(mode))
+
+
+def render_bot() -> str:
+    """One file for `tctl create`: the role, and a bot that holds it, so that tbot renews the sidecar's certificates."""
+    text = """\
+Teleport's side of the sidecar where tbot renews its certificates.
+On the Auth Service host: tctl create bot.yaml
+The commands that come after that stand at the end. For another reviews.submit_as than "none" take the role that \
+`sidecar configure --rbac MODE` prints."""
+    bot = "kind: bot\nversion: v1\nmetadata:\n  name: mattermost\nspec:\n  roles: [access-plugin]\n"
+    after = """
+After that, a token of one use, with which tbot joins:
+  tctl bots instances add mattermost
+It belongs into tbot's configuration, whose one service is this; a folder holds all that the sidecar reads:
+  services:
+    - type: identity
+      destination: {type: directory, path: /var/lib/teleport-mattermost-tbot/identity}
+In the sidecar's configuration:
+  [teleport]
+  identity = "/var/lib/teleport-mattermost-tbot/identity/identity"
+Whole files, also for Kubernetes and Terraform: compose/tbot, compose/systemd, compose/terraform."""
+    return _comment(text) + "---\n".join([_own("none")[0], bot]) + _lines(after)
 
 
 def _head(mode: str) -> str:
     text = f"""\
 Teleport's side of the sidecar, for reviews.submit_as = "{mode}".
 {_NOTES[mode]}
-Look it through, then on the Auth Service host: tctl create rbac.yaml (with -f it replaces what bears these names).
+On the Auth Service host: tctl create rbac.yaml (with -f it replaces what bears these names).
 The commands that come after that stand at the end."""
     return _comment(text)
 
@@ -108,14 +141,16 @@ def _own(mode: str) -> list[str]:
 
 
 def _examples(mode: str) -> list[str]:
-    """The dual authorisation guide's: who may ask for dbadmin, how many must agree, and who they are."""
-    thresholds = _THRESHOLDS.get(mode, "")
-    asks = "    request:\n      roles: [dbadmin]\n" + (f"      thresholds:\n{thresholds}" if thresholds else "")
-    dbadmin = "    logins: [root]\n    node_labels:\n      env: db\n"
-    about = "An example: who holds devops may ask for dbadmin" + (", and two people must agree." if thresholds else ".")
-    reviewer = [_role("reviewer", "    review_requests:\n      roles: [dbadmin]\n")] if thresholds else []
-    # Roles first that others name.
-    return [_role("dbadmin", dbadmin, about), _role("devops", asks), *reviewer]
+    """Roles first that others name."""
+    thresholds = _THRESHOLDS.get(mode, _TWO)
+    asks = "    request:\n      roles: [example-dbadmin]\n" + (f"      thresholds:\n{thresholds}" if thresholds else "")
+    dbadmin = "    # Root on the servers that bear this label.\n    logins: [root]\n    node_labels:\n      env: db\n"
+    review = "    review_requests:\n      roles: [example-dbadmin]\n"
+    found = [
+        _role("example-dbadmin", dbadmin, "What is asked for. Nobody holds it for good."),
+        _role("example-requester", asks, "Who holds this may ask for it."),
+    ]
+    return [*found, _role("example-reviewer", review, "Who holds this may review it.")] if thresholds else found
 
 
 def _commands(mode: str) -> str:
@@ -174,4 +209,8 @@ The copies are made when the pod starts, so renewed ones need a new pod.
 """
     text += """
 Then: sidecar check --config FILE"""
+    return _lines(text)
+
+
+def _lines(text: str) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in text.splitlines())

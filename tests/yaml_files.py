@@ -11,9 +11,13 @@ from tests.tree import ROOT
 
 def load_all(path: str) -> list[Any]:
     """Every document of a file, named from the repository's root."""
+    return parse_all((ROOT / path).read_text(encoding="utf-8"))
+
+
+def parse_all(text: str) -> list[Any]:
+    """Every document of a text."""
     yaml = importlib.import_module("yaml" if importlib.util.find_spec("yaml") else "yaml_ft")
-    documents: list[Any] = list(yaml.safe_load_all((ROOT / path).read_text(encoding="utf-8")))
-    return documents
+    return [document for document in yaml.safe_load_all(text) if document is not None]
 
 
 def load(path: str) -> Any:

@@ -11,12 +11,12 @@ import trio
 from sidecar.check.auth import check_teleport
 from sidecar.check.chat import check_mattermost
 from sidecar.check.local import check_local
-from sidecar.check.report import failure, passed, to_json, to_lines
+from sidecar.check.report import failure, passed, to_json, to_lines, to_summary
 from sidecar.check.reviewers import Account, to_toml
 from sidecar.config import Config
 from sidecar.teleport.findings import Finding
 
-__all__ = ["Account", "Finding", "failure", "passed", "run", "to_json", "to_lines", "to_toml"]
+__all__ = ["Account", "Finding", "failure", "passed", "run", "to_json", "to_lines", "to_summary", "to_toml"]
 
 
 async def run(config: Config, *, send_test: str = "") -> tuple[list[Finding], list[Account]]:

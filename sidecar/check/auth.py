@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from sidecar.check import decisions, rights
-from sidecar.check.report import Step, failure, sentence, side_by_side, warning
+from sidecar.check.report import TELEPORT_LOG, Step, failure, sentence, side_by_side, warning
 from sidecar.check.rights import Answers
 from sidecar.config import Config
 from sidecar.errors import Conflict, LinkError, LinkRefused, RequestGone
@@ -20,7 +20,6 @@ from sidecar.teleport.x509 import read_certificate
 
 _STEP_SECONDS = 3.0
 _CALL_SECONDS = 7.0
-_LOOK = "Look at the log of the Auth Service."
 
 Ask = Callable[[AuthClient, Answers], Awaitable[None]]
 
@@ -42,7 +41,7 @@ async def check_teleport(config: Config, findings: list[Finding]) -> None:
     ours = read_certificate(credentials.certificate)
     # By the cluster's own name also where verify = "hostname": what that finds has been said.
     async with open_client(addr, credentials, plugin_name=config.teleport.plugin_name) as client:
-        answers = Answers(addr, ours, config.teleport.plugin_name)
+        answers = Answers(addr, ours, config.teleport.plugin_name, tuple(config.role_to_recipients))
         findings += await _ask(client, answers)
         findings += rights.judge(answers, time.time())
         if answers.info is None:
@@ -67,7 +66,7 @@ async def _ask(client: AuthClient, answers: Answers) -> list[Finding]:
     )
     steps = []
     for id, silence, ask in asked:
-        late = failure(f"{id}.timeout", answers.addr, f"{silence} within {_CALL_SECONDS:g} s.", _LOOK)
+        late = failure(f"{id}.timeout", answers.addr, f"{silence} within {_CALL_SECONDS:g} s.", TELEPORT_LOG)
         steps.append(Step(partial(_told, id, ask, client, answers), late))
     return await side_by_side(steps, _CALL_SECONDS)
 
@@ -83,7 +82,7 @@ async def _told(id: str, ask: Ask, client: AuthClient, answers: Answers) -> list
         if exc.reason == "user_deleted":
             answers.user_deleted = True
             return []
-        return [failure(f"{id}.{exc.reason}", answers.addr, sentence(exc.detail), _LOOK)]
+        return [failure(f"{id}.{exc.reason}", answers.addr, sentence(exc.detail), TELEPORT_LOG)]
     return []
 
 

@@ -12,6 +12,9 @@ from sidecar.teleport.findings import Finding
 
 _WORDS = {"ok": "ok", "warning": "warning", "failure": "FAILURE"}
 _INDENT = " " * 8
+# Where nothing better can be said.
+TELEPORT_LOG = "Look at the log of the Auth Service."
+MATTERMOST_LOG = "Run the check again; look at the log of Mattermost."
 
 
 def ok(id: str, subject: str, message: str) -> Finding:
@@ -46,9 +49,20 @@ def to_json(findings: Sequence[Finding]) -> str:
     return msgspec.json.format(msgspec.json.encode({"ok": passed(findings), "checks": findings}), indent=2).decode()
 
 
+def to_summary(findings: Sequence[Finding]) -> str:
+    """The last line: how much of what, and what that means."""
+    number = {status: sum(finding.status == status for finding in findings) for status in _WORDS}
+    counts = f"{number['ok']} ok, {count(number['warning'], 'warning')}, {count(number['failure'], 'failure')}"
+    if number["failure"]:
+        return f"{counts}: mend what is marked FAILURE and check again."
+    return f"{counts}: the sidecar can run."
+
+
 def sentence(words: str) -> str:
-    """Words of an error as a sentence."""
-    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?')) else '.'}"
+    """Words of an error as a sentence; a name at the beginning keeps its spelling."""
+    first, space, rest = words.partition(" ")
+    capital = first[:1].upper() + first[1:] if first.isalpha() else first
+    return f"{capital}{space}{rest}{'' if words.endswith(('.', '?')) else '.'}"
 
 
 def count(number: int, noun: str) -> str:

@@ -38,11 +38,12 @@ class Source(msgspec.Struct):
     notices: list[str]
 
 
-# The official plugin's keys without a meaning here. "section.*" is a whole table.
+# Keys without a meaning here: the official plugin's, and one that this sidecar had. "section.*" is a whole table.
 _DEAD = {
     "http.*": "the sidecar takes no calls from Mattermost, so there is no listener to configure",
     "storage.*": "the sidecar keeps nothing on disk; its state is in Teleport plugin data",
     "mattermost.secret": "there are no buttons to sign",
+    "reviews.require_ids": "wherever decisions are on, [reviewers] is by id",
     "teleport.refresh_identity": "credential files are always watched",
     "teleport.refresh_identity_interval": "credential files are always watched",
     "log.output": "the log goes to standard error",
@@ -94,19 +95,23 @@ def gather(
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
     variables = [ENVIRONMENT_PREFIX + setting.upper().replace(".", "__") for setting in known]
-    close = difflib.get_close_matches(name.upper(), variables, n=1)
+    close = difflib.get_close_matches(name.upper(), variables, n=1, cutoff=0.8)
     return f", did you mean {close[0]}?" if close else ", write it as SIDECAR_SECTION__KEY"
 
 
 def _read(path: Path) -> Tables:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        if path.exists() and not path.is_file():  # a device never ends, and a pipe may never begin
+            raise ConfigError([f"{path}: is a folder, a pipe or a device, not a file"])
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from exc
     except UnicodeDecodeError as exc:
         raise ConfigError([f"{path}: is not UTF-8 text"]) from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from exc
+    except RecursionError as exc:
+        raise ConfigError([f"{path}: is nested too deeply"]) from exc
 
 
 def _put(source: Source, name: str, text: str) -> None:

@@ -23,7 +23,6 @@ _NOT_LINKED = "You are not linked to a Teleport user here, so this changes nothi
 _SENTENCES = {
     "unmapped": _NOT_LINKED,
     "guest": _NOT_LINKED,
-    "renamed": _NOT_LINKED,
     "address_moved": _NOT_LINKED,
     "identity_unsafe": "Decisions are off: this Mattermost server cannot vouch for e-mail addresses.",
     "own_request": "Nobody decides about their own request.",

@@ -39,6 +39,7 @@ from sidecar.decisions.seen import (
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone
 from sidecar.model import EXPIRED, PENDING, REMOVED, AccessRequest, Draft, Post, Version, state_rank
 from sidecar.text import card as text
+from sidecar.times import doubled
 
 __all__ = ["Facts", "Memory", "decide", "settled"]
 
@@ -87,7 +88,7 @@ class View(NamedTuple):
 
     def backoff(self, first: float, most: float, tries: int) -> float:
         """When to look again after so many tries."""
-        return self.now.mono + min(first * float(2 ** min(tries, 20)), most)
+        return self.now.mono + doubled(first, most, tries)
 
 
 def decide(seen: Seen, facts: Facts, memory: Memory, context: Context, now: Now) -> Plan:

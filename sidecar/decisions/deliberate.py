@@ -17,7 +17,7 @@ from sidecar.decisions.seen import Context, Evidence, Look, Memory, Now, Outcome
 from sidecar.model import APPROVED, AccessRequest
 
 # Refusals that one person hears once for a request: more often would only be noise in the thread.
-_ONCE = frozenset({"unmapped", "guest", "renamed", "address_moved", "identity_unsafe", "edited", "not_reviewer"})
+_ONCE = frozenset({"unmapped", "guest", "address_moved", "identity_unsafe", "edited", "not_reviewer"})
 _REASON_BYTES = 4096
 # How often evidence is read again in one look because it has become too old; then it is put off.
 MOST_READINGS = 3

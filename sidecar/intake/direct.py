@@ -37,6 +37,7 @@ from sidecar.text.command import (
     short_id,
 )
 from sidecar.text.neutral import code_span
+from sidecar.times import doubled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -156,7 +157,7 @@ class Direct:
             log.debug("direct.postponed", extra={"channel_id": channel_id, "reason": exc.reason})
             _keep(self._failures, key, failures + 1)
             times = self._times
-            wait = min(times.failure_first * 2.0 ** min(failures, 20), times.failure_most)
+            wait = doubled(times.failure_first, times.failure_most, failures)
             self._followed.queue.add_at(key, trio.current_time() + wait)
         except PostRejected as exc:
             log.debug("direct.rejected", extra={"channel_id": channel_id, "status": exc.status})

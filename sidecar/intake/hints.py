@@ -42,8 +42,8 @@ class Ear:
         return self._open_events()
 
     async def prepare(self) -> None:
-        """Know who bears the reviewers' names before anything is heard."""
-        await self._people.pin()
+        """Know whether identities can be trusted before anything is heard."""
+        await self._people.check_server()
 
     def take(self, hint: Hint, bot_id: str) -> None:
         """Look where the hint points, later: the websocket is drained without waiting for anybody."""
@@ -64,4 +64,4 @@ class Ear:
         """Read again, now and then, what makes identities trustworthy."""
         while True:
             await trio.sleep(self._times.identity_every)
-            await self._people.pin()
+            await self._people.check_server()

@@ -41,6 +41,7 @@ from sidecar.reconcile.apply import Applier
 from sidecar.reconcile.lease import Lease, LeaseLost, boottime
 from sidecar.reconcile.observe import stored
 from sidecar.reconcile.side_by_side import outcomes
+from sidecar.times import doubled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -132,7 +133,7 @@ class Controller:
             failures = entry.memory.failures if entry is not None else 0
             if entry is not None:
                 self._followed.keep(entry, entry.memory.but(failures=min(failures + 1, 20), text=None, mine=False))
-            again_at = trio.current_time() + min(times.retry_first * 2.0**failures, times.retry_most)
+            again_at = trio.current_time() + doubled(times.retry_first, times.retry_most, failures)
         finally:
             limit.release_on_behalf_of(token)
             self._followed.queue.done(key, again_at)
@@ -218,9 +219,9 @@ class _Visit:
         if not isinstance(exc, LinkError | Conflict | LeaseLost | RequestGone):
             if not memory.failures:
                 log.warning("request.stuck", extra={"request_id": self._entry.id, "detail": str(exc)})
-            wait = min(times.retry_first * 2.0**memory.failures, times.retry_most)
+            wait = doubled(times.retry_first, times.retry_most, memory.failures)
         else:
-            wait = min(times.failure_first * 2.0**memory.failures, times.failure_most)
+            wait = doubled(times.failure_first, times.failure_most, memory.failures)
         if isinstance(exc, RequestGone):
             self._entry.request = None
         return Plan(memory=memory.but(failures=min(memory.failures + 1, 20)), again_at=now + wait)

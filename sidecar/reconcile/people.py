@@ -32,14 +32,13 @@ class Reviewer(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """How people are recognised. `require_ids` makes lines without an id count for nobody.
+    """How people are recognised.
 
-    `requesters` gives the requests of a Teleport user to a Mattermost account, by "@name" or address.
+    `requesters` gives the requests of a Teleport user to a Mattermost account, by "user:<id>", "@name" or address.
     """
 
     reviewers: tuple[Reviewer, ...] = ()
     by: Literal["map", "email"] = "map"
-    require_ids: bool = False
     requesters: tuple[tuple[str, str], ...] = ()
 
 
@@ -48,19 +47,15 @@ class Directory(Protocol):
 
     async def user(self, user_id: str) -> User | None: ...
 
-    async def user_by_username(self, username: str) -> User | None: ...
-
     async def config(self) -> dict[str, str]: ...
 
 
 class People:
-    """Finds persons. `pin` must run at each connect: it holds bare names to the accounts that bear them then."""
+    """Finds persons. `check_server` must run at each connect: where addresses prove nothing, nobody is known by one."""
 
     def __init__(self, directory: Directory, identity: Identity) -> None:
         self._directory = directory
         self._identity = identity
-        # bare name -> the id of the account that had it when it was first looked up in this process
-        self._pins: dict[str, str] = {}
         # Teleport user -> the account that first had that address in this process
         self._addresses: dict[str, str] = {}
         self.unsafe = "not checked yet" if identity.by == "email" else ""
@@ -68,13 +63,8 @@ class People:
         # Impostors of whom the log was told: they may talk as long as they like.
         self._said: set[tuple[str, str]] = set()
 
-    async def pin(self) -> None:
-        """Look up bare names once, and whether the server's settings make addresses trustworthy. Raises LinkError."""
-        for reviewer in self._identity.reviewers:
-            if not reviewer.id and not self._identity.require_ids and reviewer.name not in self._pins:
-                user = await self._named(reviewer.name)
-                if user is not None:
-                    self._pins[reviewer.name] = user.id
+    async def check_server(self) -> None:
+        """See whether the server's settings make addresses trustworthy, where they count. Raises LinkError."""
         if self._identity.by == "email":
             await self._check_server()
 
@@ -92,28 +82,18 @@ class People:
         person = self._mapped(user) if self._identity.by == "map" else await self._by_address(user)
         return msgspec.structs.replace(person, username=user.username, also=self._also(user))
 
-    async def _named(self, name: str) -> User | None:
-        try:
-            return await self._directory.user_by_username(name)
-        except PostRejected as exc:
-            log.warning("reviewer.not_found", extra={"reviewer": name, "status": exc.status})
-            return None
-
     def _also(self, user: User) -> tuple[str, ...]:
-        names = {f"@{user.username}", user.email.lower()} - {""}
+        names = {f"@{user.username}", f"user:{user.id}", user.email.lower()} - {""}
         return tuple(teleport for teleport, recipient in self._identity.requesters if recipient.lower() in names)
 
     def _mapped(self, user: User) -> Person:
         for reviewer in self._identity.reviewers:
             if reviewer.id and reviewer.id == user.id:
                 return Person(user.id, reviewer.user)
-        if self._identity.require_ids:
-            return Person(user.id, problem="unmapped")
         for reviewer in self._identity.reviewers:
+            # A bare name is for asking questions alone: where people decide, every line has an id.
             if not reviewer.id and reviewer.name == user.username:
-                # Names can be given up and taken: the account that had it first keeps it while we run.
-                same = self._pins.setdefault(reviewer.name, user.id) == user.id
-                return Person(user.id, reviewer.user) if same else self._impostor(user, "renamed")
+                return Person(user.id, reviewer.user)
         return Person(user.id, problem="unmapped")
 
     async def _by_address(self, user: User) -> Person:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import msgspec
@@ -36,7 +37,7 @@ def read_credentials(crt: Path, key: Path, cas: Path) -> Credentials:
 
 def _read(path: Path, label: bytes) -> bytes:
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
     except OSError as exc:
         sentence = f"cannot read {path}: {exc.strerror or type(exc).__name__}"
         raise LinkRefused("teleport", "credentials", sentence) from exc

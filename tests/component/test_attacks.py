@@ -34,6 +34,7 @@ from tests.deciding import (
     says,
     submitted,
     tells,
+    user_id,
 )
 from tests.world import World, field, running, world
 
@@ -109,7 +110,7 @@ def with_both_emoji(here: World, card: Post) -> User:
         (through_a_remote_server, "remote"),
         (by_somebody_unlinked, "unmapped"),
         (by_the_requester, "own_request"),
-        (by_somebody_with_alices_old_name, "renamed"),
+        (by_somebody_with_alices_old_name, "unmapped"),
         (with_both_emoji, "conflict"),
     ],
 )
@@ -147,7 +148,7 @@ async def test_replies_that_were_edited(tmp_path: Path) -> None:
     """By the author or by an administrator: nobody can tell which."""
     async with deciding(tmp_path) as here:
         _, card = await ask(here)
-        admin = mallory(here, "admin", roles="system_user system_admin")
+        admin = mallory(here, "admin", roles="system_user system_admin", id=user_id("admin"))
         mine = here.chat.post(here.alice, here.channel, "looking at it", root_id=card.id)
         here.chat.edit(here.alice, mine, "approve")
         await refused(here, "edited", here.alice)
@@ -253,7 +254,7 @@ async def test_direct_messages_of_strangers(tmp_path: Path) -> None:
 async def test_a_colleague_sees_only_what_is_before_them(tmp_path: Path) -> None:
     """A linked reviewer outside the card's channel learns nothing: an id that exists reads like one that does not."""
     async with deciding(tmp_path, reviewers__carol="carol@example.com") as here:
-        carol = here.chat.add_user("carol")
+        carol = here.chat.add_user("carol", id=user_id("carol"))
         request_id, card = await ask(here)
         assert "No open request" in await says(here, carol, "list")
         unknown = await says(here, carol, "show ffffffff")
@@ -267,7 +268,7 @@ async def test_a_direct_message_that_is_not_between_the_two(tmp_path: Path) -> N
     """An administrator in Alice's direct channel, a group, and a webhook that is aimed at it."""
     async with deciding(tmp_path, reviewers__admin="admin@example.com") as here:
         request_id, card = await ask(here)
-        admin = mallory(here, "admin", roles="system_user system_admin")
+        admin = mallory(here, "admin", roles="system_user system_admin", id=user_id("admin"))
         direct = here.chat.open_direct(here.alice, here.bot)
         here.chat.post(admin, direct, f"approve {request_id}")
         here.chat.post_as_webhook(here.alice, direct, f"approve {request_id}")
@@ -300,7 +301,7 @@ async def test_two_accounts_of_one_teleport_user(tmp_path: Path) -> None:
     """They are one head in a quorum of two."""
     async with deciding(tmp_path, "state", reviews__policy=POLICY, reviewers__alice2=ALICE) as here:
         here.auth.advanced_workflows = False
-        second = mallory(here, "alice2")
+        second = mallory(here, "alice2", id=user_id("alice2"))
         _, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)
         here.chat.react(second, card, APPROVE)

@@ -104,6 +104,44 @@ async def test_a_locked_down_container_announces_and_stops(tmp_path: Path, unuse
         assert "process.stopped" in await logs(name)
 
 
+@pytest.fixture
+def own_file(tmp_path: Path, unused_port: int) -> Path:
+    tmp_path.chmod(0o755)
+    path = tmp_path / "own.toml"
+    chat = ["[mattermost]", 'url = "http://127.0.0.1:9"', 'token_file = "/nowhere"', 'recipients = ["ops/x"]']
+    path.write_text("\n".join(["[endpoints]", f'listen = "127.0.0.1:{unused_port}"', *chat]))
+    return path
+
+
+async def test_the_images_health_check_follows_the_configuration_in_use(own_file: Path) -> None:
+    """It names no file: what counts is what the first process was started with."""
+    name = f"sidecar-test-{uuid.uuid4().hex[:12]}"
+    limits = ["--read-only", "--cap-drop=all", "--network=host", "--volume", f"{own_file.parent}:{own_file.parent}:ro"]
+    with trio.fail_after(60):
+        await engine("run", "--detach", "--name", name, *limits, IMAGE, "run", "--config", str(own_file))
+        try:
+            await says(name, b"endpoints.listening")
+            assert await engine("exec", name, "python", "-m", "sidecar", "health") == "healthy"
+        finally:
+            with trio.CancelScope(shield=True):
+                await engine("rm", "--force", name, check=False)
+
+
+async def says(name: str, event: bytes) -> None:
+    """Return when a container's log holds this."""
+    follow = [ENGINE, "logs", "--follow", name]
+    process = await trio.lowlevel.open_process(follow, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    heard = b""
+    async for piece in process.stdout:
+        heard += piece
+        if event in heard:
+            break
+    process.kill()
+    await process.wait()
+    await process.stdout.aclose()
+
+
 async def logs(name: str) -> str:
     done = await trio.run_process([ENGINE, "logs", name], capture_stdout=True, stderr=subprocess.STDOUT)
     return done.stdout.decode()

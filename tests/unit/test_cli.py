@@ -36,7 +36,12 @@ def app(monkeypatch: pytest.MonkeyPatch, clean_log: logging.Logger) -> Callable[
         calls: Calls = []
 
         async def run(
-            config: Config, *, fail_fast: bool, reload: Callable[[], Config], tell: Callable[[Config], None]
+            config: Config,
+            *,
+            fail_fast: bool,
+            reload: Callable[[], Config],
+            tell: Callable[[Config], None],
+            manager: Callable[[str], None],
         ) -> int:
             await trio.lowlevel.checkpoint()
             level = logging.getLogger().level
@@ -121,12 +126,43 @@ def test_notices_are_one_line_each(app: Callable[[int | Exception], Calls], caps
     assert len(lines) == 7
 
 
+@pytest.fixture
+def decided(tmp_path: Path) -> Path:
+    """A configuration by which Alice decides, who is named by her username."""
+    path = tmp_path / "config.toml"
+    people = f'[reviews]\nsubmit_as = "reviewer"\nidentities = "{tmp_path}/reviewers"\n[reviewers]\nalice = "a"\n'
+    path.write_text(Path(GOOD).read_text() + people)
+    return path
+
+
+def test_credentials_of_reviewers_that_are_not_there_are_a_notice(
+    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str], decided: Path, tmp_path: Path
+) -> None:
+    """With the path and why: nobody could review, and only their first decision would tell."""
+    app(0)
+    decided.write_text(decided.read_text().replace('"a"', f'{{ id = "{"a" * 26}", user = "a" }}'))
+
+    def noticed() -> list[str]:
+        assert cli.main(["run", "-c", str(decided), "--set", "log.format=json"]) == 0
+        lines = map(json.loads, capsys.readouterr().err.splitlines())
+        return [
+            line["detail"] for line in lines if line["event"] == "config.noticed" and "identities" in line["detail"]
+        ]
+
+    folder = tmp_path / "reviewers"
+    assert noticed() == [f"reviews.identities: {folder} cannot be read: No such file or directory"]
+    folder.mkdir()
+    assert noticed() == [f"reviews.identities: {folder} holds no certificate, such as alice@example.com.crt"]
+    (folder / "a.crt").touch()
+    assert noticed() == []
+
+
 def test_every_problem_of_the_configuration_is_printed(
     app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["run", "-c", str(DATA / "invalid-every-kind.toml")]) == 2
     first, *rest = capsys.readouterr().err.splitlines()
-    assert first == "configuration: 12 problems"
+    assert first == f"configuration: 12 problems in {DATA / 'invalid-every-kind.toml'}"
     assert len(rest) == 12
 
 
@@ -143,7 +179,7 @@ def test_a_configuration_error_of_the_running_program(
     """An address in use is found inside of nurseries; it is a sentence and 2 all the same."""
     app(ExceptionGroup("nursery", [ExceptionGroup("nursery", [ConfigError(["endpoints.listen: in use"])])]))
     assert cli.main(["run", "-c", GOOD]) == 2
-    assert capsys.readouterr().err.endswith("configuration: 1 problem\n  endpoints.listen: in use\n")
+    assert capsys.readouterr().err.endswith(f"configuration: 1 problem in {GOOD}\n  endpoints.listen: in use\n")
 
 
 def test_a_bug_is_1_with_its_traceback(
@@ -203,6 +239,32 @@ def test_configure_prints_roles(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == render("plugin")
 
 
+def test_configure_prints_examples_and_the_bot(capsys: pytest.CaptureFixture[str]) -> None:
+    from sidecar.rbac import render_bot, render_example
+
+    assert cli.main(["configure", "--example"]) == 0
+    assert capsys.readouterr().out == render_example("none")
+    assert cli.main(["configure", "--rbac", "state", "--example"]) == 0
+    assert capsys.readouterr().out == render_example("state")
+    assert cli.main(["configure", "--for", "tbot"]) == 0
+    assert capsys.readouterr().out == render_bot()
+    assert cli.main(["configure", "--for", "tbot", "--rbac", "plugin"]) == 2
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-m", "sidecar", "configure"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, b"standard output: No space left on device\n")
+
+
+def test_the_version_as_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"sidecar {__version__}\n"
+
+
 def test_who_has_read_enough_is_no_failure() -> None:
     """As `sidecar configure | head` closes its end."""
     command = f"{sys.executable} -m sidecar configure --rbac; echo $? >&2"
@@ -217,7 +279,7 @@ def test_check_with_a_wrong_configuration_is_2(capsys: pytest.CaptureFixture[str
     """For a script, too, which reads JSON whatever happens."""
     wrong = str(DATA / "invalid-every-kind.toml")
     assert cli.main(["check", "-c", wrong]) == 2
-    assert capsys.readouterr().err.startswith("configuration: 12 problems\n")
+    assert capsys.readouterr().err.startswith(f"configuration: 12 problems in {wrong}\n")
     assert cli.main(["check", "-c", wrong, "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
@@ -251,7 +313,9 @@ def test_check_prints_lines_and_is_0_with_warnings(
 
     asked = checked(Finding("a", "ok", "one", "fine."), Finding("b", "warning", "two", "look.", "mend"))
     assert cli.main(["check", "-c", GOOD, "--send-test", "@alice"]) == 0
-    assert capsys.readouterr().out == "ok      one: fine.\nwarning two: look.\n        mend\n"
+    assert capsys.readouterr().out == (
+        "ok      one: fine.\nwarning two: look.\n        mend\n1 ok, 1 warning, 0 failures: the sidecar can run.\n"
+    )
     assert asked == ["@alice"]
 
 
@@ -275,6 +339,18 @@ def test_check_pin_prints_the_table(checked: Callable[..., list[str]], capsys: p
         "[reviewers]",
         '# alice: no such user in Mattermost, or not asked; was for "alice@example.com"',
     ]
+
+
+def test_check_pin_reads_names_that_run_refuses(
+    checked: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], decided: Path
+) -> None:
+    from sidecar.check import Account
+
+    checked(accounts=(Account("alice", "a", ""),))
+    assert cli.main(["check", "-c", str(decided)]) == 2
+    assert "`sidecar check --pin` prints the table" in capsys.readouterr().err
+    assert cli.main(["check", "-c", str(decided), "--pin"]) == 0
+    assert "[reviewers]" in capsys.readouterr().out
 
 
 def test_version_tells_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,7 +384,8 @@ def test_demo_without_its_extra_says_what_to_install(
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main(["demo"]) == 2
     out = capsys.readouterr()
-    assert "pip install 'teleport-mattermost-sidecar[demo]'" in out.err
+    assert "pip install cryptography" in out.err
+    assert "teleport-mattermost-sidecar" not in out.err, "anybody may publish under this name"
 
 
 def test_demo_with_another_package_missing_is_a_bug(
@@ -319,6 +396,12 @@ def test_demo_with_another_package_missing_is_a_bug(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main(["demo"]) == 1
+
+
+def test_help_spells_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    assert "an embedded Teleport and Mattermost." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -337,10 +420,31 @@ def test_health_asks_where_the_sidecar_listens(listen: str, url: str, *, tls: bo
     assert cli._own_url(load(DATA / "official-v18.toml", {}, flags)) == url
 
 
+@pytest.mark.parametrize(
+    ("first", "config", "settings"),
+    [
+        ("python\0-m\0sidecar\0run\0--config\0/etc/x.toml\0", Path("/etc/x.toml"), []),
+        ("/init\0--\0python\0-m\0sidecar\0start\0-c\0/x\0--set\0a.b=1\0", Path("/x"), [("a.b", "1")]),
+        ("python\0-m\0sidecar\0run\0", None, []),
+    ],
+)
+def test_health_in_a_container_asks_for_what_runs_there(
+    first: str, config: Path | None, settings: list[tuple[str, str]]
+) -> None:
+    options = cli._running(first)
+    assert options is not None
+    assert (options.config, options.set) == (config, settings)
+
+
+@pytest.mark.parametrize("first", ["/sbin/init\0", "sh\0-c\0sidecar\0", ""])
+def test_health_elsewhere_takes_nothing_from_the_first_process(first: str) -> None:
+    assert cli._running(first) is None
+
+
 @pytest.mark.parametrize("url", ["ftp://localhost", "localhost:9464", "http://localhost:port", "http://"])
 def test_health_refuses_what_is_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["health", "--url", url]) == 2
-    assert "is no http:// or https:// address" in capsys.readouterr().err
+    assert "is not an http:// or https:// address" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_the_context_holds_only_what_is_copied() -> None:
     assert {line[1:] for line in ignore if line.startswith("!")} == sources
 
 
+# Only a tag may publish, and only what its job makes.
+RELEASE = {
+    "packages": {"contents": "write", "id-token": "write", "attestations": "write"},
+    "release-image": {"contents": "read", "packages": "write"},
+}
+
+
 def jobs() -> list[tuple[str, dict[str, Any]]]:
     return [(name, job) for path in WORKFLOWS for name, job in load(str(path.relative_to(ROOT)))["jobs"].items()]
 
@@ -66,7 +73,7 @@ def jobs() -> list[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize(("name", "job"), jobs())
 def test_a_workflow_can_only_read_and_ends(name: str, job: dict[str, Any]) -> None:
     assert job["timeout-minutes"] <= 60, name
-    assert "permissions" not in job
+    assert job.get("permissions", {}) == RELEASE.get(name, {})
     for step in job["steps"]:
         if "uses" in step:
             assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step["uses"]), "pin the commit; a tag can move"

@@ -9,20 +9,21 @@ import pytest
 
 from tests.tree import imported, modules, room_of, when_loaded
 
-GROUND = "model errors times log metrics"
+GROUND = "model errors times once files log metrics"
 PURE = "decisions text"
 
 # A folder or a module of the top level -> what it may import beside itself.
 ALLOWED = {
-    "errors times log metrics rbac model": "",
+    "errors times once log metrics rbac model notify": "",
+    "files": "errors",
     "text": "model",
     "config teleport mattermost endpoints": GROUND,
     "decisions": "text config model errors",
     "reconcile": f"{PURE} config {GROUND}",
     "intake": f"reconcile {PURE} config teleport mattermost {GROUND}",
     "check": f"{PURE} reconcile config teleport mattermost {GROUND}",
-    "app assembly": f"assembly intake reconcile {PURE} config teleport mattermost endpoints {GROUND}",
-    "cli": f"app check config rbac simulator {GROUND}",
+    "app assembly": f"assembly notify intake reconcile {PURE} config teleport mattermost endpoints {GROUND}",
+    "cli": f"app check config notify rbac simulator {GROUND}",
     "__main__": "cli",
     # The demo starts the sidecar itself beside the stand-ins.
     "simulator": "model teleport.pb",

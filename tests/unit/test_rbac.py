@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.rbac import render
+from sidecar.rbac import render, render_bot, render_example
+from tests.tree import ROOT
 
 MODES = ("none", "reviewer", "plugin", "on_behalf", "state")
 
 
 def documents(mode: str) -> dict[str, str]:
+    return split(render(mode)) | split(render_example(mode))
+
+
+def split(page: str) -> dict[str, str]:
     """Name -> YAML without comments, of "role" and "user" documents alike."""
-    text = "\n".join(line for line in render(mode).splitlines() if not line.lstrip().startswith("#"))
+    text = "\n".join(line for line in page.splitlines() if not line.lstrip().startswith("#"))
     found = {}
     for document in text.split("---\n"):
         kind, name = re.findall(r"^kind: (\w+)$|^  name: (\S+)$", document, re.MULTILINE)
@@ -26,11 +31,21 @@ def documents(mode: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_each_document_is_whole_and_none_is_empty(mode: str) -> None:
-    """Tctl refuses a file with a document of comments alone."""
-    expected = ["role access-plugin", "user access-plugin", "role dbadmin", "role devops"]
-    assert list(documents(mode)) == expected + (["role reviewer"] if mode != "state" else [])
-    assert not render(mode).startswith("---")
-    assert "---\n#\n" not in render(mode)
+    """Tctl refuses a file with a document of comments alone. What is the sidecar's own is no example, nor about."""
+    assert list(split(render(mode))) == ["role access-plugin", "user access-plugin"]
+    expected = ["role example-dbadmin", "role example-requester"]
+    assert list(split(render_example(mode))) == expected + (["role example-reviewer"] if mode != "state" else [])
+    for page in (render(mode), render_example(mode), render_bot()):
+        assert not page.startswith("---")
+        assert "---\n#\n" not in page
+
+
+def test_a_bot_holds_the_sidecars_role() -> None:
+    bot = split(render_bot())
+    assert list(bot) == ["role access-plugin", "bot mattermost"]
+    assert bot["role access-plugin"] == split(render("none"))["role access-plugin"]
+    assert "roles: [access-plugin]" in bot["bot mattermost"]
+    assert bot["bot mattermost"].strip() in (ROOT / "compose/tbot/bot.yaml").read_text()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -49,7 +64,7 @@ def test_the_sidecar_s_own_role_has_what_the_mode_needs_and_no_more(mode: str) -
     assert ("verbs: [list, read, update]\n      - resources: [access_plugin_data]" in own) is (mode == "state")
     assert "- resources: [access_request]" in own
     assert "- resources: [access_plugin_data]\n        verbs: [list, read, update]" in own
-    assert ("review_requests:\n      roles: [dbadmin]" in own) is (mode == "plugin")
+    assert ("review_requests:\n      roles: [example-dbadmin]" in own) is (mode == "plugin")
     assert ("submit_for_users:" in own) is (mode == "on_behalf")
     assert "logins" not in own
 
@@ -57,9 +72,9 @@ def test_the_sidecar_s_own_role_has_what_the_mode_needs_and_no_more(mode: str) -
 @pytest.mark.parametrize("mode", MODES)
 def test_two_people_must_agree(mode: str) -> None:
     """The community edition has neither thresholds nor reviews in its roles: there the sidecar's policy counts."""
-    devops = documents(mode)["role devops"]
-    assert ("approve: 2\n          deny: 1" in devops) is (mode != "state")
-    assert ("""filter: 'contains(reviewer.roles, "access-plugin")'""" in devops) is (mode == "plugin")
+    asks = documents(mode)["role example-requester"]
+    assert ("approve: 2\n          deny: 1" in asks) is (mode != "state")
+    assert ("""filter: 'contains(reviewer.roles, "access-plugin")'""" in asks) is (mode == "plugin")
     assert ("reviewers = " in render(mode)) is (mode in {"plugin", "state"})
 
 
@@ -71,7 +86,7 @@ def test_commands(mode: str) -> None:
     assert "kubectl create secret generic teleport-mattermost " in text
     # a key of a Secret may hold letters, digits, dots, dashes and underscores
     assert all(re.fullmatch(r"[\w.-]+", key) for key in re.findall(r"--from-file=([^=\s]+)=", text))
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, (text + render_example(mode) + render_bot()).splitlines())) <= 120
 
 
 def test_the_init_container_makes_of_a_mounted_secret_what_the_sidecar_accepts(tmp_path: Path) -> None:

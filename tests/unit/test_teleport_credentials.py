@@ -26,6 +26,14 @@ def test_read(files: tuple[Path, Path, Path]) -> None:
     assert read_credentials(*files) == Credentials(crt.read_bytes(), key.read_bytes(), cas.read_bytes())
 
 
+def test_a_mark_at_the_start_is_read_over(files: tuple[Path, Path, Path]) -> None:
+    """OpenSSL does not find the block behind it, and the key was called protected by a password."""
+    plain = read_credentials(*files)
+    for path in files:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_credentials(*files) == plain
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_missing_file_is_named(files: tuple[Path, Path, Path], which: int) -> None:
     files[which].unlink()
