@@ -20,6 +20,7 @@ KIND = "access_request"
 _LAST_SECOND = 253_402_300_000
 # NONE is not among them: Teleport never stores it.
 _STATES: dict[int, str] = {pb.PENDING: "PENDING", pb.APPROVED: "APPROVED", pb.DENIED: "DENIED", pb.PROMOTED: "PROMOTED"}
+_KINDS: dict[int, str] = {pb.UNDEFINED: "", pb.SHORT_TERM: "SHORT_TERM", pb.LONG_TERM: "LONG_TERM"}
 # The others must never be sent: PENDING with a reason makes every list of a Teleport 7 fail from then on.
 _VERDICTS = {"APPROVED": pb.APPROVED, "DENIED": pb.DENIED}
 
@@ -172,14 +173,42 @@ def _request(wire: pb.AccessRequestV3) -> AccessRequest:
         promoted_name=_text(spec.accessList.Name),
         promoted_title=_text(spec.accessList.Title),
         dry_run=spec.DryRun,
-        long_term=spec.RequestKind == pb.LONG_TERM,
+        kind=_KINDS.get(spec.RequestKind, f"KIND {spec.RequestKind}"),
     )
 
 
 def _resources(spec: pb.AccessRequestSpecV3) -> tuple[Resource, ...]:
     # The newer list is authoritative where it is present (access_requests.proto, 2026).
-    ids = [access.id for access in spec.RequestedResourceAccessIDs] or spec.RequestedResourceIDs
-    return tuple(Resource(_text(i.ClusterName), _text(i.Kind), _text(i.Name), _text(i.SubResourceName)) for i in ids)
+    accesses = spec.RequestedResourceAccessIDs or [pb.ResourceAccessID(id=i) for i in spec.RequestedResourceIDs]
+    return tuple(map(_resource, accesses))
+
+
+def _resource(access: pb.ResourceAccessID) -> Resource:
+    size = access.ByteSize()
+    access.DiscardUnknownFields()
+    known, constraints = access.ByteSize() == size, access.constraints
+    constraint = ""
+    only: tuple[str, ...] = ()
+    match constraints.WhichOneof("details"):
+        case "aws_console":
+            constraint, only = "role ARNs", _texts(constraints.aws_console.role_arns)
+        case "ssh":
+            constraint, only = "logins", _texts(constraints.ssh.logins)
+        case "windows_desktop":
+            constraint, only = "logins", _texts(constraints.windows_desktop.logins)
+    if access.HasField("constraints"):
+        # None at all could mean nothing, or everything.
+        known = known and constraints.version == b"v1" and bool(only)
+    name = access.id
+    return Resource(
+        _text(name.ClusterName),
+        _text(name.Kind),
+        _text(name.Name),
+        _text(name.SubResourceName),
+        constraint,
+        only,
+        unreadable=not known,
+    )
 
 
 def _name(metadata: pb.Metadata) -> str:

@@ -105,6 +105,7 @@ class Backend(Store):
         expires_in: float | None = None,
         access_for: float = _ACCESS_SECONDS,
         resources: Iterable[Resource] = (),
+        kind: str = "",
     ) -> str:
         """Create a request and give its id.
 
@@ -133,6 +134,7 @@ class Backend(Store):
                 role_thresholds=mapping,
                 suggested_reviewers=tuple(suggested_reviewers),
                 resources=tuple(resources),
+                kind=kind,
             )
             self.store(StoredRequest(request, (), 0))
         return request.id

@@ -67,6 +67,12 @@ def state_number(name: str) -> pb.RequestState.ValueType:
     return pb.RequestState.Value(name)
 
 
+def _kind_number(name: str) -> pb.AccessRequestKind.ValueType:
+    if name.startswith("KIND "):
+        return cast("pb.AccessRequestKind.ValueType", int(name[5:]))
+    return pb.AccessRequestKind.Value(name)
+
+
 def state_name(number: int) -> str:
     """Turn 2 into "APPROVED" and 7 into "STATE 7"."""
     known = pb.RequestState.DESCRIPTOR.values_by_number.get(number)
@@ -110,8 +116,10 @@ def encode_request(stored: StoredRequest, profile: Profile) -> pb.AccessRequestV
         spec.accessList.Title = raw(request.promoted_title)
     elif profile.writes_access_list and stored.ballots and request.state != "PENDING":
         spec.accessList.SetInParent()
-    if request.long_term:
-        spec.RequestKind = pb.LONG_TERM
+    if any(resource.constraint or resource.unreadable for resource in request.resources):
+        spec.RequestedResourceAccessIDs.extend(_access(resource) for resource in request.resources)
+    if request.kind:
+        spec.RequestKind = _kind_number(request.kind)
     if profile.has_revision:
         spec.MaxDuration.CopyFrom(_required_time(request.access_until))
         spec.SessionTTL.CopyFrom(_required_time(request.session_ttl))
@@ -218,3 +226,20 @@ def _resource(resource: Resource) -> pb.ResourceID:
         Name=raw(resource.name),
         SubResourceName=raw(resource.sub_resource),
     )
+
+
+def _access(resource: Resource) -> pb.ResourceAccessID:
+    access = pb.ResourceAccessID(id=_resource(resource))
+    only = [raw(each) for each in resource.only]
+    if resource.constraint or resource.unreadable:
+        access.constraints.version = b"v1"
+    if resource.constraint == "role ARNs":
+        access.constraints.aws_console.role_arns.extend(only)
+    elif resource.constraint:
+        (
+            access.constraints.windows_desktop if resource.kind == "windows_desktop" else access.constraints.ssh
+        ).logins.extend(only)
+    if resource.unreadable:
+        # field 100: what a newer version may add
+        access.constraints.MergeFromString(b"\xa2\x06\x00")
+    return access

@@ -826,20 +826,101 @@ class ResourceAccessID(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def id(self) -> Global___ResourceID: ...
+    @_builtins.property
+    def constraints(self) -> Global___ResourceConstraints:
+        """Absent: everything that the resource offers."""
+
     def __init__(
         self,
         *,
         id: Global___ResourceID | None = ...,
+        constraints: Global___ResourceConstraints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "id", b"id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResourceAccessID: _TypeAlias = ResourceAccessID  # noqa: Y015
+
+@_typing.final
+class ResourceConstraints(_message.Message):
+    """What alone is asked for of a resource; 18 and newer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    AWS_CONSOLE_FIELD_NUMBER: _builtins.int
+    SSH_FIELD_NUMBER: _builtins.int
+    WINDOWS_DESKTOP_FIELD_NUMBER: _builtins.int
+    version: _builtins.bytes
+    @_builtins.property
+    def aws_console(self) -> Global___AWSConsoleConstraints: ...
+    @_builtins.property
+    def ssh(self) -> Global___LoginConstraints: ...
+    @_builtins.property
+    def windows_desktop(self) -> Global___LoginConstraints: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.bytes = ...,
+        aws_console: Global___AWSConsoleConstraints | None = ...,
+        ssh: Global___LoginConstraints | None = ...,
+        windows_desktop: Global___LoginConstraints | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aws_console", b"aws_console", "details", b"details", "ssh", b"ssh", "windows_desktop", b"windows_desktop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aws_console", b"aws_console", "details", b"details", "ssh", b"ssh", "version", b"version", "windows_desktop", b"windows_desktop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["aws_console", "ssh", "windows_desktop"]  # noqa: Y015
+    _WhichOneofArgType_details: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_details) -> _WhichOneofReturnType_details | None: ...
+
+Global___ResourceConstraints: _TypeAlias = ResourceConstraints  # noqa: Y015
+
+@_typing.final
+class AWSConsoleConstraints(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_ARNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def role_arns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        role_arns: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role_arns", b"role_arns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AWSConsoleConstraints: _TypeAlias = AWSConsoleConstraints  # noqa: Y015
+
+@_typing.final
+class LoginConstraints(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def logins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        logins: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logins", b"logins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoginConstraints: _TypeAlias = LoginConstraints  # noqa: Y015
 
 @_typing.final
 class LabelValues(_message.Message):
