@@ -94,6 +94,8 @@ class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     # "SHORT_TERM", "LONG_TERM"; "KIND 7" for a number that this version does not know; "" where Teleport does not say.
     kind: str = ""
+    # From the requester's roles.
+    system_annotations: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def teleport_only(self) -> str:

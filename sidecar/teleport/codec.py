@@ -173,6 +173,9 @@ def _request(wire: pb.AccessRequestV3) -> AccessRequest:
         promoted_name=_text(spec.accessList.Name),
         promoted_title=_text(spec.accessList.Title),
         dry_run=spec.DryRun,
+        system_annotations=tuple(
+            (_text(entry.key), _texts(entry.value.Values)) for entry in spec.SystemAnnotations.Values
+        ),
         kind=_KINDS.get(spec.RequestKind, f"KIND {spec.RequestKind}"),
     )
 

@@ -102,7 +102,7 @@ def encode_request(stored: StoredRequest, profile: Profile) -> pb.AccessRequestV
         RequestReason=raw(request.reason),
         ResolveReason=raw(request.resolve_reason),
         ResolveAnnotations=_labels(stored.annotations),
-        SystemAnnotations=pb.LabelValues(),
+        SystemAnnotations=_labels(request.system_annotations),
         Thresholds=[_threshold(threshold) for threshold in request.thresholds],
         RoleThresholdMapping=[_mapping(role, sets) for role, sets in request.role_thresholds],
         Reviews=[_review(*pair) for pair in zip(request.reviews, stored.ballots, strict=True)],
