@@ -101,8 +101,8 @@ def encode_request(stored: StoredRequest, profile: Profile) -> pb.AccessRequestV
         Expires=_required_time(request.access_until),
         RequestReason=raw(request.reason),
         ResolveReason=raw(request.resolve_reason),
-        ResolveAnnotations=_labels(stored.annotations),
-        SystemAnnotations=_labels(request.system_annotations),
+        ResolveAnnotations=encode_labels(stored.annotations),
+        SystemAnnotations=encode_labels(request.system_annotations),
         Thresholds=[_threshold(threshold) for threshold in request.thresholds],
         RoleThresholdMapping=[_mapping(role, sets) for role, sets in request.role_thresholds],
         Reviews=[_review(*pair) for pair in zip(request.reviews, stored.ballots, strict=True)],
@@ -186,7 +186,8 @@ def _required_time(value: float | None) -> Timestamp:
     return Timestamp(seconds=whole, nanos=nanos * 1000)
 
 
-def _labels(values: Iterable[tuple[str, tuple[str, ...]]]) -> pb.LabelValues:
+def encode_labels(values: Iterable[tuple[str, tuple[str, ...]]]) -> pb.LabelValues:
+    """Encode a map of lists."""
     return pb.LabelValues(
         Values=[
             pb.LabelValuesEntry(key=raw(key), value=pb.StringValues(Values=[raw(each) for each in held]))
