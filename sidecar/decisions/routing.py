@@ -11,7 +11,7 @@ import msgspec
 from sidecar.decisions.conditions import Condition, NotEvaluable, facts_of, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from sidecar.decisions.record import Kind
     from sidecar.model import AccessRequest, MonitoringRule
@@ -84,10 +84,16 @@ def is_email(text: str) -> bool:
     return len(text) <= 254 and _EMAIL.fullmatch(text) is not None
 
 
-def ruled(rules: Iterable[MonitoringRule], plugin: str) -> tuple[Ruled, ...]:
-    """Those that tell `plugin` of access requests, by name."""
-    ours = (rule for rule in rules if rule.plugin == plugin and "access_request" in rule.subjects)
-    return tuple(map(_ruled, sorted(ours, key=lambda rule: rule.name)))
+def read_rule(rule: MonitoringRule, plugin: str) -> Ruled | None:
+    """Understand a rule; None where it does not tell `plugin` of access requests."""
+    if rule.plugin != plugin or "access_request" not in rule.subjects:
+        return None
+    if rule.unreadable:
+        return Ruled(rule.name, rule.recipients, None, "it has a field that this sidecar does not know")
+    try:
+        return Ruled(rule.name, rule.recipients, parse(rule.condition))
+    except NotEvaluable as exc:
+        return Ruled(rule.name, rule.recipients, None, f"its condition cannot be evaluated: {exc}")
 
 
 def route(
@@ -132,15 +138,6 @@ def entry_for(role: str, roles: Mapping[str, tuple[str, ...]]) -> str | None:
         return role
     fitting = [key for key in roles if "*" in key and _pattern(key).fullmatch(role)]
     return min(fitting, key=lambda key: (-len(key), key), default=None)
-
-
-def _ruled(rule: MonitoringRule) -> Ruled:
-    if rule.unreadable:
-        return Ruled(rule.name, rule.recipients, None, "it has a field that this sidecar does not know")
-    try:
-        return Ruled(rule.name, rule.recipients, parse(rule.condition))
-    except NotEvaluable as exc:
-        return Ruled(rule.name, rule.recipients, None, f"its condition cannot be evaluated: {exc}")
 
 
 def _by_rules(

@@ -13,7 +13,7 @@ import trio
 
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
 from sidecar.model import Delete, Put
-from sidecar.teleport.client import AuthClient
+from sidecar.teleport.client import AuthClient, Event
 from sidecar.teleport.pb import teleport_pb2 as pb
 from tests.teleport_peer import PATIENCE, Context, connect, fail, hang, serve
 

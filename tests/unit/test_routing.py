@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.decisions.routing import MAX_SUGGESTED, Named, Routes, RuleBook, explain, is_email, route, ruled
+from sidecar.decisions.routing import (
+    MAX_SUGGESTED,
+    Named,
+    Routes,
+    RuleBook,
+    Ruled,
+    explain,
+    is_email,
+    read_rule,
+    route,
+)
 from sidecar.model import AccessRequest, MonitoringRule
 
 ROLES = {"*": ("ops/all",), "dbadmin": ("dba/requests", "@ivan"), "quiet": ()}
@@ -125,6 +136,11 @@ def test_a_role_takes_its_own_entry_then_the_longest_pattern_then_the_star(
 def rule(name: str, condition: str, *recipients: str, **more: Any) -> MonitoringRule:
     ours = {"plugin": "mattermost", "subjects": ("access_request",)} | more
     return MonitoringRule(name=name, condition=condition, recipients=recipients, **ours)
+
+
+def ruled(rules: Iterable[MonitoringRule], plugin: str) -> tuple[Ruled, ...]:
+    read = (read_rule(one, plugin) for one in sorted(rules, key=lambda one: one.name))
+    return tuple(one for one in read if one is not None)
 
 
 DBA = rule("dba", 'access_request.spec.roles.contains("dbadmin")', "rules/dba", "@ivan")
