@@ -1,7 +1,7 @@
 """The log: one line for an event, on standard error; JSON, or text on a terminal.
 
-Rule: an event is a constant in dotted past tense ("watcher.ready"), its facts are `extra` under the keys below. Never a
-secret; free text of people only at DEBUG.
+Rule: an event is a constant in dotted past tense ("watcher.ready"), its facts are `extra`. Never a secret; free text of
+people only at DEBUG.
 """
 
 from __future__ import annotations
@@ -15,24 +15,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import msgspec
-
-# The keys of facts; whoever logs takes them from here, so that they are spelled the same everywhere.
-ATTEMPT = "attempt"
-CHANNEL_ID = "channel_id"
-DELAY_SECONDS = "delay_seconds"
-DETAIL = "detail"
-DURATION_SECONDS = "duration_seconds"
-LINK = "link"
-METHOD = "method"
-OUTCOME = "outcome"
-POST_ID = "post_id"
-PROPOSED_STATE = "proposed_state"
-REASON = "reason"  # a code from a closed set, never what a person wrote
-RECIPIENT = "recipient"
-REQUEST_ID = "request_id"
-REQUEST_STATE = "request_state"
-REVIEWER = "reviewer"
-USER_ID = "user_id"
 
 Format = Literal["auto", "text", "json"]
 

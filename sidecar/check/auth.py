@@ -42,7 +42,7 @@ async def check_teleport(config: Config, findings: list[Finding]) -> None:
     ours = read_certificate(credentials.certificate)
     # By the cluster's own name also where verify = "hostname": what that finds has been said.
     async with open_client(addr, credentials, plugin_name=config.teleport.plugin_name) as client:
-        answers = Answers(addr, ours, config.teleport.plugin_name)
+        answers = Answers(addr, ours, config.teleport.plugin_name, tuple(config.role_to_recipients))
         findings += await _ask(client, answers)
         findings += rights.judge(answers, time.time())
         if answers.info is None:

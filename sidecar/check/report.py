@@ -47,8 +47,10 @@ def to_json(findings: Sequence[Finding]) -> str:
 
 
 def sentence(words: str) -> str:
-    """Words of an error as a sentence."""
-    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?')) else '.'}"
+    """Words of an error as a sentence; a name at the beginning keeps its spelling."""
+    first, space, rest = words.partition(" ")
+    capital = first[:1].upper() + first[1:] if first.isalpha() else first
+    return f"{capital}{space}{rest}{'' if words.endswith(('.', '?')) else '.'}"
 
 
 def count(number: int, noun: str) -> str:
