@@ -22,6 +22,7 @@ from sidecar.intake.expiry import Expiry, watch
 from sidecar.intake.hints import Ear
 from sidecar.intake.keep import LinkStatus, keep
 from sidecar.intake.mattermost import MattermostLink
+from sidecar.intake.rules import MonitoringRules
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import open_client as open_mattermost
@@ -82,13 +83,21 @@ class Assembly:
         self._routes = routes(config)
         self._breaker = Breaker(times)
         limits = config.limits
-        self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
+        self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
+        self._followed = Followed(
+            self._routes,
+            lambda: self._monitoring.book,
+            open_requests=limits.open_requests,
+            queue=limits.queue,
+            times=times,
+        )
         self._teleport = TeleportLink(
             self._connect,
             self._adopt,
             self._credential_files,
             kept.proven(config.teleport),
             self._followed,
+            self._monitoring,
             self._teleport_status,
             metrics,
         )
@@ -153,6 +162,7 @@ class Assembly:
             Chat(client, recipients.resolve, recipients.forget, self._breaker, lambda: link.bot_id, reviews, seeds),
             Settings(
                 routes=self._routes,
+                ruling=self._monitoring.ruling,
                 lease=LeaseTimes(max(1, int(config.teleport.lease))),
                 announce_resolved=config.announce.resolved,
                 announce_delay_seconds=config.announce.delay,

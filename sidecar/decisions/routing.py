@@ -56,10 +56,12 @@ class RuleBook(msgspec.Struct, frozen=True):
     """The rules of now. `replace` says whether those that hold replace the configuration's recipients.
 
     Where Teleport may have told of some rules only, they must not: who is named in another one would be forgotten.
+    Where rules are or were `used`, requests that were announced keep the recipients that they had then.
     """
 
     rules: tuple[Ruled, ...] = ()
     replace: bool = False
+    used: bool = False
 
     @property
     def needs_traits(self) -> bool:

@@ -13,6 +13,7 @@ import trio
 from sidecar.decisions.routing import RuleBook, Ruled, read_rule
 from sidecar.errors import LinkError, LinkGarbled
 from sidecar.model import RulePut
+from sidecar.once import Bounded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,6 @@ MAX_RULES = 10_000
 _LIST_SECONDS = 15.0
 _TRAITS_SECONDS = 3.0
 _TRAITS_KEPT_SECONDS = 60.0
-_MAX_USERS = 1000
 # How a call fails whose connection is gone.
 _UNREACHABLE = frozenset({"unavailable", "away", "closed"})
 _ABSENT = "unimplemented"
@@ -62,12 +62,17 @@ class MonitoringRules:
         # What the watch has told since the last list was complete: news beside the list of now. None: no rule of ours.
         self._told: dict[str, _Known | None] = {}
         self._problem = ""
-        self._traits: dict[str, tuple[float, Traits]] = {}
+        self._traits: Bounded[str, tuple[float, Traits]] = Bounded()
         self._traits_problem = ""
         self._said: dict[str, str] = {}
         self._state: tuple[object, ...] = ()
         self.book = RuleBook()
         self._count()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the watch is to tell of rules."""
+        return self._mode != "off"
 
     def begin(self) -> None:
         """A new watch has begun: what an older one told is no news any more."""
@@ -75,7 +80,7 @@ class MonitoringRules:
 
     def take(self, event: RulePut | RuleDelete) -> None:
         """What the watch tells."""
-        if self._mode == "off":
+        if not self.wanted:
             return
         if isinstance(event, RulePut):
             self._told[event.rule.name] = self._read(event.rule)
@@ -88,7 +93,7 @@ class MonitoringRules:
 
         Raises LinkError only where the connection is gone: all else that fails is said, and costs nobody anything.
         """
-        if self._mode == "off" or (source is self._source and self._problem == _ABSENT):
+        if not self.wanted or (source is self._source and self._problem == _ABSENT):
             return False
         before, self._source = self._problem, source
         listed: dict[str, _Known] = {}
@@ -133,10 +138,7 @@ class MonitoringRules:
         self._traits_problem = "" if traits is not None else f"the traits of the user cannot be read: {problem}"
         self._say_rules()
         if traits is not None:
-            self._traits.pop(request.user, None)
             self._traits[request.user] = (trio.current_time(), traits)
-            if len(self._traits) > _MAX_USERS:
-                del self._traits[next(iter(self._traits))]
         return book, traits
 
     async def _list(self, source: Source, listed: dict[str, _Known]) -> None:
@@ -169,7 +171,8 @@ class MonitoringRules:
             else:
                 self._known.pop(name, None)
         ours = sorted((ruled for _, ruled in self._known.values()), key=lambda ruled: ruled.name)
-        self.book = RuleBook(tuple(ours), replace=self._mode == "replace" and not self._problem)
+        replace = self._mode == "replace" and not self._problem
+        self.book = RuleBook(tuple(ours), replace, used=self.book.used or bool(ours))
         self._say_rules()
 
     def _problems(self) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, Sidec
 from sidecar.model import PENDING
 from sidecar.reconcile.apply import Deliverer, Doubts
 from sidecar.reconcile.lease import Hold, LeaseLost, LeaseTimes, PluginDataStore, boottime
-from sidecar.reconcile.resolve import Reach
+from sidecar.reconcile.resolve import Reach, Ruling
 from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The part of the configuration that reconciling needs."""
 
     routes: Routes
+    ruling: Ruling
     lease: LeaseTimes = LeaseTimes()
     announce_resolved: bool = False
     announce_delay_seconds: float = 0.0
@@ -95,7 +96,7 @@ class Reconciler:
         self._metrics = metrics
         self._options = options
         self._owner = uuid.uuid4().hex
-        self._reach = Reach(chat.resolve, settings.routes, metrics)
+        self._reach = Reach(chat.resolve, settings.routes, settings.ruling, metrics)
         # request -> how many recipients its record had no room for
         self._refused: dict[str, int] = {}
         # Asked by each scrape: while a peer is away no look ends, and a number set at the end of one would stand still.
@@ -286,8 +287,8 @@ class Reconciler:
         self, entry: Entry, request: AccessRequest, stored: Stored | None, early: list[Heard]
     ) -> SidecarError | None:
         """Do all that can be done; return what could not be read, and must be read again."""
-        targets, trouble = await self._reach.targets(request)
         record = self._new_record(request) if stored is None else stored.record
+        targets, trouble = await self._reach.targets(request, record)
         step = self._plan(entry, request, record, targets, announce=stored is None)
         if step.stale:
             # Another process has acted on more than we were told; its look was later than ours.

@@ -17,12 +17,14 @@ import trio
 
 from sidecar.decisions import plan as planning
 from sidecar.decisions.record import KEY, Record, decode
-from sidecar.decisions.routing import Routes, route
+from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import PENDING, Put, Version
 from sidecar.reconcile.lease import boottime
 from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.decisions.judge import Expression
     from sidecar.model import AccessRequest, Delete, PluginData
     from sidecar.reconcile.apply import Doubts
@@ -120,10 +122,17 @@ class Followed:
     """All followed requests, bounded by `open_requests`; those that wait for a worker are bounded by `queue`."""
 
     def __init__(
-        self, routes: Routes, *, open_requests: int = 50_000, queue: int = 10_000, times: Times = USUAL
+        self,
+        routes: Routes,
+        book: Callable[[], RuleBook] = RuleBook,
+        *,
+        open_requests: int = 50_000,
+        queue: int = 10_000,
+        times: Times = USUAL,
     ) -> None:
         self._times = times
         self._routes = routes
+        self._book = book
         self._most = open_requests
         self._queue = queue
         self._entries: dict[str, Entry] = {}
@@ -403,5 +412,9 @@ class Followed:
         if entry.text is None or entry.busy:
             return False
         record = decode(entry.text)
-        names = frozenset(named.name for named in route(request, self._routes))
-        return isinstance(record, Record) and planning.settled(request, record, names)
+        if not isinstance(record, Record):
+            return False
+        names: frozenset[str] = frozenset()
+        if not (self._book().used and record.posts):
+            names = frozenset(named.name for named in route(request, self._routes))
+        return planning.settled(request, record, names)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import trio
 
 from sidecar.decisions.plan import Target
-from sidecar.decisions.routing import Named, Routes, route
+from sidecar.decisions.routing import Named, Routes, RuleBook, route
 from sidecar.errors import LinkError, LinkLost, RecipientError, SidecarError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
+    from sidecar.decisions.record import Record
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Destination
+
+Ruling = Callable[["AccessRequest"], Awaitable[tuple[RuleBook, Mapping[str, tuple[str, ...]] | None]]]
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +33,29 @@ MAX_UNREACHABLE = 10_000
 class Reach:
     """`resolve` finds the channel of a name, and remembers what it found."""
 
-    def __init__(self, resolve: Callable[[str], Awaitable[Destination]], routes: Routes, metrics: Metrics) -> None:
+    def __init__(
+        self, resolve: Callable[[str], Awaitable[Destination]], routes: Routes, ruling: Ruling, metrics: Metrics
+    ) -> None:
         self._resolve = resolve
         self._routes = routes
+        self._ruling = ruling
+        # What operators wrote into rules.
+        self._ruled: frozenset[str] = frozenset()
         self._metrics = metrics
         # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
         self._unreachable: dict[str, str] = {}
 
-    async def targets(self, request: AccessRequest) -> tuple[tuple[Target, ...], SidecarError | None]:
+    async def targets(self, request: AccessRequest, record: Record) -> tuple[tuple[Target, ...], SidecarError | None]:
         """Return all recipients, looked up at once; one that cannot be reached stays without a channel.
 
         Also why Mattermost did not say of some of them, to be raised when the others are told. Raises LinkError.
         """
-        named = route(request, self._routes)
+        book, traits = await self._ruling(request)
+        self._ruled = book.recipients
+        named = route(request, self._routes, book, traits)
+        if book.used and record.posts:
+            told = {(slot.r, slot.k) for slot in record.posts}
+            named = tuple(one for one in named if (one.name, one.kind) in told)
         channels: dict[Named, str] = dict.fromkeys(named, "")
         lost: dict[Named, LinkError] = {}
 
@@ -76,7 +88,7 @@ class Reach:
         self._unreachable[name] = reason
         log.log(
             # Nobody can mend what a requester wrote.
-            logging.WARNING if name in self._routes.configured else logging.INFO,
+            logging.WARNING if name in self._routes.configured | self._ruled else logging.INFO,
             "recipient.failed",
             extra={"recipient": name, "reason": reason, "detail": detail},
         )
@@ -87,7 +99,7 @@ class Reach:
             self._count()
 
     def _count(self) -> None:
-        configured = self._routes.configured
+        configured = self._routes.configured | self._ruled
         counts = Counter(reason for name, reason in self._unreachable.items() if name in configured)
         for reason in REASONS:
             self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
