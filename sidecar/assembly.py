@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sidecar.decisions.judge import Policy, Rules
-from sidecar.decisions.routing import Routes
+from sidecar.decisions.routing import routes_of
 from sidecar.errors import LinkError, LinkLost, LinkRefused
 from sidecar.files import trusting
 from sidecar.intake.direct import Direct
@@ -80,7 +80,7 @@ class Assembly:
         self._times = times
         self._teleport_status, self._mattermost_status = statuses
         self._rules = rules(config)
-        self._routes = routes(config)
+        self._routes = routes_of(config)
         self._breaker = Breaker(times)
         limits = config.limits
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
@@ -344,17 +344,6 @@ class Assembly:
         return credential_files(self._config.teleport)
 
 
-def routes(config: Config) -> Routes:
-    """The routing part of the configuration, by recipient names."""
-    return Routes(
-        roles=dict(config.role_to_recipients),
-        suggested_reviewers=config.mattermost.suggested_reviewers,
-        reviewers={one.user: f"user:{one.id}" if one.id else f"@{name}" for name, one in config.reviewers.items()},
-        requesters=config.requester_recipients(),
-        notify_requester=config.mattermost.notify_requester,
-    )
-
-
 def rules(config: Config) -> Rules:
     """What the configuration says of decisions."""
     reviews = config.reviews
@@ -375,5 +364,5 @@ def rules(config: Config) -> Rules:
 def identity(config: Config) -> Identity:
     """How reviewers are recognised."""
     reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
-    requesters = tuple((user, name) for user, name in routes(config).requesters.items() if name)
+    requesters = tuple((user, name) for user, name in routes_of(config).requesters.items() if name)
     return Identity(reviewers, config.reviews.identity, requesters=requesters)

@@ -13,13 +13,11 @@ from sidecar.decisions.conditions import Condition, NotEvaluable, facts_of, pars
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from sidecar.config import Config
     from sidecar.decisions.record import Kind
     from sidecar.model import AccessRequest, MonitoringRule
 
 RuleMode = Literal["replace", "add", "off"]
-
-# At most this many suggested reviewers are told: a requester may name anybody.
-MAX_SUGGESTED = 20
 
 _EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 
@@ -33,6 +31,8 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
 
     roles: dict[str, tuple[str, ...]]
     suggested_reviewers: Literal["off", "mapped", "email"] = "email"
+    # A requester may name anybody.
+    max_suggested: int = 20
     reviewers: dict[str, str] = {}
     requesters: dict[str, str] = {}
     notify_requester: bool = True
@@ -79,6 +79,18 @@ class Named(msgspec.Struct, frozen=True):
 
     name: str
     kind: Kind = "card"
+
+
+def routes_of(config: Config) -> Routes:
+    """The routing part of the configuration."""
+    return Routes(
+        roles=dict(config.role_to_recipients),
+        suggested_reviewers=config.mattermost.suggested_reviewers,
+        max_suggested=config.mattermost.max_suggested_reviewers,
+        reviewers={one.user: f"user:{one.id}" if one.id else f"@{name}" for name, one in config.reviewers.items()},
+        requesters=config.requester_recipients(),
+        notify_requester=config.mattermost.notify_requester,
+    )
 
 
 def is_email(text: str) -> bool:
@@ -178,7 +190,7 @@ def _suggested(request: AccessRequest, routes: Routes) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for user in request.suggested_reviewers:
         name = routes.reviewers.get(user) or (user if by_email and is_email(user) else "")
-        if name and len(found) < MAX_SUGGESTED:
+        if name and len(found) < routes.max_suggested:
             found.setdefault(name, "a suggested reviewer")
     return list(found.items())
 

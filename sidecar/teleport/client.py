@@ -207,9 +207,9 @@ class AuthClient:
         method: str,
         request: bytes,
         to_error: Callable[[CallFailed], SidecarError],
+        service: str = AUTH_SERVICE,
         *,
         seconds: float = _CALL_SECONDS,
-        service: str = AUTH_SERVICE,
     ) -> bytes:
         try:
             return await self._channel.unary(method, request, seconds=seconds, service=service)

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.decisions.routing import (
-    MAX_SUGGESTED,
     Named,
     Routes,
     RuleBook,
@@ -63,7 +62,8 @@ def test_suggested_reviewers_are_told_by_map_or_by_email(mode: str, expected: li
 
 def test_a_requester_cannot_have_the_whole_company_told() -> None:
     everybody = tuple(f"user{n}@example.com" for n in range(300))
-    assert len(names(Routes(roles={}), suggested_reviewers=everybody)) == MAX_SUGGESTED
+    assert len(names(Routes(roles={}), suggested_reviewers=everybody)) == 20
+    assert len(names(Routes(roles={}, max_suggested=3), suggested_reviewers=everybody)) == 3
 
 
 @pytest.mark.parametrize(
