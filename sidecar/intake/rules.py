@@ -82,11 +82,10 @@ class MonitoringRules:
         """What the watch tells."""
         if not self.wanted:
             return
-        if isinstance(event, RulePut):
-            self._told[event.rule.name] = self._read(event.rule)
-        else:
-            self._told[event.name] = None
+        name = event.rule.name if isinstance(event, RulePut) else event.name
+        self._told[name] = self._read(event.rule) if isinstance(event, RulePut) else None
         self._take_told()
+        log.debug("rule.changed", extra={"rule": name})
 
     async def load(self, source: Source) -> bool:
         """Read all rules anew; True where a new watch would tell more than this one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -93,7 +94,7 @@ async def test_rules_of_others_tell_nobody(tmp_path: Path) -> None:
             there.here.auth.add_rule("slack", DBADMIN, ["ops/dba"], plugin="slack")
             there.here.auth.add_rule("lists", DBADMIN, ["ops/dba"], subjects=["access_list"])
             there.here.auth.add_rule("ours", f"!{DBADMIN}", ["ops/dba"])
-            await until_metric(there, "evaluable", 1)
+            await changed(there, "ours")
             assert there.told(await there.ask()) == ["static"]
 
 
@@ -104,11 +105,11 @@ async def test_rules_change_while_it_runs(tmp_path: Path) -> None:
             first = await there.ask()
             assert there.told(first) == ["static"]
             there.here.auth.add_rule("dba", DBADMIN, ["ops/dba"])
-            await until_metric(there, "evaluable", 1)
+            await changed(there, "dba")
             second = await there.ask()
             assert there.told(second) == ["rule"]
             there.here.auth.remove_rule("dba")
-            await until_metric(there, "evaluable", 0)
+            await changed(there, "dba", 2)
             third = await there.ask()
             assert there.told(third) == ["static"]
             for request_id in (first, second, third):
@@ -124,7 +125,7 @@ async def test_a_rule_that_stops_naming_us_is_no_rule_of_ours(tmp_path: Path) ->
     with trio.fail_after(10):
         async with ruled(tmp_path, {"dba": DBADMIN}) as there:
             there.here.auth.add_rule("dba", DBADMIN, ["ops/dba"], plugin="slack")
-            await until_metric(there, "evaluable", 0)
+            await changed(there, "dba")
             assert there.told(await there.ask()) == ["static"]
 
 
@@ -174,7 +175,7 @@ async def test_denied_rules_are_one_line_and_tried_again_when_rights_may_have_ch
             assert there.told(await there.ask()) == ["rule"]
             await there.here.recorded(lambda: there.here.auth.calls["WatchEvents"] >= 2)
             there.here.auth.remove_rule("dba")
-            await until_metric(there, "evaluable", 0)
+            await changed(there, "dba")
             assert len(there.here.lines.of("rules.unread")) == 1
             assert not [event for event in there.here.lines.problems if event.startswith("rule")]
 
@@ -269,7 +270,6 @@ async def metric(there: Ruled, state: str) -> float:
     return (await there.sidecar.metrics())[f'rules{{state="{state}"}}']
 
 
-async def until_metric(there: Ruled, state: str, count: float) -> None:
-    """Return when the sidecar has taken in so many rules."""
-    while await metric(there, state) != count:
-        await trio.lowlevel.checkpoint()
+async def changed(there: Ruled, name: str, count: int = 1) -> None:
+    """Return when the watch has told so many changes of a rule."""
+    await there.here.lines.heard("rule.changed", count, level=logging.DEBUG, rule=name)
