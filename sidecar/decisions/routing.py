@@ -158,8 +158,10 @@ def _by_rules(
     request: AccessRequest, book: RuleBook, traits: Mapping[str, tuple[str, ...]] | None
 ) -> tuple[dict[str, str], bool]:
     """The names in rules that hold or may hold, and whether all rules could be evaluated."""
-    facts = facts_of(request, traits or {})
     names: dict[str, str] = {}
+    if not book.rules:
+        return names, True
+    facts = facts_of(request, traits or {})
     certain = True
     for rule in book.rules:
         condition = rule.condition
