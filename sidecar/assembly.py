@@ -245,6 +245,7 @@ class Assembly:
         await self._teleport.listed.wait()
         await link.known.wait()
         names = dict.fromkeys(name for names in self._routes.roles.values() for name in names)
+        names |= dict.fromkeys(self._monitoring.book.recipients)
         while True:
             try:
                 await close_orphans(

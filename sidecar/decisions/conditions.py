@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 8192
 MAX_TERMS = 1000
 MAX_DEPTH = 32
+MAX_REASON = 200
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _TOKEN = re.compile(
@@ -315,4 +316,6 @@ class _Parser:
         return _Token(str(found.lastgroup), found[0], at)
 
     def _refuse(self, reason: str, at: _Token | None = None) -> NoReturn:
-        raise NotEvaluable((at or self._token).at + 1, reason)
+        raise NotEvaluable(
+            (at or self._token).at + 1, reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}…"
+        )

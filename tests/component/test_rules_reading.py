@@ -123,7 +123,7 @@ async def test_a_list_without_an_end_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: list[str]
 ) -> None:
     """By the same token again, or by its length; what was read only adds."""
-    monkeypatch.setattr(module, "MAX_RULES", 50)
+    monkeypatch.setattr(module, "MAX_TERMS", 50)
     async with reading(tmp_path) as read:
         for token in tokens:
             read.auth.faults.garble(LIST, page(f"rule {token}", token=token))

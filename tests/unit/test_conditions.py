@@ -259,3 +259,9 @@ def test_the_connectives_mean_what_they_mean(text: str) -> None:
     python = text.replace("!", " not ").replace("&&", "and").replace("||", "or")
     expected = eval(python.replace("true", "True").replace("false", "False"))
     assert parse(text).holds(FACTS) is expected
+
+
+def test_a_reason_is_short_whatever_the_condition_holds() -> None:
+    with pytest.raises(NotEvaluable) as caught:
+        parse("x" * 5000)
+    assert len(caught.value.reason) < 210
