@@ -13,7 +13,7 @@ import trio
 from sidecar.decisions.routing import RuleBook, Ruled, read_rule
 from sidecar.errors import LinkError, LinkGarbled
 from sidecar.model import RulePut
-from sidecar.once import Bounded
+from sidecar.once import Bounded, Once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +64,10 @@ class MonitoringRules:
         # What the watch has told since the last list was complete: news beside the list of now. None: no rule of ours.
         self._told: dict[str, _Known | None] = {}
         self._problem = ""
-        self._traits: Bounded[str, tuple[float, Traits]] = Bounded()
-        self._traits_problem = ""
+        # user -> when asked (trio's clock), and what Teleport said; None: it did not say.
+        self._traits: Bounded[str, tuple[float, Traits | None]] = Bounded()
+        self._traits_denied = ""
+        self._users = Once()
         self._said: dict[str, str] = {}
         self._state: tuple[object, ...] = ()
         self.book = RuleBook()
@@ -86,7 +88,8 @@ class MonitoringRules:
             return
         name = event.rule.name if isinstance(event, RulePut) else event.name
         self._told[name] = self._read(event.rule) if isinstance(event, RulePut) else None
-        self._take_told()
+        if self._told[name] is not None or name in self._known:
+            self._take_told()
         log.debug("rule.changed", extra={"rule": name})
 
     async def load(self, source: Source) -> bool:
@@ -127,7 +130,7 @@ class MonitoringRules:
         kept = self._traits.get(request.user)
         if kept is not None and trio.current_time() - kept[0] < _TRAITS_KEPT_SECONDS:
             return book, kept[1]
-        problem = f"no answer within {_TRAITS_SECONDS:g} s"
+        problem, denied = f"no answer within {_TRAITS_SECONDS:g} s", False
         traits: Traits | None = None
         try:
             with trio.move_on_after(_TRAITS_SECONDS):
@@ -135,11 +138,13 @@ class MonitoringRules:
         except LinkError as exc:
             if exc.reason in _UNREACHABLE:
                 raise
-            problem = exc.detail
-        self._traits_problem = "" if traits is not None else f"the traits of the user cannot be read: {problem}"
-        self._say_rules()
-        if traits is not None:
-            self._traits[request.user] = (trio.current_time(), traits)
+            problem, denied = exc.detail, exc.reason == "denied"
+        self._traits[request.user] = (trio.current_time(), traits)
+        if traits is not None or denied:
+            self._traits_denied = f"the traits of users cannot be read: {problem}" if denied else ""
+            self._say_rules()
+        elif self._users.news(request.user, problem):
+            log.info("traits.unread", extra={"detail": problem})
         return book, traits
 
     async def _list(self, source: Source, listed: dict[str, _Known]) -> None:
@@ -154,9 +159,7 @@ class MonitoringRules:
                     terms += known[1].condition.terms if known[1].condition is not None else 0
                 terms += 1
                 if terms > MAX_TERMS:
-                    raise LinkGarbled(
-                        "teleport", "undecodable", "there are too many access monitoring rules"
-                    )
+                    raise LinkGarbled("teleport", "undecodable", "there are too many access monitoring rules")
             if not following:
                 return
             if following == token:
@@ -184,9 +187,9 @@ class MonitoringRules:
     def _problems(self) -> Mapping[str, str]:
         """Rule -> why it cannot be evaluated now."""
         problems = {ruled.name: ruled.problem for ruled in self.book.rules if ruled.condition is None}
-        if self._traits_problem:
+        if self._traits_denied:
             needing = (one.name for one in self.book.rules if one.condition is not None and one.condition.needs_traits)
-            problems |= dict.fromkeys(needing, self._traits_problem)
+            problems |= dict.fromkeys(needing, self._traits_denied)
         return problems
 
     def _say_rules(self) -> None:
