@@ -15,7 +15,7 @@ import trio
 
 from sidecar.simulator.mattermost.server import Channel
 from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST, RULE
-from tests.world import QUICK, Running, World, running, world
+from tests.world import QUICK, Running, World, field, running, world
 
 DBADMIN = 'access_request.spec.roles.contains("dbadmin")'
 LEVEL = 'contains_any(user.traits["level"], set("L1"))'
@@ -40,6 +40,18 @@ class Ruled:
         (request_id,) = self.here.ask(**more)
         await self.here.released(request_id)
         return request_id
+
+    async def reviewed(self, request_id: str, channel: Channel) -> None:
+        """Alice reviews an open request; returns when its card there shows it, and all is at rest."""
+        self.here.auth.review(request_id, "alice@example.com", "APPROVED")
+        await self.here.chat.wait_for(
+            lambda: any(
+                "1 of 2" in field(card, "Reviews")
+                for card in self.here.cards(channel)
+                if card.props["tm"]["id"] == request_id
+            )
+        )
+        await self.here.released(request_id)
 
     def told(self, request_id: str) -> list[str]:
         """Which of the two channels have a card of this request."""
@@ -108,10 +120,14 @@ async def test_rules_change_while_it_runs(tmp_path: Path) -> None:
             await changed(there, "dba")
             second = await there.ask()
             assert there.told(second) == ["rule"]
+            await there.reviewed(first, there.here.channel)
+            assert there.told(first) == ["static"]
             there.here.auth.remove_rule("dba")
             await changed(there, "dba", 2)
             third = await there.ask()
             assert there.told(third) == ["static"]
+            await there.reviewed(second, there.channel)
+            assert there.told(second) == ["rule"]
             for request_id in (first, second, third):
                 there.here.auth.set_state(request_id, "DENIED")
             await there.here.told([second], "DENIED", channel=there.channel)
