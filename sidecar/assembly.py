@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from sidecar.decisions.judge import Policy, Rules
-from sidecar.decisions.routing import Routes
+from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError, LinkLost, LinkRefused
 from sidecar.files import trusting
@@ -24,6 +24,7 @@ from sidecar.intake.expiry import Expiry, watch
 from sidecar.intake.hints import Ear
 from sidecar.intake.keep import LinkStatus, keep
 from sidecar.intake.mattermost import MattermostLink
+from sidecar.intake.rules import MonitoringRules
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import open_client as open_mattermost
@@ -81,9 +82,16 @@ class Assembly:
         self._times = times
         self._teleport_status, self._mattermost_status = statuses
         self._rules = rules(config)
-        self._routes = routes(config)
+        self._routes = routes_of(config)
         limits = config.limits
-        self._followed = Followed(self._routes, open_requests=limits.open_requests, queue=limits.queue, times=times)
+        self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
+        self._followed = Followed(
+            self._routes,
+            lambda: self._monitoring.book,
+            open_requests=limits.open_requests,
+            queue=limits.queue,
+            times=times,
+        )
         self._gate = Gate(self._followed.queue.add)
         self._teleport = TeleportLink(
             self._connect,
@@ -91,6 +99,7 @@ class Assembly:
             self._credential_files,
             kept.proven(config.teleport),
             self._followed,
+            self._monitoring,
             self._teleport_status,
             metrics,
         )
@@ -156,7 +165,12 @@ class Assembly:
         config, rules = self._config, self._rules
         decides = rules.mode != "none"
         resolver = Resolver(
-            recipients.resolve, self._routes, self._metrics, self._followed.queue.add, self._times.retry_first
+            recipients.resolve,
+            self._routes,
+            self._monitoring.ruling,
+            self._metrics,
+            self._followed.queue.add,
+            self._times.retry_first,
         )
         peers = Peers(
             self._teleport,
@@ -177,7 +191,12 @@ class Assembly:
         return Controller(
             self._followed,
             peers,
-            lambda: msgspec.structs.replace(context, bot_id=link.bot_id, options=self._text_options()),
+            lambda: msgspec.structs.replace(
+                context,
+                bot_id=link.bot_id,
+                options=self._text_options(),
+                keep_recipients=self._monitoring.book.used,
+            ),
             self._metrics,
             workers=config.limits.workers,
             seeds=(rules.approve[0], rules.deny[0]) if decides and "reaction" in rules.ways else (),
@@ -251,6 +270,7 @@ class Assembly:
         await self._teleport.listed.wait()
         await link.known.wait()
         names = dict.fromkeys(name for names in self._routes.roles.values() for name in names)
+        names |= dict.fromkeys(self._monitoring.book.recipients)
         while True:
             try:
                 await close_orphans(
@@ -317,9 +337,7 @@ class Assembly:
                 raise LinkRefused("teleport", "tls", detail)
             if finding.status == "warning" and finding.id not in self._warned:
                 self._warned.add(finding.id)
-                # A stock certificate names no address: with verify = "cluster" that works, and nobody has to act.
-                level = logging.INFO if finding.id.startswith("teleport.names.") else logging.WARNING
-                log.log(level, "preflight.warned", extra={"check": finding.id, "detail": detail})
+                log.warning("preflight.warned", extra={"check": finding.id, "detail": detail})
 
     async def _open_pool(self, stack: AsyncExitStack) -> Reviewers | None:
         config = self._config
@@ -350,17 +368,6 @@ class Assembly:
         return credential_files(self._config.teleport)
 
 
-def routes(config: Config) -> Routes:
-    """The routing part of the configuration, by recipient names."""
-    return Routes(
-        roles=dict(config.role_to_recipients),
-        suggested_reviewers=config.mattermost.suggested_reviewers,
-        reviewers={one.user: f"user:{one.id}" if one.id else f"@{name}" for name, one in config.reviewers.items()},
-        requesters=config.requester_recipients(),
-        notify_requester=config.mattermost.notify_requester,
-    )
-
-
 def rules(config: Config) -> Rules:
     """What the configuration says of decisions."""
     reviews = config.reviews
@@ -381,5 +388,5 @@ def rules(config: Config) -> Rules:
 def identity(config: Config) -> Identity:
     """How reviewers are recognised."""
     reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
-    requesters = tuple((user, name) for user, name in routes(config).requesters.items() if name)
+    requesters = tuple((user, name) for user, name in routes_of(config).requesters.items() if name)
     return Identity(reviewers, config.reviews.identity, requesters=requesters)

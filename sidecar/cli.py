@@ -103,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument(
         "--pin", action="store_true", help="also print the [reviewers] table with Mattermost user ids, ready to paste"
     )
+    check.add_argument(
+        "--who-is-told",
+        type=_roles,
+        metavar="ROLE[,ROLE]",
+        help="print instead whom a request for these roles would be told to, and why",
+    )
+    check.add_argument("--user", default="", metavar="USER", help="with --who-is-told: the Teleport user who asks")
     check.add_argument("--send-test", default="", metavar="RECIPIENT", help="post one test message there")
 
     configure = _command(commands, "configure", _configure, "print a commented example of the configuration")
@@ -146,6 +153,13 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="set one key, whatever the file and the environment say",
     )
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    roles = tuple(filter(None, (role.strip() for role in text.split(","))))
+    if not roles:
+        raise argparse.ArgumentTypeError("name a role, or several with commas between them")
+    return roles
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -287,7 +301,10 @@ def _check(options: argparse.Namespace) -> int:
 
     try:
         config = _load(options, pinning=options.pin)
-        findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
+        if options.who_is_told:
+            findings, accounts = trio.run(check.who_is_told, config, options.who_is_told, options.user)
+        else:
+            findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
     except (ConfigError, ExceptionGroup) as exc:
         problems = _problems(exc)
         if not (problems and options.json):

@@ -83,6 +83,7 @@ class Metrics:
         self.recipients_failed = self._gauge(
             "recipients_failed", "Configured recipients that cannot be reached now", "reason"
         )
+        self.rules = self._gauge("rules", "Access monitoring rules of Teleport that name our plugin", "state")
         self.reviews_total = self._counter("reviews_total", "Reviews submitted or tried", "proposed_state", "outcome")
         self.decisions_refused_total = self._counter(
             "decisions_refused_total", "Decisions from Mattermost that were not carried out", "reason"

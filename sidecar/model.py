@@ -53,12 +53,17 @@ class Threshold(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """A requested resource (types.ResourceID)."""
+    """A requested resource (types.ResourceAccessID)."""
 
     cluster: str
     kind: str
     name: str
     sub_resource: str = ""
+    # What alone is asked for of it, and the word for that ("logins"); without one, everything that it offers.
+    constraint: str = ""
+    only: tuple[str, ...] = ()
+    # It has a constraint or a field that this version does not know: what would be granted cannot be shown.
+    unreadable: bool = False
 
 
 class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +92,17 @@ class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
     promoted_name: str = ""
     promoted_title: str = ""
     dry_run: bool = False
-    long_term: bool = False
+    # "SHORT_TERM", "LONG_TERM"; "KIND 7" for a number that this version does not know; "" where Teleport does not say.
+    kind: str = ""
+    # From the requester's roles.
+    system_annotations: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def teleport_only(self) -> str:
+        """Why no decision about this request may be taken in Mattermost, "" where one may."""
+        if any(resource.unreadable for resource in self.resources):
+            return "unreadable"
+        return {"": "", "SHORT_TERM": "", "LONG_TERM": "long_term"}.get(self.kind, "unknown_kind")
 
     @property
     def version(self) -> Version:
@@ -105,6 +120,31 @@ class Delete(msgspec.Struct, frozen=True):
     """The watch says: the request is gone, by expiry or by hand; the wire does not tell which."""
 
     request_id: str
+
+
+class MonitoringRule(msgspec.Struct, frozen=True, kw_only=True):
+    """An access monitoring rule: who is told of a request for which a condition holds."""
+
+    name: str
+    subjects: tuple[str, ...] = ()
+    condition: str = ""
+    # notification.name and notification.recipients; "" where nobody is told.
+    plugin: str = ""
+    recipients: tuple[str, ...] = ()
+    # Its spec has a field that this version does not know, as schedules are: when it holds cannot be said.
+    unreadable: bool = False
+
+
+class RulePut(msgspec.Struct, frozen=True):
+    """The watch says: the rule looks like this now."""
+
+    rule: MonitoringRule
+
+
+class RuleDelete(msgspec.Struct, frozen=True):
+    """The watch says: the rule is gone."""
+
+    name: str
 
 
 class Ping(msgspec.Struct, frozen=True):

@@ -19,6 +19,12 @@ _RULES = """\
         verbs: [%s]
       - resources: [access_plugin_data]
         verbs: [list, read, update]
+      # For access monitoring rules that name us; without it, [role_to_recipients] alone says who is told.
+      - resources: [access_monitoring_rule]
+        verbs: [list, read]
+      # For such rules that ask for the requester's traits; without it, whoever they name is told of every request.
+      - resources: [user, user_login_state]
+        verbs: [read]
 """
 # What allow holds beyond the rules.
 _REVIEWS = {

@@ -13,10 +13,13 @@ from sidecar.check.chat import check_mattermost
 from sidecar.check.local import check_local
 from sidecar.check.report import failure, passed, to_json, to_lines, to_summary
 from sidecar.check.reviewers import Account, to_toml
+from sidecar.check.rules import who_is_told
 from sidecar.config import Config
 from sidecar.teleport.findings import Finding
 
-__all__ = ["Account", "Finding", "failure", "passed", "run", "to_json", "to_lines", "to_summary", "to_toml"]
+__all__ = [
+    "Account", "Finding", "failure", "passed", "run", "to_json", "to_lines", "to_summary", "to_toml", "who_is_told",
+]  # fmt: skip
 
 
 async def run(config: Config, *, send_test: str = "") -> tuple[list[Finding], list[Account]]:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from sidecar.check import decisions, rights
+from sidecar.check import decisions, rights, rules
 from sidecar.check.report import TELEPORT_LOG, Step, failure, sentence, side_by_side, warning
 from sidecar.check.rights import Answers
 from sidecar.config import Config
@@ -25,7 +25,7 @@ Ask = Callable[[AuthClient, Answers], Awaitable[None]]
 
 
 async def check_teleport(config: Config, findings: list[Finding]) -> None:
-    """Add what is found to `findings`; takes at most about 27 s."""
+    """Add what is found to `findings`; takes at most about 30 s."""
     addr = config.teleport.addr
     try:
         credentials = load_credentials(config.teleport)
@@ -49,6 +49,7 @@ async def check_teleport(config: Config, findings: list[Finding]) -> None:
                 findings.append(_unchecked(addr, "Teleport did not say what it is: whether we may submit reviews"))
             return
         findings += await decisions.check_decisions(client, config, answers.info, credentials)
+        findings += await rules.check_rules(client, config)
 
 
 def _unchecked(addr: str, what: str) -> Finding:

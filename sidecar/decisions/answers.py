@@ -27,6 +27,8 @@ _SENTENCES = {
     "identity_unsafe": "Decisions are off: this Mattermost server cannot vouch for e-mail addresses.",
     "own_request": "Nobody decides about their own request.",
     "long_term": "A long-term request is reviewed on Teleport's web page only.",
+    "unknown_kind": "This bot does not know this kind of request. Please decide on Teleport's web page.",
+    "unreadable": "This request is narrowed in a way this bot cannot show. Please decide on Teleport's web page.",
     "conflict": "You both approved and denied, so neither counts. Take both back, then decide again.",
     "edited": "An edited message decides nothing. Write a new one.",
     "not_reviewer": "The policy for these roles does not name you as a reviewer.",

@@ -282,7 +282,7 @@ def _refusal(expression: Expression, person: Person, request: AccessRequest, rul
         expression.flaw if expression.flaw != "malformed" else "",
         person.problem or ("" if person.teleport_user else "unmapped"),
         "own_request" if person.asked_for(request) else "",
-        "long_term" if request.long_term else "",
+        request.teleport_only,
         _reviewed(expression, person, request, rules),
         "resolved" if request.state != PENDING else "",
         "conflict" if len(verbs) > 1 else "",

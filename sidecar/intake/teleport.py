@@ -7,14 +7,14 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import trio
 
 from sidecar.decisions.record import KEY
 from sidecar.errors import Conflict, LinkError, LinkGarbled, LinkLost, LinkRefused, RequestGone
 from sidecar.intake.keep import changed, one_error, pinging, signature
-from sidecar.model import Put
+from sidecar.model import Put, RuleDelete, RulePut
 from sidecar.times import Backoff
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.intake.keep import LinkStatus
+    from sidecar.intake.rules import MonitoringRules, Traits
     from sidecar.metrics import Metrics
-    from sidecar.model import AccessRequest, Delete, Ping, PluginData
+    from sidecar.model import AccessRequest, Delete, MonitoringRule, Ping, PluginData
     from sidecar.reconcile.followed import Followed
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 UNREACHABLE = frozenset({"unavailable", "away"})
 # A watch that the server dropped is opened again on the same connection.
 DROPPED = frozenset({"closed", "overflow"})
+
+
+Event: TypeAlias = "Put | Delete | RulePut | RuleDelete"
 
 
 class Auth(Protocol):
@@ -59,7 +63,14 @@ class Auth(Protocol):
 
     async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None: ...
 
-    def watch(self) -> AbstractAsyncContextManager[AsyncIterator[Put | Delete]]: ...
+    def watch(self, *, rules: bool = False) -> AbstractAsyncContextManager[AsyncIterator[Event]]: ...
+
+    @property
+    def watches_rules(self) -> bool: ...
+
+    async def list_rules(self, token: str = "") -> tuple[list[MonitoringRule], str]: ...
+
+    async def user_traits(self, user: str) -> Traits: ...
 
 
 class Proven:
@@ -107,6 +118,7 @@ class TeleportLink:
         files: Callable[[], Iterable[Path]],
         proven: Proven,
         followed: Followed,
+        rules: MonitoringRules,
         status: LinkStatus,
         metrics: Metrics,
     ) -> None:
@@ -115,6 +127,7 @@ class TeleportLink:
         self._files = files
         self._proven = proven
         self._followed = followed
+        self._rules = rules
         self._status = status
         self._times = status.times
         self._metrics = metrics
@@ -306,6 +319,9 @@ class TeleportLink:
     async def _watch(self, client: Auth) -> None:
         with one_error():
             async with self._initialised(client) as events, trio.open_nursery() as nursery:
+                # Who is told of what is news must be known before the first news is looked at.
+                self._rules.begin()
+                await self._rules.load(client)
                 nursery.start_soon(self._list_again_and_again, client, name="teleport.list")
                 nursery.start_soon(
                     pinging,
@@ -319,8 +335,8 @@ class TeleportLink:
                     self._take(event)
 
     @asynccontextmanager
-    async def _initialised(self, client: Auth) -> AsyncIterator[AsyncIterator[Put | Delete]]:
-        watch = client.watch()
+    async def _initialised(self, client: Auth) -> AsyncIterator[AsyncIterator[Event]]:
+        watch = client.watch(rules=self._rules.wanted)
         with trio.move_on_after(self._times.init) as scope:
             events = await watch.__aenter__()
         if scope.cancelled_caught:
@@ -331,7 +347,11 @@ class TeleportLink:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await watch.__aexit__(None, None, None)
 
-    def _take(self, event: Put | Delete) -> None:
+    def _take(self, event: Event) -> None:
+        if isinstance(event, RulePut | RuleDelete):
+            self._metrics.events_total.labels("teleport", "rule").inc()
+            self._rules.take(event)
+            return
         kind = "put" if isinstance(event, Put) else "delete"
         self._unheard.discard(event.request.id if isinstance(event, Put) else event.request_id)
         self._metrics.events_total.labels("teleport", kind).inc()
@@ -352,6 +372,8 @@ class TeleportLink:
             self.listed.set()
             if not first:
                 await self._expect_events()
+                if await self._rules.load(client):
+                    raise LinkLost("teleport", "closed", "rules may be read now, and the watch was granted before that")
             first = False
             wait = self._times.list_every * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, not a secret
             with trio.move_on_after(wait):

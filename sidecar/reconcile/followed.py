@@ -16,13 +16,15 @@ import trio
 
 from sidecar.decisions.decide import Facts, Memory, settled
 from sidecar.decisions.record import KEY, Record, decode
-from sidecar.decisions.routing import Routes, route
+from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import PENDING, Put, Version
 from sidecar.reconcile.lease import boottime
 from sidecar.reconcile.queue import WorkQueue
 from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.decisions.judge import Expression
     from sidecar.model import AccessRequest, Delete, PluginData
 
@@ -106,11 +108,18 @@ class Followed:
     """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first."""
 
     def __init__(
-        self, routes: Routes, *, open_requests: int = 50_000, queue: int = 10_000, times: Times = USUAL
+        self,
+        routes: Routes,
+        book: Callable[[], RuleBook] = RuleBook,
+        *,
+        open_requests: int = 50_000,
+        queue: int = 10_000,
+        times: Times = USUAL,
     ) -> None:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
         self.routes = routes
+        self._book = book
         self._most = open_requests
         self._keep = min(queue, KEEP_WAITING)
         self._entries: dict[str, Entry] = {}
@@ -339,5 +348,9 @@ class Followed:
         if text is None or self.queue.busy(entry.id):
             return False
         record = decode(text)
-        names = frozenset(named.name for named in route(request, self.routes))
-        return isinstance(record, Record) and settled(request, record, names)
+        if not isinstance(record, Record):
+            return False
+        names: frozenset[str] = frozenset()
+        if not (self._book().used and record.posts):
+            names = frozenset(named.name for named in route(request, self.routes))
+        return settled(request, record, names)

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.decisions.routing import Named, Routes, route
+from sidecar.decisions.routing import Named, Routes, RuleBook, route
 from sidecar.decisions.seen import Target
 from sidecar.errors import LinkError, LinkLost, RecipientError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Destination
+
+Ruling = Callable[["AccessRequest"], Awaitable[tuple[RuleBook, Mapping[str, tuple[str, ...]] | None]]]
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,16 @@ class Resolver:
         self,
         find: Callable[[str], Awaitable[Destination]],
         routes: Routes,
+        ruling: Ruling,
         metrics: Metrics,
         wake: Callable[[str], None],
         retry_seconds: float,
     ) -> None:
         self._find = find
         self._routes = routes
+        self._ruling = ruling
+        # The names that operators wrote into rules.
+        self._ruled: frozenset[str] = frozenset()
         self._metrics = metrics
         self._wake = wake
         self._retry_seconds = retry_seconds
@@ -82,7 +87,9 @@ class Resolver:
 
         Raises LinkError where Mattermost as a whole does not answer.
         """
-        named = route(request, self._routes)
+        book, traits = await self._ruling(request)
+        self._ruled = book.recipients
+        named = route(request, self._routes, book, traits)
         flights = {one: self._fly(one.name, request.id) for one in dict.fromkeys(named)}
         for flight in flights.values():
             if flight is not None and not flight.landed.is_set():
@@ -161,7 +168,7 @@ class Resolver:
         self._unreachable[name] = reason
         log.log(
             # Nobody can mend what a requester wrote.
-            logging.WARNING if name in self._routes.configured else logging.INFO,
+            logging.WARNING if name in self._routes.configured | self._ruled else logging.INFO,
             "recipient.failed",
             extra={"recipient": name, "reason": reason, "detail": detail},
         )
@@ -173,7 +180,7 @@ class Resolver:
             self._count()
 
     def _count(self) -> None:
-        configured = self._routes.configured
+        configured = self._routes.configured | self._ruled
         counts = Counter(reason if name in configured else "suggested" for name, reason in self._unreachable.items())
         counts["too_many"] = sum(self._too_many.values())
         for reason in REASONS:

@@ -33,7 +33,7 @@ import grpc.experimental
 # (method, outcome, seconds); the outcome is "ok", "cancelled" or the name of a status code in lower case.
 Observe = Callable[[str, str, float], None]
 
-_SERVICE = "/proto.AuthService/"
+AUTH_SERVICE = "/proto.AuthService/"
 _WINDOW = 64
 _MIB = 1 << 20
 
@@ -68,8 +68,8 @@ class Channel:
     ) -> None:
         self._channel.close()
 
-    async def unary(self, method: str, request: bytes, *, seconds: float) -> bytes:
-        """Call a method of the Auth Service within `seconds`.
+    async def unary(self, method: str, request: bytes, *, seconds: float, service: str = AUTH_SERVICE) -> bytes:
+        """Call a method of the Auth Service, or of another service beside it, within `seconds`.
 
         Raises:
             CallFailed: the call ended otherwise than OK.
@@ -78,7 +78,7 @@ class Channel:
         """
         await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled already writes nothing
         with _observed(self._observe, method):
-            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_SERVICE + method)
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(service + method)
             try:
                 future = call.future(request, timeout=seconds)
             except ValueError as exc:
@@ -96,7 +96,7 @@ class Channel:
             LinkLost: "closed": the channel was closed before.
 
         """
-        open_call: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(_SERVICE + method)
+        open_call: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(AUTH_SERVICE + method)
         try:
             call = open_call(request, timeout=seconds)
         except ValueError as exc:

@@ -13,13 +13,21 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 import trio
 
 from sidecar.errors import LinkGarbled, LinkLost, SidecarError
-from sidecar.model import AccessRequest, Delete, Ping, PluginData, Put, Review
+from sidecar.model import AccessRequest, Delete, MonitoringRule, Ping, PluginData, Put, Review, RuleDelete, RulePut
 from sidecar.teleport import codec
-from sidecar.teleport.bridge import Channel, Observe, ServerStream
+from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, ServerStream
 from sidecar.teleport.credentials import Credentials, read_credentials
 from sidecar.teleport.status import CallFailed, is_missing_method, link_error, review_error, update_error, watch_error
 
 __all__ = ["AuthClient", "Credentials", "Observe", "open_client", "read_credentials"]
+
+_RULES = "/teleport.accessmonitoringrules.v1.AccessMonitoringRulesService/"
+_LOGIN_STATES = "/teleport.userloginstate.v1.UserLoginStateService/"
+_USERS = "/teleport.users.v1.UsersService/"
+# As many as Teleport gives in one page.
+_RULES_PAGE = 1000
+# Watches that name a kind which an older server does not have fail there as a whole.
+_PARTIAL_SUCCESS_SINCE = 15
 
 _PING_SECONDS = 5.0
 # Teleport itself tries a contended write for about two seconds.
@@ -59,11 +67,18 @@ class AuthClient:
         self._open_wide = open_wide
         self._plugin = plugin_name
         self._legacy_list = False
+        self._legacy_rules = False
+        self._major = 0
+        # Whether the watch that was opened last tells of rules, too.
+        self.watches_rules = False
 
     async def ping(self) -> Ping:
         """Ask what server this is. Proves the way, not our rights: it needs none."""
         answer = await self._call("Ping", codec.encode_ping(), link_error, seconds=_PING_SECONDS)
-        return codec.decode_ping(answer)
+        info = codec.decode_ping(answer)
+        major = info.server_version.removeprefix("v").partition(".")[0]
+        self._major = int(major) if major.isdecimal() and len(major) < 5 else 0
+        return info
 
     async def get_request(self, request_id: str) -> AccessRequest | None:
         """Read one request from the backend itself (lists may come from a cache that lags); None: there is none."""
@@ -110,16 +125,59 @@ class AuthClient:
         await self._call("UpdatePluginData", request, update_error)
 
     @asynccontextmanager
-    async def watch(self) -> AsyncIterator[AsyncIterator[Put | Delete]]:
+    async def watch(self, *, rules: bool = False) -> AsyncIterator[AsyncIterator[Event]]:
         """Watch all access requests. Entering waits for INIT without a limit of its own; what is read comes after it.
+
+        With `rules` also access monitoring rules, if the last Ping was of a server that can say no to them alone;
+        `watches_rules` tells what it said.
 
         The iteration never ends by itself: it raises, also where the server ends the stream in good order.
         """
-        async with self._channel.stream("WatchEvents", codec.encode_watch()) as stream:
-            if not isinstance(codec.decode_event(await _next_event(stream)), codec.Init):
+        request = codec.encode_watch(rules=rules and self._major >= _PARTIAL_SUCCESS_SINCE)
+        async with self._channel.stream("WatchEvents", request) as stream:
+            init = codec.decode_event(await _next_event(stream))
+            if not isinstance(init, codec.Init):
                 raise LinkGarbled("teleport", "no_init", "the watch did not begin with INIT")
+            self.watches_rules = init.rules
             async with aclosing(_events(stream)) as events:
                 yield events
+
+    async def list_rules(self, token: str = "") -> tuple[list[MonitoringRule], str]:
+        """A page of the access monitoring rules, at least of those that name our plugin; and the next one's token.
+
+        Raises LinkRefused: "unimplemented" where the server has none, "denied" where our role may not see them.
+        """
+        request = codec.encode_rules(self._plugin, token, _RULES_PAGE)
+        if not self._legacy_rules:
+            try:
+                answer = await self._channel.unary(
+                    "ListAccessMonitoringRulesWithFilter", request, seconds=_CALL_SECONDS, service=_RULES
+                )
+            except CallFailed as exc:
+                if not is_missing_method(exc):
+                    raise link_error(exc) from exc
+                self._legacy_rules = True
+            else:
+                return codec.decode_rules(answer)
+        return codec.decode_rules(await self._call("ListAccessMonitoringRules", request, link_error, service=_RULES))
+
+    async def user_traits(self, user: str) -> dict[str, tuple[str, ...]]:
+        """The traits of a user, as of the last login where Teleport keeps that."""
+        request = codec.encode_name(user)
+        try:
+            state = await self._channel.unary(
+                "GetUserLoginState", request, seconds=_CALL_SECONDS, service=_LOGIN_STATES
+            )
+        except CallFailed as exc:
+            if exc.code not in {"NOT_FOUND", "UNIMPLEMENTED"}:
+                raise link_error(exc) from exc
+        else:
+            return codec.decode_login_state(state)
+        return codec.decode_user(await self._call("GetUser", request, link_error, service=_USERS))
+
+    async def list_roles(self) -> list[str]:
+        """The names of all roles."""
+        return codec.decode_roles(await self._call("GetRoles", b"", link_error))
 
     async def submit_review(
         self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
@@ -149,11 +207,12 @@ class AuthClient:
         method: str,
         request: bytes,
         to_error: Callable[[CallFailed], SidecarError],
+        service: str = AUTH_SERVICE,
         *,
         seconds: float = _CALL_SECONDS,
     ) -> bytes:
         try:
-            return await self._channel.unary(method, request, seconds=seconds)
+            return await self._channel.unary(method, request, seconds=seconds, service=service)
         except CallFailed as exc:
             raise to_error(exc) from exc
 
@@ -185,6 +244,7 @@ class AuthClient:
         return _streamed(await stream.receive(), stream)
 
 
+Event = Put | Delete | RulePut | RuleDelete
 _Requests = AsyncGenerator[AccessRequest, None]
 
 
@@ -203,10 +263,10 @@ async def _streamed(message: bytes | None, stream: ServerStream) -> _Requests:
             raise link_error(exc) from exc
 
 
-async def _events(stream: ServerStream) -> AsyncGenerator[Put | Delete, None]:
+async def _events(stream: ServerStream) -> AsyncGenerator[Event, None]:
     while True:
         event = codec.decode_event(await _next_event(stream))
-        if isinstance(event, Put | Delete):
+        if isinstance(event, Event):
             yield event
 
 

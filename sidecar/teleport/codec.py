@@ -12,14 +12,28 @@ from google.protobuf.proto import parse_length_prefixed
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sidecar.errors import LinkGarbled
-from sidecar.model import AccessRequest, Delete, Ping, PluginData, Put, Resource, Review, Threshold
+from sidecar.model import (
+    AccessRequest,
+    Delete,
+    MonitoringRule,
+    Ping,
+    PluginData,
+    Put,
+    Resource,
+    Review,
+    RuleDelete,
+    RulePut,
+    Threshold,
+)
 from sidecar.teleport.pb import teleport_pb2 as pb
 
 KIND = "access_request"
+RULES = "access_monitoring_rule"
 # Just before the year 10000, where Python's dates end. gogoproto sends an unset time as year 1.
 _LAST_SECOND = 253_402_300_000
 # NONE is not among them: Teleport never stores it.
 _STATES: dict[int, str] = {pb.PENDING: "PENDING", pb.APPROVED: "APPROVED", pb.DENIED: "DENIED", pb.PROMOTED: "PROMOTED"}
+_KINDS: dict[int, str] = {pb.UNDEFINED: "", pb.SHORT_TERM: "SHORT_TERM", pb.LONG_TERM: "LONG_TERM"}
 # The others must never be sent: PENDING with a reason makes every list of a Teleport 7 fail from then on.
 _VERDICTS = {"APPROVED": pb.APPROVED, "DENIED": pb.DENIED}
 
@@ -27,11 +41,13 @@ M = TypeVar("M", bound=Message)
 
 
 class Init(msgspec.Struct, frozen=True):
-    """The watch says: from here on every change is told."""
+    """The watch says: from here on every change is told, of rules, too, where `rules` says so."""
+
+    rules: bool = False
 
 
-def decode_event(data: bytes) -> Put | Delete | Init | None:
-    """Decode one message of WatchEvents; None is one that does not concern access requests.
+def decode_event(data: bytes) -> Put | Delete | RulePut | RuleDelete | Init | None:
+    """Decode one message of WatchEvents; None is one that concerns neither access requests nor rules.
 
     Raises:
         LinkGarbled: not an Event, or a request without a name.
@@ -39,11 +55,16 @@ def decode_event(data: bytes) -> Put | Delete | Init | None:
     """
     event = _parse(pb.Event, data)
     if event.Type == pb.INIT:
-        return Init()
-    if event.Type == pb.PUT and event.HasField("AccessRequest"):
-        return Put(_request(event.AccessRequest))
-    if event.Type == pb.DELETE and event.ResourceHeader.Kind == KIND.encode():
-        return Delete(_name(event.ResourceHeader.Metadata))
+        return Init(any(kind.Kind == RULES.encode() for kind in event.WatchStatus.Spec.Kinds))
+    match event.Type, event.WhichOneof("Resource"):
+        case pb.PUT, "AccessRequest":
+            return Put(_request(event.AccessRequest))
+        case pb.PUT, "AccessMonitoringRule":
+            return RulePut(_rule(event.AccessMonitoringRule))
+        case pb.DELETE, _ if event.ResourceHeader.Kind == KIND.encode():
+            return Delete(_name(event.ResourceHeader.Metadata))
+        case pb.DELETE, _ if event.ResourceHeader.Kind == RULES.encode():
+            return RuleDelete(_text(event.ResourceHeader.Metadata.Name))
     return None
 
 
@@ -90,14 +111,53 @@ def decode_plugin_data(data: bytes, plugin: str) -> Iterator[PluginData]:
                 )
 
 
+def decode_rules(data: bytes) -> tuple[list[MonitoringRule], str]:
+    """Decode a page of rules, and the token of the next one, "" behind the last; raises LinkGarbled."""
+    page = _parse(pb.ListAccessMonitoringRulesResponse, data)
+    return [_rule(rule) for rule in page.rules], _text(page.next_page_token)
+
+
+def decode_login_state(data: bytes) -> dict[str, tuple[str, ...]]:
+    """Decode the traits in a UserLoginState; raises LinkGarbled."""
+    return {_text(trait.key): _texts(trait.values) for trait in _parse(pb.UserLoginState, data).spec.traits}
+
+
+def decode_user(data: bytes) -> dict[str, tuple[str, ...]]:
+    """Decode the traits in the answer of GetUser; raises LinkGarbled."""
+    return dict(_labels(_parse(pb.GetUserResponse, data).user.Spec.Traits))
+
+
+def decode_roles(data: bytes) -> list[str]:
+    """Decode the names in the answer of GetRoles; raises LinkGarbled."""
+    return [_text(role.Metadata.Name) for role in _parse(pb.GetRolesResponse, data).Roles]
+
+
 def encode_ping() -> bytes:
     """A proto.PingRequest."""
     return pb.PingRequest().SerializeToString()
 
 
-def encode_watch() -> bytes:
-    """A proto.Watch of all access requests. Without a filter: one by state would hide what resolves a request."""
-    return pb.Watch(Kinds=[pb.WatchKind(Kind=KIND.encode())]).SerializeToString()
+def encode_watch(*, rules: bool = False) -> bytes:
+    """A proto.Watch of all access requests, and of rules where the server grants that, too.
+
+    Without a filter: one by state would hide what resolves a request.
+    """
+    kinds = [KIND, RULES] if rules else [KIND]
+    return pb.Watch(
+        Kinds=[pb.WatchKind(Kind=kind.encode()) for kind in kinds], AllowPartialSuccess=rules
+    ).SerializeToString()
+
+
+def encode_rules(plugin: str, token: str, size: int) -> bytes:
+    """A ListAccessMonitoringRulesRequest: one page of the rules that tell `plugin` of access requests."""
+    return pb.ListAccessMonitoringRulesRequest(
+        page_size=size, page_token=_bytes(token), subjects=[KIND.encode()], notification_name=_bytes(plugin)
+    ).SerializeToString()
+
+
+def encode_name(name: str) -> bytes:
+    """A request for the one with this name."""
+    return pb.GetByName(name=_bytes(name)).SerializeToString()
 
 
 def encode_filter(request_id: str = "") -> bytes:
@@ -172,14 +232,61 @@ def _request(wire: pb.AccessRequestV3) -> AccessRequest:
         promoted_name=_text(spec.accessList.Name),
         promoted_title=_text(spec.accessList.Title),
         dry_run=spec.DryRun,
-        long_term=spec.RequestKind == pb.LONG_TERM,
+        system_annotations=_labels(spec.SystemAnnotations),
+        kind=_KINDS.get(spec.RequestKind, f"KIND {spec.RequestKind}"),
     )
 
 
 def _resources(spec: pb.AccessRequestSpecV3) -> tuple[Resource, ...]:
     # The newer list is authoritative where it is present (access_requests.proto, 2026).
-    ids = [access.id for access in spec.RequestedResourceAccessIDs] or spec.RequestedResourceIDs
-    return tuple(Resource(_text(i.ClusterName), _text(i.Kind), _text(i.Name), _text(i.SubResourceName)) for i in ids)
+    accesses = spec.RequestedResourceAccessIDs or [pb.ResourceAccessID(id=i) for i in spec.RequestedResourceIDs]
+    return tuple(map(_resource, accesses))
+
+
+def _resource(access: pb.ResourceAccessID) -> Resource:
+    size = access.ByteSize()
+    access.DiscardUnknownFields()
+    known, constraints = access.ByteSize() == size, access.constraints
+    constraint = ""
+    only: tuple[str, ...] = ()
+    match constraints.WhichOneof("details"):
+        case "aws_console":
+            constraint, only = "role ARNs", _texts(constraints.aws_console.role_arns)
+        case "ssh":
+            constraint, only = "logins", _texts(constraints.ssh.logins)
+        case "windows_desktop":
+            constraint, only = "logins", _texts(constraints.windows_desktop.logins)
+    if access.HasField("constraints"):
+        # None at all could mean nothing, or everything.
+        known = known and constraints.version == b"v1" and bool(only)
+    name = access.id
+    return Resource(
+        _text(name.ClusterName),
+        _text(name.Kind),
+        _text(name.Name),
+        _text(name.SubResourceName),
+        constraint,
+        only,
+        unreadable=not known,
+    )
+
+
+def _rule(wire: pb.AccessMonitoringRule) -> MonitoringRule:
+    spec = wire.spec
+    size = spec.ByteSize()
+    spec.DiscardUnknownFields()
+    return MonitoringRule(
+        name=_text(wire.metadata.Name),
+        subjects=_texts(spec.subjects),
+        condition=_text(spec.condition),
+        plugin=_text(spec.notification.name),
+        recipients=_texts(spec.notification.recipients),
+        unreadable=spec.ByteSize() != size,
+    )
+
+
+def _labels(labels: pb.LabelValues) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple((_text(entry.key), _texts(entry.value.Values)) for entry in labels.Values)
 
 
 def _name(metadata: pb.Metadata) -> str:

@@ -47,7 +47,7 @@ _REPLY_REASON = 3000
 
 _COLOURS = {PENDING: "#ffbc1f", APPROVED: "#3db887", DENIED: "#d24b4e", PROMOTED: "#1c58d9"}
 _GREY = "#8d8d8d"
-_SHORT_FIELDS = {"Requester", "Created", "Expires", "Access until", "State", "Cluster"}
+_SHORT_FIELDS = {"Requester", "Kind", "Created", "Expires", "Access until", "State", "Cluster"}
 
 _FOR_REQUESTER = {
     PENDING: "Your access request waits for review.",

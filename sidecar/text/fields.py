@@ -26,6 +26,12 @@ PLAIN_ID = re.compile("[0-9A-Za-z-]{1,64}")
 _WEB_URL = re.compile(r"https?://[0-9A-Za-z.:\[\]/_~%-]{1,300}")
 _EMOJI = {PENDING: "⏳ ", APPROVED: "✅ ", DENIED: "❌ ", EXPIRED: "⌛ "}
 _STATES = (PENDING, APPROVED, DENIED, EXPIRED, PROMOTED, REMOVED)
+NARROWED = "narrowed in a way this sidecar cannot show"
+_TELEPORT_ONLY = {
+    "long_term": "A long-term request.",
+    "unknown_kind": "A kind of request that this sidecar does not know.",
+    "unreadable": f"A request {NARROWED}.",
+}
 _VERDICTS = {APPROVED: "approval", DENIED: "denial", PROMOTED: "promotion"}
 
 
@@ -68,6 +74,7 @@ def field_values(request: AccessRequest, state: str, kind: str, options: TextOpt
         "Roles": _listed(request.roles, limits.roles, limits.name),
         "Resources": _resources(request.resources, options.cluster, limits),
         "Reason": fenced(request.reason, limits.reason),
+        "Kind": _kind(request.kind),
         "Created": _moment(request.created, zone),
         "Expires": _deadline(request.expires, request.created, zone),
         "Access until": f"{until}, not before {starts}" if until and starts else until,
@@ -107,8 +114,7 @@ def _listed(names: tuple[str, ...] | list[str], most: int, limit: int) -> str:
 def _resources(resources: tuple[Resource, ...], own_cluster: str, limits: Limits) -> str:
     groups: dict[tuple[str, str], list[str]] = {}
     for resource in resources[: limits.resources]:
-        path = f"{resource.name}/{resource.sub_resource}" if resource.sub_resource else resource.name
-        groups.setdefault((resource.kind, resource.cluster), []).append(path)
+        groups.setdefault((resource.kind, resource.cluster), []).append(_resource(resource, limits))
     if not groups:
         return ""
     lines = [f"{count(len(resources), 'resource')}:"]
@@ -116,8 +122,22 @@ def _resources(resources: tuple[Resource, ...], own_cluster: str, limits: Limits
         lines[0] = f"{len(resources)} resources, the first {limits.resources} of them:"
     for (kind, cluster), names in groups.items():
         where = f" in {code_span(cluster, limits.name)}" if cluster not in {"", own_cluster} else ""
-        lines.append(f"{code_span(kind, limits.name)}{where}: {_listed(names, len(names), limits.name)}")
+        lines.append(f"{code_span(kind, limits.name)}{where}: {', '.join(names)}")
     return "\n".join(lines)
+
+
+def _resource(resource: Resource, limits: Limits) -> str:
+    path = f"{resource.name}/{resource.sub_resource}" if resource.sub_resource else resource.name
+    name = code_span(path or "(empty)", limits.name)
+    if resource.unreadable:
+        return f"{name} ({NARROWED}: see Teleport)"
+    if resource.constraint:
+        return f"{name} (only the {resource.constraint} {_listed(resource.only, limits.resources, limits.name)})"
+    return name
+
+
+def _kind(kind: str) -> str:
+    return {"": "", "SHORT_TERM": "short term", "LONG_TERM": "long term"}.get(kind, f"unknown: {kind}")
 
 
 def _reviews(request: AccessRequest, state: str, limits: Limits) -> str:
@@ -189,8 +209,8 @@ def _decide(request: AccessRequest, options: TextOptions) -> str:
     if not PLAIN_ID.fullmatch(request.id):
         return ""
     link = _link(request.id, options)
-    if request.long_term:
-        return f"A long-term request. {link or 'Review it on the web page of Teleport.'}"
+    if request.teleport_only:
+        return f"{_TELEPORT_ONLY[request.teleport_only]} {link or 'Review it on the web page of Teleport.'}"
     ways = list(filter(None, (_here(way, request.id, options) for way in options.ways)))
     here = f"Here: {'; or '.join(ways)}." if ways else ""
     lines = "\n".join(filter(None, (link, here)))

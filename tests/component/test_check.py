@@ -82,6 +82,8 @@ async def test_all_is_well(tmp_path: Path, version: str, chat_version: str) -> N
             ("teleport.rights.list", "ok"),
             ("teleport.rights.plugin_data.read", "ok"),
             ("teleport.rights.plugin_data.update", "ok"),
+            ("teleport.rules", "ok"),
+            ("routes", "ok"),
             ("mattermost.reach", "ok"),
             ("mattermost.bot", "ok"),
             ("mattermost.clock", "ok"),

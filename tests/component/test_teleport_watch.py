@@ -13,7 +13,7 @@ import trio
 
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
 from sidecar.model import Delete, Put
-from sidecar.teleport.client import AuthClient
+from sidecar.teleport.client import AuthClient, Event
 from sidecar.teleport.pb import teleport_pb2 as pb
 from tests.teleport_peer import PATIENCE, Context, connect, fail, hang, serve
 
@@ -27,9 +27,9 @@ def _delete(name: str, padding: int = 0) -> bytes:
     return pb.Event(Type=pb.DELETE, ResourceHeader=header).SerializeToString()
 
 
-async def _all(client: AuthClient) -> list[Put | Delete]:
+async def _all(client: AuthClient) -> list[Event]:
     """Everything up to the error that ends the watch."""
-    seen: list[Put | Delete] = []
+    seen: list[Event] = []
     async with client.watch() as events:
         async for event in events:
             seen.append(event)  # noqa: PERF401
@@ -112,7 +112,7 @@ async def test_every_end_is_told(end: tuple[str, str] | None, kind: type[LinkErr
         if end is not None:
             fail(context, *end)
 
-    seen: list[Put | Delete] = []
+    seen: list[Event] = []
     with serve() as peer:
         peer.streams["WatchEvents"] = ending
         async with connect(peer) as client:

@@ -10,7 +10,8 @@ from sidecar.model import AccessRequest
 
 REQUEST = AccessRequest(id="0186a7f4-0000-7000-8000-0000deadbeef", user="bob", state="PENDING")
 OUTCOMES = (
-    "submitted", "counted", "on_record", "duplicate", "resolved", "own_request", "long_term", "conflict",
+    "submitted", "counted", "on_record", "duplicate", "resolved", "own_request", "long_term", "unknown_kind",
+    "unreadable", "conflict",
     "reason_required", "malformed", "edited", "not_reviewer", "not_allowed", "mfa_required", "credential",
     "unsafe_state", "other",
 )  # fmt: skip

@@ -329,6 +329,20 @@ def test_check_is_3_with_a_failure(checked: Callable[..., list[str]], capsys: py
     assert asked == [""]
 
 
+def test_check_tells_who_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sidecar import check
+
+    async def who(_: Config, roles: tuple[str, ...], user: str) -> tuple[list[check.Finding], list[check.Account]]:
+        await trio.lowlevel.checkpoint()
+        return [check.Finding("told", "ok", f"{roles} {user}", "a rule.")], []
+
+    monkeypatch.setattr(check, "who_is_told", who)
+    assert cli.main(["check", "-c", GOOD, "--who-is-told", "dbadmin, sre", "--user", "bob"]) == 0
+    assert capsys.readouterr().out == "ok      ('dbadmin', 'sre') bob: a rule.\n"
+    with pytest.raises(SystemExit):
+        cli.main(["check", "-c", GOOD, "--who-is-told", " , "])
+
+
 def test_check_pin_prints_the_table(checked: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     from sidecar.check import Account
 

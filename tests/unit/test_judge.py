@@ -33,7 +33,7 @@ from sidecar.decisions.judge import (
     with_room,
 )
 from sidecar.decisions.record import Slot
-from sidecar.model import AccessRequest, Post, Reaction, Review
+from sidecar.model import AccessRequest, Post, Reaction, Resource, Review
 
 BOT, CARD, CHANNEL = "bot", "card", "channel"
 REQUEST = AccessRequest(id="r1", user="bob", state="PENDING", roles=("dbadmin",))
@@ -86,7 +86,10 @@ def but(request: AccessRequest = REQUEST, **changes: Any) -> AccessRequest:
         ([say()], {"request": but(state="APPROVED", reviews=(Review("alice", "APPROVED"),))}, ["on_record"]),
         ([say()], {"request": but(state="DENIED")}, ["resolved"]),
         ([say()], {"request": but(state="STATE 9")}, ["resolved"]),
-        ([say()], {"request": but(long_term=True)}, ["long_term"]),
+        ([say()], {"request": but(kind="LONG_TERM")}, ["long_term"]),
+        ([say()], {"request": but(kind="KIND 7")}, ["unknown_kind"]),
+        ([say()], {"request": but(kind="SHORT_TERM")}, [ACCEPTED]),
+        ([say()], {"request": but(resources=(Resource("", "node", "n", unreadable=True),))}, ["unreadable"]),
         ([say()], {"rules": Rules(mode="reviewer", require_reason="approve")}, ["reason_required"]),
         ([say(verb="deny")], {"rules": Rules(mode="reviewer", require_reason="approve")}, [ACCEPTED]),
         ([say(reason="ok")], {"rules": Rules(mode="reviewer", require_reason="both")}, [ACCEPTED]),

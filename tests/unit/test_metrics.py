@@ -19,6 +19,7 @@ FAMILIES = {
     "updates": ("counter", ("outcome",)),
     "duplicates_repaired": ("counter", ()),
     "recipients_failed": ("gauge", ("reason",)),
+    "rules": ("gauge", ("state",)),
     "rest_request_seconds": ("histogram", ("method", "outcome")),
     "grpc_request_seconds": ("histogram", ("method", "outcome")),
     "reviews": ("counter", ("proposed_state", "outcome")),

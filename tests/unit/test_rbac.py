@@ -70,6 +70,16 @@ def test_the_sidecar_s_own_role_has_what_the_mode_needs_and_no_more(mode: str) -
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_the_rights_for_rules_and_for_traits_each_stand_behind_a_comment(mode: str) -> None:
+    """So that who does not want one of them sees what to take away, and what that costs."""
+    lines = render(mode).splitlines()
+    for resources, words in (("[access_monitoring_rule]", "monitoring rules"), ("[user, user_login_state]", "traits")):
+        (place,) = [number for number, line in enumerate(lines) if line.endswith(f"- resources: {resources}")]
+        assert lines[place - 1].lstrip().startswith("# ")
+        assert words in lines[place - 1]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_two_people_must_agree(mode: str) -> None:
     """The community edition has neither thresholds nor reviews in its roles: there the sidecar's policy counts."""
     asks = documents(mode)["role example-requester"]

@@ -19,6 +19,7 @@ from sidecar.simulator.teleport.profile import Profile
 from sidecar.simulator.teleport.roles import filter_matches
 from sidecar.simulator.teleport.rpc import Caller
 from sidecar.simulator.teleport.watch import Interest, Watcher
+from sidecar.teleport.codec import decode_request
 from sidecar.teleport.pb import teleport_pb2 as pb
 
 RECORDED = Path(__file__).parents[1] / "data" / "teleport-7.0.0-dev"
@@ -200,10 +201,26 @@ def test_hostile_bytes_go_out_as_they_came_in() -> None:
 def test_a_state_from_the_future_and_other_fields_reach_the_wire() -> None:
     server = story("18.0.0")
     request_id = ask(server, resources=[Resource("example.com", "node", "db1")])
-    server.rewrite(request_id, state="STATE 7", long_term=True, promoted_name="list", assume_start=2e9)
+    server.rewrite(request_id, state="STATE 7", kind="LONG_TERM", promoted_name="list", assume_start=2e9)
     spec = encoded(server, request_id).Spec
     assert (int(spec.State), spec.RequestKind, spec.accessList.Name) == (7, pb.LONG_TERM, b"list")
     assert (spec.AssumeStartTime.seconds, spec.RequestedResourceIDs[0].Name) == (2_000_000_000, b"db1")
+
+
+def test_constraints_and_kinds_reach_the_sidecar_as_they_were_stored() -> None:
+    server = story("18.0.0")
+    resources = (
+        Resource("c", "node", "n", "", "logins", ("root",)),
+        Resource("c", "windows_desktop", "d", "", "logins", ("Administrator",)),
+        Resource("c", "app", "aws", "", "role ARNs", ("arn:1",)),
+        Resource("c", "node", "strange", unreadable=True),
+        Resource("c", "node", "whole"),
+    )
+    request_id = ask(server, resources=resources)
+    for kind in ("SHORT_TERM", "KIND 7"):
+        server.rewrite(request_id, kind=kind)
+        read = decode_request(encoded(server, request_id).SerializeToString())
+        assert (read.kind, read.resources) == (kind, resources)
 
 
 # Reviews

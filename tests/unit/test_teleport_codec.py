@@ -154,7 +154,7 @@ def test_every_field_of_a_newer_server() -> None:
         promoted_name="list",
         promoted_title="The list",
         dry_run=True,
-        long_term=True,
+        kind="LONG_TERM",
     )
 
 
@@ -162,6 +162,74 @@ def test_newer_list_of_resources_is_authoritative() -> None:
     old, new = pb.ResourceID(Kind=b"node", Name=b"old"), pb.ResourceID(Kind=b"app", Name=b"new")
     request = _request(RequestedResourceIDs=[old], RequestedResourceAccessIDs=[pb.ResourceAccessID(id=new)])
     assert _decoded(request).resources == (Resource("", "app", "new"),)
+
+
+V1 = pb.ResourceConstraints(version=b"v1")
+SSH = pb.ResourceConstraints(version=b"v1", ssh=pb.LoginConstraints(logins=[b"root", b"a\xff"]))
+AWS = pb.ResourceConstraints(version=b"v1", aws_console=pb.AWSConsoleConstraints(role_arns=[b"arn:1"]))
+DESKTOP = pb.ResourceConstraints(version=b"v1", windows_desktop=pb.LoginConstraints(logins=[b"Administrator"]))
+# A field that none of our messages has.
+NEW_FIELD = b"\xa2\x06\x00"
+
+
+@pytest.mark.parametrize(
+    ("constraints", "word", "only"),
+    [
+        (SSH, "logins", ("root", "a\ufffd")),
+        (AWS, "role ARNs", ("arn:1",)),
+        (DESKTOP, "logins", ("Administrator",)),
+    ],
+)
+def test_constraints(constraints: pb.ResourceConstraints, word: str, only: tuple[str, ...]) -> None:
+    access = pb.ResourceAccessID(id=pb.ResourceID(Kind=b"node", Name=b"n"), constraints=constraints)
+    decoded = _decoded(_request(RequestedResourceAccessIDs=[access]))
+    assert decoded.resources == (Resource("", "node", "n", "", word, only),)
+    assert decoded.teleport_only == ""
+
+
+@pytest.mark.parametrize(
+    ("constraints", "where"),
+    [
+        (V1, ""),
+        (pb.ResourceConstraints(), ""),
+        (pb.ResourceConstraints(version=b"v2", ssh=SSH.ssh), ""),
+        (pb.ResourceConstraints(version=b"v1", ssh=pb.LoginConstraints()), ""),
+        (SSH, "id"),
+        (SSH, "access"),
+        (SSH, "constraints"),
+        (SSH, "ssh"),
+        (None, "id"),
+        (None, "access"),
+    ],
+)
+def test_what_cannot_be_read_of_a_resource_is_said(constraints: pb.ResourceConstraints | None, where: str) -> None:
+    """An approver must not grant what the card does not show: not of a newer version's kinds, either."""
+    access = pb.ResourceAccessID(id=pb.ResourceID(Kind=b"node", Name=b"n"), constraints=constraints)
+    parts: dict[str, Message] = {"": pb.ResourceAccessID(), "id": access.id, "access": access}
+    if where in {"constraints", "ssh"}:
+        parts |= {"constraints": access.constraints, "ssh": access.constraints.ssh}
+    parts[where].MergeFromString(NEW_FIELD)
+    decoded = _decoded(_request(RequestedResourceAccessIDs=[pb.ResourceAccessID(id=SSH_NODE), access]))
+    assert [resource.unreadable for resource in decoded.resources] == [False, True]
+    assert decoded.teleport_only == "unreadable"
+
+
+SSH_NODE = pb.ResourceID(ClusterName=b"c", Kind=b"node", Name=b"n", SubResourceName=b"s")
+
+
+def test_an_unknown_field_of_the_older_list_is_said_too() -> None:
+    strange = pb.ResourceID(Kind=b"node", Name=b"n")
+    strange.MergeFromString(NEW_FIELD)
+    assert _decoded(_request(RequestedResourceIDs=[strange])).teleport_only == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "teleport_only"),
+    [(0, "", ""), (1, "SHORT_TERM", ""), (2, "LONG_TERM", "long_term"), (7, "KIND 7", "unknown_kind")],
+)
+def test_kinds(number: int, kind: str, teleport_only: str) -> None:
+    decoded = _decoded(_request(RequestKind=number))
+    assert (decoded.kind, decoded.teleport_only) == (kind, teleport_only)
 
 
 def test_init_with_a_payload() -> None:

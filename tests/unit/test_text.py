@@ -187,8 +187,18 @@ def test_times_are_absolute(changes: dict[str, Any], zone: str | None, shown: st
         ({}, {"ways": ("reply",), "web_url": "", "require_reason": "approve"}, "Here: reply `approve because …` or"),
         ({}, {"ways": ("reaction",), "web_url": "", "require_reason": "deny"}, "Here: react with :white_check_mark:"),
         ({}, {"ways": ("reaction",), "web_url": "", "require_reason": "both"}, "```\ntsh request"),
-        ({"long_term": True}, {}, "A long-term request. [Review in Teleport](https://teleport.example.com/web/requests/{id})"),
-        ({"long_term": True}, {"web_url": ""}, "A long-term request. Review it on the web page of Teleport."),
+        ({"kind": "LONG_TERM"}, {}, "A long-term request. [Review in Teleport](https://teleport.example.com/web/requests/{id})"),
+        ({"kind": "LONG_TERM"}, {"web_url": ""}, "A long-term request. Review it on the web page of Teleport."),
+        (
+            {"kind": "KIND 7"},
+            {"web_url": ""},
+            "A kind of request that this sidecar does not know. Review it on the web page of Teleport.",
+        ),
+        (
+            {"resources": (Resource("", "node", "n", unreadable=True),)},
+            {"web_url": ""},
+            "A request narrowed in a way this sidecar cannot show. Review it on the web page of Teleport.",
+        ),
     ],
 )  # fmt: skip
 def test_how_to_decide(changes: dict[str, Any], options: dict[str, Any], shown: str) -> None:
@@ -245,6 +255,29 @@ def test_the_fallback_stays_short() -> None:
     draft = render_card(msgspec.structs.replace(REQUEST, roles=("r",) * 12), options=OPTIONS)
     assert draft.attachment is not None
     assert str(draft.attachment["fallback"]).endswith(f"r, r and 2 more ({ID})")
+
+
+def test_what_alone_is_asked_for_of_a_resource_is_shown() -> None:
+    many = tuple(f"arn:{n}" for n in range(12))
+    assert card(
+        resources=(
+            Resource("", "node", "n", "", "logins", ("root", "@here")),
+            Resource("", "app", "aws", "", "role ARNs", many),
+            Resource("", "app", "new", "", "role ARNs", ("x",), unreadable=True),
+        )
+    )["Resources"].split("\n")[1:] == [
+        "`node`: `n` (only the logins `root`, `@here`)",
+        "`app`: `aws` (only the role ARNs " + ", ".join(f"`{arn}`" for arn in many[:10]) + ", … 2 more), "
+        "`new` (narrowed in a way this sidecar cannot show: see Teleport)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [("", None), ("SHORT_TERM", "short term"), ("LONG_TERM", "long term"), ("KIND 7", "unknown: KIND 7")],
+)
+def test_the_kind_is_shown_where_teleport_tells_it(kind: str, shown: str | None) -> None:
+    assert card(kind=kind).get("Kind") == shown
 
 
 def test_a_resource_may_have_a_part() -> None:

@@ -36,7 +36,16 @@ KNOWN_STATES = ["PENDING", "APPROVED", "DENIED", "PROMOTED", "EXPIRED", "REMOVED
 STATES = st.sampled_from(["PENDING", *KNOWN_STATES]) | st.sampled_from(KNOWN_STATES) | HOSTILE
 IDS = st.just("0193523a-2c9e-7d5c-9a3b-1f2e3d4c5b6a")
 REVIEWS = st.builds(Review, author=HOSTILE, proposed_state=STATES, reason=HOSTILE)
-RESOURCES = st.builds(Resource, cluster=HOSTILE, kind=HOSTILE, name=HOSTILE, sub_resource=HOSTILE)
+RESOURCES = st.builds(
+    Resource,
+    cluster=HOSTILE,
+    kind=HOSTILE,
+    name=HOSTILE,
+    sub_resource=HOSTILE,
+    constraint=st.sampled_from(["", "logins", "role ARNs"]),
+    only=st.lists(HOSTILE, max_size=3).map(tuple),
+    unreadable=st.booleans(),
+)
 THRESHOLDS = st.builds(Threshold, approve=st.integers(0, 2**31), deny=st.integers(0, 9), name=HOSTILE, filter=HOSTILE)
 
 
@@ -54,6 +63,7 @@ def grown(request: AccessRequest, sizes: tuple[int, int]) -> AccessRequest:
     return msgspec.structs.replace(request, **changes)
 
 
+KINDS = st.sampled_from(["", "SHORT_TERM", "LONG_TERM", "KIND 7", "KIND -3"])
 REQUESTS = st.builds(
     AccessRequest,
     id=st.one_of(IDS, IDS, HOSTILE),
@@ -71,7 +81,7 @@ REQUESTS = st.builds(
     resources=st.lists(RESOURCES, max_size=4).map(tuple),
     promoted_name=HOSTILE,
     promoted_title=HOSTILE,
-    long_term=st.booleans(),
+    kind=KINDS,
 )
 OPTIONS = st.builds(
     TextOptions,
@@ -88,6 +98,7 @@ OWN_TEXT = (
     " CEST LMT PMT WET WEST WEMT d h min not before A long term request Review it on web page Teleport Here react with"
     " white check mark x approve or deny reply thread send me as direct message Your waits for was approved Use denied"
     " a expired decided promoted an now gives removed changed reviewed Somebody Request is"
+    " this sidecar narrowed way that cannot does know show see only logins role ARNs kind short unknown KIND"
 )
 OWN_WORDS = set(OWN_TEXT.split())
 
@@ -180,13 +191,22 @@ def test_the_reader_sees_what_is_not_code() -> None:
 @pytest.mark.parametrize("state", KNOWN_STATES)
 def test_the_reader_knows_all_that_we_say_ourselves(state: str) -> None:
     """Else the properties below would fail by chance, on text that is ours."""
-    for kind, reason, long_term, web_url in itertools.product(
-        ("card", "requester"), ("none", "approve", "deny", "both"), (True, False), ("", "https://teleport.example.com")
+    constraints = (
+        Resource("x", "x", "x"),
+        Resource("x", "x", "x", "", "logins", ("x",) * 99),
+        Resource("x", "x", "x", "", "role ARNs", ("x",), unreadable=True),
+    )
+    for kind, reason, request_kind, resource, web_url in itertools.product(
+        ("card", "requester"),
+        ("none", "approve", "deny", "both"),
+        ("", "SHORT_TERM", "LONG_TERM", "KIND 7"),
+        constraints,
+        ("", "https://teleport.example.com"),
     ):
         request = AccessRequest(
             id="0193523a-2c9e-7d5c-9a3b-1f2e3d4c5b6a", user="bob", state=state, roles=("x",) * 99, reason="x" * 9999,
             created=0.0, access_until=2e8, assume_start=1e8, thresholds=(Threshold(2, 1),), promoted_name="x",
-            resources=(Resource("x", "x", "x"),) * 99, long_term=long_term,
+            resources=(resource,) * 99, kind=request_kind,
             reviews=tuple(Review("x", proposed) for proposed in KNOWN_STATES),
         )  # fmt: skip
         options = TextOptions(
@@ -241,7 +261,9 @@ def test_the_largest_request_fits(text: str) -> None:
         id="0" * 64, user=huge, state="PENDING", roles=(large,) * 300, reason=huge, resolve_reason=huge,
         created=0.0, expires=1e9, access_until=2e11, assume_start=1e11, thresholds=(Threshold(2**31, 1),),
         reviews=tuple(Review(large, state, large) for state in ("APPROVED", "DENIED", "PROMOTED", "?") * 50),
-        resources=tuple(Resource(str(n) + large, str(n) + large, large, large) for n in range(1000)),
+        resources=tuple(
+            Resource(str(n) + large, str(n) + large, large, large, "logins", (huge,) * 100) for n in range(1000)
+        ),
         promoted_title=huge,
     )  # fmt: skip
     options = TextOptions(

@@ -146,7 +146,7 @@ class _Running(grpc.GenericRpcHandler):
     def __init__(self, owner: AuthServer) -> None:
         self._owner = owner
         self._stopped = threading.Event()
-        self._handlers = {_PREFIX + name: self._handler(name, method) for name, method in METHODS.items()}
+        self._handlers = {f"/{method.service}/{name}": self._handler(name, method) for name, method in METHODS.items()}
         self._handlers[_PREFIX + "WatchEvents"] = grpc.unary_stream_rpc_method_handler(self._watch)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="simulator-auth")
         self._server, self.port = self._bind()
@@ -166,12 +166,12 @@ class _Running(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Find the method of a call; those that this version does not have end as on a Go server."""
         path = handler_call_details.method
-        name = path.removeprefix(_PREFIX)
-        if name in self._owner.profile.methods:
-            return self._handlers[path]
         service, _, method = path.removeprefix("/").rpartition("/")
+        known = self._owner.profile.methods
+        if method in known and path in self._handlers:
+            return self._handlers[path]
         details = f"unknown method {method} for service {service}"
-        if service != "proto.AuthService":
+        if not any(path.startswith(f"/{service}/") and path.rpartition("/")[2] in known for path in self._handlers):
             details = f"unknown service {service}"
         return _refusing(details)
 

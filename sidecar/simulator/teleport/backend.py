@@ -23,8 +23,10 @@ from sidecar.simulator.teleport.reviews import (
     with_review,
     with_state,
 )
-from sidecar.simulator.teleport.roles import Role, User, denied, filter_matches, invalid, thresholds_for
+from sidecar.simulator.teleport.roles import RULE, Role, User, denied, filter_matches, invalid, thresholds_for
+from sidecar.simulator.teleport.rules import encode_rule_delete, encode_rule_put, make_rule
 from sidecar.simulator.teleport.store import Store
+from sidecar.teleport.pb import teleport_pb2 as pb
 
 _ACCESS_SECONDS = 8 * 3600.0
 
@@ -36,13 +38,25 @@ class Backend(Store):
         super().__init__(version, watch_buffer=watch_buffer)
         self.users: dict[str, User] = {}
         self.roles: dict[str, Role] = {}
+        self.rules: dict[str, pb.AccessMonitoringRule] = {}
+        # Who may list the first page of rules may not list the second one.
+        self.rules_end_after_page_one = False
         self._plugin_data = PluginDataStore(self.profile.unknown_request)
 
     # Users and roles
 
-    def add_user(self, name: str, roles: Iterable[str] = (), *, sso: bool = False, bot: bool = False) -> User:
+    def add_user(
+        self,
+        name: str,
+        roles: Iterable[str] = (),
+        *,
+        sso: bool = False,
+        bot: bool = False,
+        traits: Mapping[str, Iterable[str]] | None = None,
+    ) -> User:
         """Create or replace a user."""
-        user = User(name, tuple(roles), sso=sso, bot=bot)
+        held = tuple((key, tuple(values)) for key, values in (traits or {}).items())
+        user = User(name, tuple(roles), sso=sso, bot=bot, traits=held)
         with self.changed:
             self.users[name] = user
             self.changed.notify_all()
@@ -93,6 +107,22 @@ class Backend(Store):
         """Look role definitions up, live."""
         return [self.roles[name] for name in names if name in self.roles]
 
+    # Rules
+
+    def add_rule(self, name: str, condition: str, recipients: Iterable[str], **more: Any) -> None:  # noqa: ANN401
+        """Create or replace an access monitoring rule; `more` as make_rule takes it."""
+        with self.changed:
+            self.rules[name] = make_rule(name, condition, recipients, **more)
+            self.publish(encode_rule_put(self.rules[name]), name, None, RULE)
+            self.changed.notify_all()
+
+    def remove_rule(self, name: str) -> None:
+        """Delete a rule."""
+        with self.changed:
+            del self.rules[name]
+            self.publish(encode_rule_delete(name), name, None, RULE)
+            self.changed.notify_all()
+
     # Requests
 
     def create_request(
@@ -105,6 +135,7 @@ class Backend(Store):
         expires_in: float | None = None,
         access_for: float = _ACCESS_SECONDS,
         resources: Iterable[Resource] = (),
+        kind: str = "",
     ) -> str:
         """Create a request and give its id.
 
@@ -133,6 +164,7 @@ class Backend(Store):
                 role_thresholds=mapping,
                 suggested_reviewers=tuple(suggested_reviewers),
                 resources=tuple(resources),
+                kind=kind,
             )
             self.store(StoredRequest(request, (), 0))
         return request.id

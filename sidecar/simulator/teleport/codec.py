@@ -67,6 +67,12 @@ def state_number(name: str) -> pb.RequestState.ValueType:
     return pb.RequestState.Value(name)
 
 
+def _kind_number(name: str) -> pb.AccessRequestKind.ValueType:
+    if name.startswith("KIND "):
+        return cast("pb.AccessRequestKind.ValueType", int(name[5:]))
+    return pb.AccessRequestKind.Value(name)
+
+
 def state_name(number: int) -> str:
     """Turn 2 into "APPROVED" and 7 into "STATE 7"."""
     known = pb.RequestState.DESCRIPTOR.values_by_number.get(number)
@@ -95,8 +101,8 @@ def encode_request(stored: StoredRequest, profile: Profile) -> pb.AccessRequestV
         Expires=_required_time(request.access_until),
         RequestReason=raw(request.reason),
         ResolveReason=raw(request.resolve_reason),
-        ResolveAnnotations=_labels(stored.annotations),
-        SystemAnnotations=pb.LabelValues(),
+        ResolveAnnotations=encode_labels(stored.annotations),
+        SystemAnnotations=encode_labels(request.system_annotations),
         Thresholds=[_threshold(threshold) for threshold in request.thresholds],
         RoleThresholdMapping=[_mapping(role, sets) for role, sets in request.role_thresholds],
         Reviews=[_review(*pair) for pair in zip(request.reviews, stored.ballots, strict=True)],
@@ -110,8 +116,10 @@ def encode_request(stored: StoredRequest, profile: Profile) -> pb.AccessRequestV
         spec.accessList.Title = raw(request.promoted_title)
     elif profile.writes_access_list and stored.ballots and request.state != "PENDING":
         spec.accessList.SetInParent()
-    if request.long_term:
-        spec.RequestKind = pb.LONG_TERM
+    if any(resource.constraint or resource.unreadable for resource in request.resources):
+        spec.RequestedResourceAccessIDs.extend(_access(resource) for resource in request.resources)
+    if request.kind:
+        spec.RequestKind = _kind_number(request.kind)
     if profile.has_revision:
         spec.MaxDuration.CopyFrom(_required_time(request.access_until))
         spec.SessionTTL.CopyFrom(_required_time(request.session_ttl))
@@ -178,7 +186,8 @@ def _required_time(value: float | None) -> Timestamp:
     return Timestamp(seconds=whole, nanos=nanos * 1000)
 
 
-def _labels(values: Iterable[tuple[str, tuple[str, ...]]]) -> pb.LabelValues:
+def encode_labels(values: Iterable[tuple[str, tuple[str, ...]]]) -> pb.LabelValues:
+    """Encode a map of lists."""
     return pb.LabelValues(
         Values=[
             pb.LabelValuesEntry(key=raw(key), value=pb.StringValues(Values=[raw(each) for each in held]))
@@ -218,3 +227,20 @@ def _resource(resource: Resource) -> pb.ResourceID:
         Name=raw(resource.name),
         SubResourceName=raw(resource.sub_resource),
     )
+
+
+def _access(resource: Resource) -> pb.ResourceAccessID:
+    access = pb.ResourceAccessID(id=_resource(resource))
+    only = [raw(each) for each in resource.only]
+    if resource.constraint or resource.unreadable:
+        access.constraints.version = b"v1"
+    if resource.constraint == "role ARNs":
+        access.constraints.aws_console.role_arns.extend(only)
+    elif resource.constraint:
+        (
+            access.constraints.windows_desktop if resource.kind == "windows_desktop" else access.constraints.ssh
+        ).logins.extend(only)
+    if resource.unreadable:
+        # field 100: what a newer version may add
+        access.constraints.MergeFromString(b"\xa2\x06\x00")
+    return access

@@ -38,12 +38,21 @@ class Profile:
     def methods(self) -> frozenset[str]:
         """The RPCs that exist (of those that are imitated)."""
         names = {"Ping", "WatchEvents", "GetPluginData", "UpdatePluginData"}
-        names |= {"SetAccessRequestState", "SubmitAccessReview"}
+        names |= {"SetAccessRequestState", "SubmitAccessReview", "GetRoles"}
         if self.major < 14:
             names.add("GetAccessRequests")
         if self.major >= 10:
             names.add("GetAccessRequestsV2")
+        if self.has_rules:
+            names |= {"ListAccessMonitoringRules", "ListAccessMonitoringRulesWithFilter", "GetUserLoginState"}
+        if self.major >= 16:
+            names.add("GetUser")
         return frozenset(names)
+
+    @property
+    def has_rules(self) -> bool:
+        """Access monitoring rules; a 16.0 built without enterprise code answers that it has no such service."""
+        return self.major >= 18
 
     @property
     def roles_are_live(self) -> bool:

@@ -14,6 +14,7 @@ from sidecar.simulator.faults import Refusal
 
 REQUEST = "access_request"
 PLUGIN_DATA = "access_plugin_data"
+RULE = "access_monitoring_rule"
 
 DEFAULT_THRESHOLD = Threshold(name="default", approve=1, deny=1)
 
@@ -42,6 +43,7 @@ class User:
     roles: tuple[str, ...]
     sso: bool = False
     bot: bool = False
+    traits: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def allows(roles: Iterable[Role], resource: str, verb: str) -> bool:

@@ -32,6 +32,7 @@ from sidecar.simulator.teleport.reviews import StateChange, Submission, check_st
 from sidecar.simulator.teleport.roles import (
     PLUGIN_DATA,
     REQUEST,
+    RULE,
     Role,
     allows,
     denied,
@@ -41,6 +42,7 @@ from sidecar.simulator.teleport.roles import (
     may_review,
     require,
 )
+from sidecar.simulator.teleport.rules import get_login_state, get_roles, get_user, list_rules, list_rules_plain
 from sidecar.simulator.teleport.watch import Interest, Watcher
 from sidecar.teleport.pb import teleport_pb2 as pb
 
@@ -218,7 +220,7 @@ class Service(Backend):
         own = from_entries(kind.Filter).get("user") == caller.user
         if not (own and name == REQUEST):
             require(caller.roles, name, "read")
-        if name != REQUEST:
+        if name != REQUEST and not (name == RULE and self.profile.has_rules):
             raise invalid(f'cache "auth" does not support watching resource "{name}"')
 
     def _check_own_state(self, caller: Caller, change: StateChange) -> None:
@@ -267,8 +269,10 @@ class Method:
     parse: Callable[[bytes], Any]
     run: Callable[[Service, Caller, Any], Any]
     streams: bool = False
+    service: str = "proto.AuthService"
 
 
+_RULES = "teleport.accessmonitoringrules.v1.AccessMonitoringRulesService"
 METHODS = {
     "Ping": Method(pb.PingRequest.FromString, Service.ping),
     "GetAccessRequests": Method(pb.AccessRequestFilter.FromString, Service.list_requests_legacy),
@@ -277,6 +281,17 @@ METHODS = {
     "SubmitAccessReview": Method(pb.AccessReviewSubmission.FromString, Service.submit_access_review),
     "GetPluginData": Method(pb.PluginDataFilter.FromString, Service.get_plugin_data),
     "UpdatePluginData": Method(pb.PluginDataUpdateParams.FromString, Service.update_plugin_data),
+    "GetRoles": Method(pb.PingRequest.FromString, get_roles),
+    "ListAccessMonitoringRulesWithFilter": Method(
+        pb.ListAccessMonitoringRulesRequest.FromString, list_rules, service=_RULES
+    ),
+    "ListAccessMonitoringRules": Method(
+        pb.ListAccessMonitoringRulesRequest.FromString, list_rules_plain, service=_RULES
+    ),
+    "GetUserLoginState": Method(
+        pb.GetByName.FromString, get_login_state, service="teleport.userloginstate.v1.UserLoginStateService"
+    ),
+    "GetUser": Method(pb.GetByName.FromString, get_user, service="teleport.users.v1.UsersService"),
 }
 
 
@@ -294,4 +309,4 @@ def _interest(kind: pb.WatchKind) -> Interest:
     state = filters.get("state", "")
     if state and state not in pb.RequestState.keys():  # noqa: SIM118 - an enum wrapper is no mapping
         raise invalid(f'unknown request state: "{state}"')
-    return Interest(text(kind.Name), filters.get("id", ""), filters.get("user", ""), state)
+    return Interest(text(kind.Name), filters.get("id", ""), filters.get("user", ""), state, text(kind.Kind))

@@ -18,7 +18,7 @@ from sidecar.simulator.faults import Faults
 from sidecar.simulator.teleport.codec import StoredRequest, encode_delete, encode_request
 from sidecar.simulator.teleport.profile import Profile
 from sidecar.simulator.teleport.reviews import is_poisoned
-from sidecar.simulator.teleport.roles import invalid
+from sidecar.simulator.teleport.roles import REQUEST, invalid
 from sidecar.simulator.teleport.watch import Ending, Fanout, Watcher
 from sidecar.teleport.pb import teleport_pb2 as pb
 
@@ -81,7 +81,7 @@ class Store:
                 self._due.notify_all()
         if self._fanout.watchers:
             event = pb.Event(Type=pb.PUT, AccessRequest=pb.AccessRequestV3.FromString(self.encoded(stored)))
-            self._publish(event.SerializeToString(), request.id, request)
+            self.publish(event.SerializeToString(), request.id, request)
         self.changed.notify_all()
         return stored
 
@@ -89,7 +89,7 @@ class Store:
         """Delete a request and tell the watches its name."""
         del self._requests[request_id]
         self._encoded.pop(request_id, None)
-        self._publish(encode_delete(request_id).SerializeToString(), request_id, None)
+        self.publish(encode_delete(request_id).SerializeToString(), request_id, None)
         self.changed.notify_all()
 
     def next_serial(self) -> int:
@@ -182,9 +182,10 @@ class Store:
         with self.changed:
             self._due.notify_all()
 
-    def _publish(self, event: bytes, name: str, request: AccessRequest | None) -> None:
+    def publish(self, event: bytes, name: str, request: AccessRequest | None, kind: str = REQUEST) -> None:
+        """Tell the watches that want it; the caller holds the lock."""
         overflow: Ending = "ok" if self.profile.watch_ends_ok else "overflow"
-        self._fanout.publish(self.faults.due(), event, name, request, overflow)
+        self._fanout.publish(self.faults.due(), event, name, request, overflow, kind)
 
 
 def _is_expired(stored: StoredRequest) -> bool:

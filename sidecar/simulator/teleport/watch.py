@@ -16,6 +16,7 @@ import grpc
 
 from sidecar.model import AccessRequest
 from sidecar.simulator.faults import CUT, Refusal
+from sidecar.simulator.teleport.roles import REQUEST
 
 Ending = Literal["closed", "overflow", "ok", "unavailable"]
 
@@ -35,6 +36,7 @@ class Interest:
     id: str = ""
     user: str = ""
     state: str = ""
+    kind: str = REQUEST
 
     def wants(self, name: str, request: AccessRequest | None) -> bool:
         """Judge a PUT (with its request) or a DELETE (without)."""
@@ -59,9 +61,11 @@ class Watcher:
         self._ended = False
         self._ending: Refusal | None = None
 
-    def offer(self, due: float, event: bytes, name: str, request: AccessRequest | None) -> bool:
+    def offer(self, due: float, event: bytes, name: str, request: AccessRequest | None, kind: str = REQUEST) -> bool:
         """Queue an event that reaches the client at `due`; False when the queue is full."""
-        if self.stalled or not any(interest.wants(name, request) for interest in self._interests):
+        if self.stalled or not any(
+            interest.kind == kind and interest.wants(name, request) for interest in self._interests
+        ):
             return True
         return self.force(due, event)
 
@@ -100,10 +104,12 @@ class Fanout:
     def __init__(self) -> None:
         self.watchers: list[Watcher] = []
 
-    def publish(self, due: float, event: bytes, name: str, request: AccessRequest | None, overflow: Ending) -> None:
+    def publish(
+        self, due: float, event: bytes, name: str, request: AccessRequest | None, overflow: Ending, kind: str
+    ) -> None:
         """Give an event to everyone who wants it; who is too far behind loses the watch."""
         for watcher in self.watchers:
-            if not watcher.offer(due, event, name, request):
+            if not watcher.offer(due, event, name, request, kind):
                 watcher.end(overflow)
 
     def close(self, how: Ending) -> int:

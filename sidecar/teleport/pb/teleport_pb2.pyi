@@ -287,6 +287,7 @@ class Event(_message.Message):
     RESOURCEHEADER_FIELD_NUMBER: _builtins.int
     ACCESSREQUEST_FIELD_NUMBER: _builtins.int
     WATCHSTATUS_FIELD_NUMBER: _builtins.int
+    ACCESSMONITORINGRULE_FIELD_NUMBER: _builtins.int
     Type: Global___Operation.ValueType
     @_builtins.property
     def ResourceHeader(self) -> Global___ResourceHeader:
@@ -300,6 +301,8 @@ class Event(_message.Message):
     def WatchStatus(self) -> Global___WatchStatusV1:
         """With INIT, 16 and newer; older ones send a message of zero bytes."""
 
+    @_builtins.property
+    def AccessMonitoringRule(self) -> Global___AccessMonitoringRule: ...
     def __init__(
         self,
         *,
@@ -307,12 +310,13 @@ class Event(_message.Message):
         ResourceHeader: Global___ResourceHeader | None = ...,
         AccessRequest: Global___AccessRequestV3 | None = ...,
         WatchStatus: Global___WatchStatusV1 | None = ...,
+        AccessMonitoringRule: Global___AccessMonitoringRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["AccessRequest", b"AccessRequest", "Resource", b"Resource", "ResourceHeader", b"ResourceHeader", "WatchStatus", b"WatchStatus"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["AccessMonitoringRule", b"AccessMonitoringRule", "AccessRequest", b"AccessRequest", "Resource", b"Resource", "ResourceHeader", b"ResourceHeader", "WatchStatus", b"WatchStatus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["AccessRequest", b"AccessRequest", "Resource", b"Resource", "ResourceHeader", b"ResourceHeader", "Type", b"Type", "WatchStatus", b"WatchStatus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["AccessMonitoringRule", b"AccessMonitoringRule", "AccessRequest", b"AccessRequest", "Resource", b"Resource", "ResourceHeader", b"ResourceHeader", "Type", b"Type", "WatchStatus", b"WatchStatus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_Resource: _TypeAlias = _typing.Literal["ResourceHeader", "AccessRequest", "WatchStatus"]  # noqa: Y015
+    _WhichOneofReturnType_Resource: _TypeAlias = _typing.Literal["ResourceHeader", "AccessRequest", "WatchStatus", "AccessMonitoringRule"]  # noqa: Y015
     _WhichOneofArgType_Resource: _TypeAlias = _typing.Literal["Resource", b"Resource"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_Resource) -> _WhichOneofReturnType_Resource | None: ...
 
@@ -826,20 +830,101 @@ class ResourceAccessID(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def id(self) -> Global___ResourceID: ...
+    @_builtins.property
+    def constraints(self) -> Global___ResourceConstraints:
+        """Absent: everything that the resource offers."""
+
     def __init__(
         self,
         *,
         id: Global___ResourceID | None = ...,
+        constraints: Global___ResourceConstraints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "id", b"id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResourceAccessID: _TypeAlias = ResourceAccessID  # noqa: Y015
+
+@_typing.final
+class ResourceConstraints(_message.Message):
+    """What alone is asked for of a resource; 18 and newer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    AWS_CONSOLE_FIELD_NUMBER: _builtins.int
+    SSH_FIELD_NUMBER: _builtins.int
+    WINDOWS_DESKTOP_FIELD_NUMBER: _builtins.int
+    version: _builtins.bytes
+    @_builtins.property
+    def aws_console(self) -> Global___AWSConsoleConstraints: ...
+    @_builtins.property
+    def ssh(self) -> Global___LoginConstraints: ...
+    @_builtins.property
+    def windows_desktop(self) -> Global___LoginConstraints: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.bytes = ...,
+        aws_console: Global___AWSConsoleConstraints | None = ...,
+        ssh: Global___LoginConstraints | None = ...,
+        windows_desktop: Global___LoginConstraints | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aws_console", b"aws_console", "details", b"details", "ssh", b"ssh", "windows_desktop", b"windows_desktop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aws_console", b"aws_console", "details", b"details", "ssh", b"ssh", "version", b"version", "windows_desktop", b"windows_desktop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["aws_console", "ssh", "windows_desktop"]  # noqa: Y015
+    _WhichOneofArgType_details: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_details) -> _WhichOneofReturnType_details | None: ...
+
+Global___ResourceConstraints: _TypeAlias = ResourceConstraints  # noqa: Y015
+
+@_typing.final
+class AWSConsoleConstraints(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_ARNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def role_arns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        role_arns: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role_arns", b"role_arns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AWSConsoleConstraints: _TypeAlias = AWSConsoleConstraints  # noqa: Y015
+
+@_typing.final
+class LoginConstraints(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def logins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        logins: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logins", b"logins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoginConstraints: _TypeAlias = LoginConstraints  # noqa: Y015
 
 @_typing.final
 class LabelValues(_message.Message):
@@ -903,6 +988,351 @@ class StringValues(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StringValues: _TypeAlias = StringValues  # noqa: Y015
+
+@_typing.final
+class ListAccessMonitoringRulesRequest(_message.Message):
+    """teleport.accessmonitoringrules.v1.AccessMonitoringRulesService, 15 and newer:
+    ListAccessMonitoringRulesWithFilter, and for older ones ListAccessMonitoringRules, which skips fields 3 and 4
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_NAME_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.bytes
+    notification_name: _builtins.bytes
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.bytes = ...,
+        subjects: _abc.Iterable[_builtins.bytes] | None = ...,
+        notification_name: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notification_name", b"notification_name", "page_size", b"page_size", "page_token", b"page_token", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessMonitoringRulesRequest: _TypeAlias = ListAccessMonitoringRulesRequest  # noqa: Y015
+
+@_typing.final
+class ListAccessMonitoringRulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.bytes
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessMonitoringRule]: ...
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___AccessMonitoringRule] | None = ...,
+        next_page_token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessMonitoringRulesResponse: _TypeAlias = ListAccessMonitoringRulesResponse  # noqa: Y015
+
+@_typing.final
+class AccessMonitoringRule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SUB_KIND_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    kind: _builtins.bytes
+    sub_kind: _builtins.bytes
+    version: _builtins.bytes
+    @_builtins.property
+    def metadata(self) -> Global___Metadata:
+        """teleport.header.v1.Metadata, of which only the name is read."""
+
+    @_builtins.property
+    def spec(self) -> Global___AccessMonitoringRuleSpec: ...
+    def __init__(
+        self,
+        *,
+        metadata: Global___Metadata | None = ...,
+        kind: _builtins.bytes = ...,
+        sub_kind: _builtins.bytes = ...,
+        version: _builtins.bytes = ...,
+        spec: Global___AccessMonitoringRuleSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "metadata", b"metadata", "spec", b"spec", "sub_kind", b"sub_kind", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessMonitoringRule: _TypeAlias = AccessMonitoringRule  # noqa: Y015
+
+@_typing.final
+class AccessMonitoringRuleSpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_APPROVAL_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_REVIEW_FIELD_NUMBER: _builtins.int
+    DESIRED_STATE_FIELD_NUMBER: _builtins.int
+    condition: _builtins.bytes
+    automatic_approval: _builtins.bytes
+    """Messages that say nothing of who is told."""
+    automatic_review: _builtins.bytes
+    desired_state: _builtins.bytes
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def notification(self) -> Global___Notification: ...
+    def __init__(
+        self,
+        *,
+        subjects: _abc.Iterable[_builtins.bytes] | None = ...,
+        states: _abc.Iterable[_builtins.bytes] | None = ...,
+        condition: _builtins.bytes = ...,
+        notification: Global___Notification | None = ...,
+        automatic_approval: _builtins.bytes = ...,
+        automatic_review: _builtins.bytes = ...,
+        desired_state: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic_approval", b"automatic_approval", "automatic_review", b"automatic_review", "condition", b"condition", "desired_state", b"desired_state", "notification", b"notification", "states", b"states", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessMonitoringRuleSpec: _TypeAlias = AccessMonitoringRuleSpec  # noqa: Y015
+
+@_typing.final
+class Notification(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.bytes
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.bytes = ...,
+        recipients: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "recipients", b"recipients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Notification: _TypeAlias = Notification  # noqa: Y015
+
+@_typing.final
+class GetByName(_message.Message):
+    """teleport.userloginstate.v1.UserLoginStateService/GetUserLoginState: GetByName -> UserLoginState
+    teleport.users.v1.UsersService/GetUser: GetByName -> GetUserResponse
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        name: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetByName: _TypeAlias = GetByName  # noqa: Y015
+
+@_typing.final
+class UserLoginState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> Global___UserLoginStateSpec: ...
+    def __init__(
+        self,
+        *,
+        spec: Global___UserLoginStateSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserLoginState: _TypeAlias = UserLoginState  # noqa: Y015
+
+@_typing.final
+class UserLoginStateSpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def traits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trait]: ...
+    def __init__(
+        self,
+        *,
+        traits: _abc.Iterable[Global___Trait] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["traits", b"traits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserLoginStateSpec: _TypeAlias = UserLoginStateSpec  # noqa: Y015
+
+@_typing.final
+class Trait(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        values: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trait: _TypeAlias = Trait  # noqa: Y015
+
+@_typing.final
+class GetUserResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___UserV2: ...
+    def __init__(
+        self,
+        *,
+        user: Global___UserV2 | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserResponse: _TypeAlias = GetUserResponse  # noqa: Y015
+
+@_typing.final
+class UserV2(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def Spec(self) -> Global___UserSpecV2: ...
+    def __init__(
+        self,
+        *,
+        Spec: Global___UserSpecV2 | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["Spec", b"Spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["Spec", b"Spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserV2: _TypeAlias = UserV2  # noqa: Y015
+
+@_typing.final
+class UserSpecV2(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def Traits(self) -> Global___LabelValues: ...
+    def __init__(
+        self,
+        *,
+        Traits: Global___LabelValues | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["Traits", b"Traits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["Traits", b"Traits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserSpecV2: _TypeAlias = UserSpecV2  # noqa: Y015
+
+@_typing.final
+class GetRolesResponse(_message.Message):
+    """GetRoles: google.protobuf.Empty -> GetRolesResponse"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def Roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleV6]: ...
+    def __init__(
+        self,
+        *,
+        Roles: _abc.Iterable[Global___RoleV6] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["Roles", b"Roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRolesResponse: _TypeAlias = GetRolesResponse  # noqa: Y015
+
+@_typing.final
+class RoleV6(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def Metadata(self) -> Global___Metadata:
+        """As in all resources; nothing but the name is read."""
+
+    def __init__(
+        self,
+        *,
+        Metadata: Global___Metadata | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["Metadata", b"Metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["Metadata", b"Metadata"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleV6: _TypeAlias = RoleV6  # noqa: Y015
 
 @_typing.final
 class RequestStateSetter(_message.Message):

@@ -1,0 +1,173 @@
+"""Who is told of what: the access monitoring rules that Teleport lets us read, and the recipients of each role."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import trio
+
+from sidecar.check.report import count, ok, sentence, warning
+from sidecar.check.reviewers import Account
+from sidecar.config import Config
+from sidecar.decisions.routing import Routes, RuleBook, Ruled, entry_for, explain, read_rule, routes_of
+from sidecar.errors import LinkError, LinkRefused
+from sidecar.model import PENDING, AccessRequest, MonitoringRule
+from sidecar.teleport.client import AuthClient, open_client
+from sidecar.teleport.findings import Finding, shown
+from sidecar.teleport.identity import load_credentials
+
+_SECONDS = 3.0
+_RIGHTS = "sidecar configure --rbac prints the rights for it."
+
+Traits = Mapping[str, tuple[str, ...]]
+
+
+class Read(NamedTuple):
+    """What Teleport said of the rules; `problem` is why it did not say all."""
+
+    rules: tuple[Ruled, ...] = ()
+    problem: str = ""
+    absent: bool = False
+
+
+async def check_rules(client: AuthClient, config: Config) -> list[Finding]:
+    """The rules, what each that cannot be evaluated lacks, and who is told for each role; takes at most about 3 s."""
+    findings: list[Finding] = []
+    read, roles = Read(problem="no answer in time"), None
+    with trio.move_on_after(_SECONDS):
+        read = await read_rules(client, config)
+        findings += _about_rules(config, read)
+        findings += await _about_traits(client, config, read.rules)
+        roles = await _roles(client)
+    return [*findings, *_about_roles(config, read, roles)]
+
+
+async def read_rules(client: AuthClient, config: Config) -> Read:
+    """All rules that name our plugin."""
+    if config.rules.mode == "off":
+        return Read()
+    found: list[MonitoringRule] = []
+    token, problem = "", ""
+    try:
+        while True:
+            page, token = await client.list_rules(token)
+            found += page
+            if not token:
+                break
+    except LinkError as exc:
+        if exc.reason == "unimplemented":
+            return Read(absent=True)
+        problem = exc.detail
+    read = (read_rule(rule, config.teleport.plugin_name) for rule in sorted(found, key=lambda rule: rule.name))
+    return Read(tuple(one for one in read if one is not None), problem)
+
+
+async def who_is_told(config: Config, roles: tuple[str, ...], user: str) -> tuple[list[Finding], list[Account]]:
+    """Whom a request of `user` for these roles would be told to, each with the rule or the line that names them."""
+    read, traits = Read(problem="Teleport did not answer in time"), None
+    try:
+        async with open_client(
+            config.teleport.addr, load_credentials(config.teleport), plugin_name=config.teleport.plugin_name
+        ) as client:
+            with trio.move_on_after(_SECONDS):
+                read = await read_rules(client, config)
+                traits = await _traits(client, user) if user and _needs_traits(read.rules) else None
+    except LinkRefused as exc:
+        read = Read(problem=exc.detail)
+    told = _told(config, read, roles, user, traits)
+    findings = [ok("told", name, f"{why}.") for name, (_, why) in told.items()]
+    if not findings:
+        fix = 'Give the role an entry in [role_to_recipients], or write an entry "*".'
+        findings = [warning("told.nobody", shown(*roles), "Nobody is told.", fix)]
+    if read.problem:
+        message = f"Access monitoring rules cannot be read, so they may name others: {sentence(read.problem)}"
+        findings.append(warning("told.rules", config.teleport.addr, message, _RIGHTS))
+    return findings, []
+
+
+async def _traits(client: AuthClient, user: str) -> Traits | None:
+    try:
+        return await client.user_traits(user)
+    except LinkError:
+        return None
+
+
+async def _roles(client: AuthClient) -> list[str] | None:
+    try:
+        return await client.list_roles()
+    except LinkError:
+        return None
+
+
+def _needs_traits(rules: Iterable[Ruled]) -> bool:
+    return RuleBook(tuple(rules)).needs_traits
+
+
+def _told(
+    config: Config, read: Read, roles: tuple[str, ...], user: str, traits: Traits | None
+) -> dict[str, tuple[str, str]]:
+    book = RuleBook(read.rules, replace=config.rules.mode == "replace" and not read.problem)
+    routes: Routes = routes_of(config)
+    return dict(explain(AccessRequest(id="", user=user, state=PENDING, roles=roles), routes, book, traits))
+
+
+def _about_rules(config: Config, read: Read) -> list[Finding]:
+    id, name, mode = "teleport.rules", config.teleport.plugin_name, config.rules.mode
+    if mode == "off":
+        return [ok(id, name, 'Access monitoring rules are not used: [rules] mode is "off".')]
+    if read.absent:
+        return [ok(id, name, "This Teleport has no access monitoring rules: the configuration names the recipients.")]
+    rules = count(len(read.rules), "access monitoring rule")
+    findings = [ok(id, name, f'{rules} of Teleport\'s name us; [rules] mode is "{mode}".')]
+    if read.problem:
+        # Who has no rules needs no right to read them.
+        message = (
+            "Access monitoring rules cannot be read, so the configuration's recipients are told: "
+            f"{sentence(read.problem)} Where rules are to count: {_RIGHTS}"
+        )
+        findings = [ok(id, name, message)]
+    for rule in read.rules:
+        if rule.condition is None:
+            message = f"Its recipients and the configuration's are told of every request, because {rule.problem}."
+            fix = "Change the condition (tctl edit access_monitoring_rule), or take the rule away."
+            findings.append(warning(f"{id}.not_evaluable", rule.name, message, fix))
+    return findings
+
+
+async def _about_traits(client: AuthClient, config: Config, rules: tuple[Ruled, ...]) -> list[Finding]:
+    if not _needs_traits(rules):
+        return []
+    try:
+        # Nobody bears this name: what is asked is the right.
+        await client.user_traits(f"nobody-{uuid.uuid4()}")
+    except LinkRefused as exc:
+        if exc.reason != "denied":
+            return []
+        message = (
+            "Rules ask for traits of users, which we may not read, so their recipients and the configuration's are "
+            f"told: {sentence(exc.detail)}"
+        )
+        return [warning("teleport.rules.traits", config.teleport.plugin_name, message, _RIGHTS)]
+    except LinkError:
+        pass
+    return []
+
+
+def _about_roles(config: Config, read: Read, roles: list[str] | None) -> list[Finding]:
+    if roles is None:
+        message = "Who is told for each role is not shown: to list roles takes list and read on role."
+        return [ok("routes", config.teleport.plugin_name, message)]
+    findings, table = [], routes_of(config).roles
+    for role in sorted(roles):
+        told = _told(config, read, (role,), "", None)
+        if told:
+            names = ", ".join(f"{name} ({why})" for name, (_, why) in told.items())
+            findings.append(ok("routes.role", role, f"Requests for it are told to {names}."))
+    nobody = [role for role in sorted(roles) if entry_for(role, table) is None]
+    if nobody:
+        message = f"No entry matches {count(len(nobody), 'role')} of the cluster: {shown(*nobody)}."
+        fix = 'Where such a role can be requested, give it an entry, or write an entry "*" for all the others.'
+        findings.append(warning("routes.unmatched", "role_to_recipients", message, fix))
+    return findings
