@@ -30,6 +30,8 @@ class MattermostClient:
     def __init__(self, rest: Rest, skipped: Callable[[], object]) -> None:
         self._rest = rest
         self._pages = Pages(rest, skipped)
+        # The last answer of `me`.
+        self.bot: User | None = None
         # Posts whose reactions could not be read, the one last tried at the end.
         self._unreadable: dict[str, None] = {}
         self._has_my_channels = True
@@ -41,7 +43,8 @@ class MattermostClient:
 
     async def me(self) -> User:
         """Return the bot itself; the proof that the link works and the token counts."""
-        return await self._rest.call("GET", "/users/me", codec.decode_user)
+        self.bot = await self._rest.call("GET", "/users/me", codec.decode_user)
+        return self.bot
 
     async def config(self) -> dict[str, str]:
         """Return the client configuration: settings by name, all values are strings ("true", "any")."""

@@ -176,9 +176,10 @@ class _Rest:
         )
         try:
             answer = await self._transport.handle_async_request(request)
+        except httpx.TimeoutException as exc:
+            raise LinkLost("mattermost", "timeout", str(exc), ambiguous=call.sent and call.write) from exc
         except httpx.TransportError as exc:
-            reason = "timeout" if isinstance(exc, httpx.TimeoutException) else "reset"
-            raise LinkLost("mattermost", reason, str(exc), ambiguous=call.sent and call.write) from exc
+            raise LinkLost("mattermost", "reset", str(exc), ambiguous=call.sent and call.write) from exc
         if (theirs := answers.server_time(answer.headers.get("Date", ""))) is not None:
             # The header's seconds are cut off: half of one is the best guess.
             self.clock_offset = theirs + 0.5 - time.time()

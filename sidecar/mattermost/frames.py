@@ -100,7 +100,7 @@ def decode_hint(frame: Frame) -> Hint | None:
             broadcast = _broadcast(frame.broadcast)
             return ReactionHint(reaction.post_id, (broadcast and broadcast.channel_id) or "", reaction.user_id)
     except LinkGarbled:
-        log.debug("event.skipped", extra={"link": "mattermost", "kind": frame.event})
+        log.debug("hint.skipped", extra={"link": "mattermost", "kind": frame.event})
     return None
 
 

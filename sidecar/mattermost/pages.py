@@ -132,6 +132,8 @@ class Pages:
             if len(self._told) > _MAX_TOLD:
                 del self._told[next(iter(self._told))]
             self._skipped()
-            facts = {"post_id": post.id, "channel_id": post.channel_id, "reason": exc.reason, "detail": exc.detail}
-            log.warning("post.skipped", extra=facts)
+            log.warning(
+                "post.skipped",
+                extra={"post_id": post.id, "channel_id": post.channel_id, "reason": exc.reason, "detail": exc.detail},
+            )
         return post

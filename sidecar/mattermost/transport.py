@@ -87,7 +87,9 @@ class Transport(httpx.AsyncBaseTransport):
                 try:
                     return await self._exchange(connection, request, progress)
                 except (trio.BrokenResourceError, h11.ProtocolError) as exc:
-                    raise httpx.RemoteProtocolError(f"the connection broke ({type(exc).__name__})") from exc
+                    raise httpx.RemoteProtocolError(
+                        f"the connection broke before the answer ({type(exc).__name__})"
+                    ) from exc
                 finally:
                     if not self._keep(connection):
                         await trio.aclose_forcefully(connection.stream)

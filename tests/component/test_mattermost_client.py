@@ -253,6 +253,8 @@ async def test_a_huge_answer_is_garbled_before_it_fills_the_memory(
 
 
 async def test_of_an_endless_answer_no_more_is_taken_in_than_the_limit() -> None:
+    sent = 0
+
     async def endless(stream: trio.abc.Stream, _: trio.SocketStream) -> None:
         nonlocal sent
         await stream.receive_some()
@@ -261,7 +263,6 @@ async def test_of_an_endless_answer_no_more_is_taken_in_than_the_limit() -> None
             await stream.send_all(b" " * 100_000)
             sent += 100_000
 
-    sent = 0
     async with serving(endless) as port, open_client(f"http://127.0.0.1:{port}", token) as client:
         error = await failure_of(client, read)
     assert isinstance(error, UnreadableAnswer)
