@@ -62,6 +62,8 @@ class Batch(Generic[T]):
     async def _lead(self, group: _Group[T]) -> None:
         """Call for all who join at once; one who is cancelled meanwhile leaves the others to ask for themselves."""
         try:
+            # Those that one event wakes run in any order: the first round wakes them all, in the second all have asked.
+            await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
             if self._group is group:
                 self._group = None

@@ -21,9 +21,9 @@ MESSAGE_CHARS: Final = 5000
 _MAX_FIELDS: Final = 32
 _MAX_ATTACHMENT_BYTES: Final = 32 * 1024
 _MAX_BRACES: Final = 256
-# How Go writes a post, alone or in a list of one: the server's own fields stand before all that a user chose.
+# How Go writes a post: the server's own fields stand before all that a user chose.
 _HEAD: Final = re.compile(
-    rb'(?:\{"order":\["[a-z0-9]{26}"\],"posts":\{"[a-z0-9]{26}":)?\{"id":"(?P<id>[a-z0-9]{26})"'
+    rb'\{"id":"(?P<id>[a-z0-9]{26})"'
     rb',"create_at":(?P<create_at>\d{1,15}),"update_at":\d{1,15},"edit_at":\d{1,15},"delete_at":(?P<delete_at>\d{1,15})'
     rb',"is_pinned":(?:true|false),"user_id":"(?P<user_id>[a-z0-9]{26})","channel_id":"(?P<channel_id>[a-z0-9]{26})"'
     rb',"root_id":"(?P<root_id>[a-z0-9]{26}|)",'

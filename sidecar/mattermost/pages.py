@@ -28,7 +28,8 @@ _MAX_PAGES: Final = 25
 # Each may be 4 MiB long.
 _READS_AT_ONCE: Final = 2
 _MAX_TOLD: Final = 1000
-_POST_LIST: Final = re.compile(rb'\s*\{"order":')
+# How Go begins a list of posts.
+_POST_LIST: Final = re.compile(rb'\{"order":\["([a-z0-9]{26})"')
 
 
 class Rest(Protocol):
@@ -83,14 +84,18 @@ class Pages:
 
     async def channel(self, channel_id: str, page: int, per_page: int) -> list[Post]:
         """Return one page of a channel, newest first."""
-        path = f"/channels/{part(channel_id)}/posts?page={page}&per_page={per_page}"
+        # Without that, whole threads come along with each of their replies.
+        path = f"/channels/{part(channel_id)}/posts?page={page}&per_page={per_page}&skipFetchThreads=true"
         try:
             return await self._read(path, codec.decode_posts)
         except UnreadableAnswer as exc:
-            if not _POST_LIST.match(exc.head):
+            first = _POST_LIST.match(exc.head)
+            if first is None:
                 raise
             if per_page == 1:
-                return [self._skip(exc)]
+                # It, or the root that comes along with a reply.
+                post = await self.post(first[1].decode())
+                return [] if post is None else [post]
         pieces = next(n for n in range(2, per_page + 1) if per_page % n == 0)
         found: dict[str, Post] = {}
         for piece in range(page * pieces, (page + 1) * pieces):
@@ -115,7 +120,7 @@ class Pages:
                 posts = await self.channel(root.channel_id, page, PAGE)
                 found |= {post.id: post for post in posts if post_id in {post.id, post.root_id}}
                 if len(posts) < PAGE or posts[-1].create_at < root.create_at:
-                    return list(found.values())
+                    return list(reversed(found.values()))
             raise
 
     async def _read(self, path: str, decode: Callable[[bytes], T]) -> T:
