@@ -138,6 +138,8 @@ class Destination(msgspec.Struct, frozen=True):
 
 # What Mattermost names things by.
 Id = Annotated[str, msgspec.Meta(min_length=1)]
+# Unix milliseconds by its clock, as far as a float holds them.
+Millis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -152,7 +154,7 @@ class Mark(msgspec.Struct, frozen=True):
     c: str = ""
     who: str = ""
     rules: str = ""
-    since: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    since: Millis = 0
 
 
 class Post(msgspec.Struct, frozen=True):
@@ -191,8 +193,8 @@ class Reaction(msgspec.Struct, frozen=True):
     user_id: Id
     post_id: Id
     emoji_name: Id
-    update_at: int = 0
-    delete_at: int = 0
+    update_at: Millis = 0
+    delete_at: Millis = 0
     remote_id: str | None = None
 
 
@@ -202,7 +204,7 @@ class User(msgspec.Struct, frozen=True):
     id: Id
     username: str = ""
     email: str = ""
-    delete_at: int = 0
+    delete_at: Millis = 0
     is_bot: bool = False
     roles: str = ""
     remote_id: str | None = None

@@ -43,7 +43,7 @@ class MattermostConfig(msgspec.Struct, frozen=True, kw_only=True):
     recipients: Names = ()
     suggested_reviewers: Literal["off", "mapped", "email"] = "email"
     notify_requester: bool = True
-    max_connections: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=100)] = 24
     max_posts_per_second: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 20.0
     ca_file: Path | None = None
 

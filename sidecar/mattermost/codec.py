@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.errors import LinkGarbled
 from sidecar.mattermost.decoder import Decoder
-from sidecar.model import Id, Mark, Post, Reaction, User
+from sidecar.model import Id, Mark, Millis, Post, Reaction, User
 
 # A longer message is cut: no decision with the longest reason that Teleport takes, and no card of anybody's, is longer.
 MESSAGE_CHARS: Final = 5000
@@ -38,8 +38,8 @@ class Channel(msgspec.Struct, frozen=True):
     team_id: str = ""
     name: str = ""
     display_name: str = ""
-    delete_at: int = 0
-    last_post_at: int = 0
+    delete_at: Millis = 0
+    last_post_at: Millis = 0
 
 
 class Team(msgspec.Struct, frozen=True):
@@ -79,10 +79,10 @@ class _WirePost(msgspec.Struct):
     id: Id
     channel_id: str = ""
     user_id: str = ""
-    create_at: int = 0
-    update_at: int = 0
-    edit_at: int = 0
-    delete_at: int = 0
+    create_at: Millis = 0
+    update_at: Millis = 0
+    edit_at: Millis = 0
+    delete_at: Millis = 0
     root_id: str = ""
     original_id: str = ""
     type: str = ""

@@ -125,7 +125,7 @@ async def open_stream(address: Address, context: ssl.SSLContext, *, tunnel: bool
             if tunnel:
                 await _tunnel(stream, proxy, address)
         return await _with_tls(stream, address.host, context) if address.scheme == "https" else stream
-    except (OSError, trio.BrokenResourceError) as exc:
+    except (OSError, UnicodeError, trio.BrokenResourceError) as exc:
         raise unreachable(exc, address) from exc
 
 
@@ -184,7 +184,8 @@ def unreachable(exc: BaseException, address: Address) -> LinkError:
                     f"the port of {address.origin} speaks no TLS: write mattermost.url with http:// or another port"
                 )
             return LinkLost("mattermost", "tls", detail)
-        if isinstance(cause, socket.gaierror):
+        # The names of hosts have a form, too.
+        if isinstance(cause, socket.gaierror | UnicodeError):
             return LinkLost("mattermost", "dns", f"the host name of {address.origin} cannot be resolved")
     way = " through the proxy that the environment names" if proxy_for(address) else ""
     return LinkLost("mattermost", "unreachable", f"nothing can be reached at {address.origin}{way}")

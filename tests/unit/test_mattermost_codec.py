@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.decisions.judge import FORGED
+from sidecar.decisions.judge import FORGED, Rules, find_flaw, read_reactions, read_thread
+from sidecar.decisions.record import Slot
 from sidecar.errors import LinkGarbled, UnreadableAnswer
 from sidecar.mattermost import codec, frames
-from sidecar.model import Post, Reaction, User
-from sidecar.text.command import REASON_BYTES, Decision, parse_thread
+from sidecar.model import Mark, Post, Reaction, User
+from sidecar.text.card import close_card, cluster_of
+from sidecar.text.command import REASON_BYTES, Decision, parse_direct, parse_thread
 
 FIXTURES = sorted((Path(__file__).parent.parent / "data" / "mattermost-5.37").glob("*.json"))
 
@@ -295,6 +297,50 @@ def test_any_json_gives_a_value_or_garbled(value: Any) -> None:
     for decode in DECODERS:
         with suppress(LinkGarbled):
             assert isinstance(decode(body), TYPES)
+
+
+SLOT = Slot(r="ops/requests", k="card", c="c", p="root")
+MARK = st.dictionaries(st.sampled_from(Mark.__struct_fields__), VALUES | st.just("k"), max_size=6)
+FIELD = st.dictionaries(st.sampled_from(["title", "value", "short"]), VALUES | st.just("State"), max_size=3)
+ATTACHMENT = st.dictionaries(
+    st.sampled_from(["fallback", "color", "pretext", "fields"]), VALUES | st.lists(FIELD, max_size=4), max_size=4
+)
+POSTS = st.fixed_dictionaries(
+    {"id": st.text(min_size=1), "root_id": st.just("root"), "channel_id": st.just("c")},
+    optional={
+        "message": st.text() | st.text().map("approve because ".__add__),
+        "user_id": st.text(),
+        "create_at": st.integers() | st.just(10**400),
+        "type": st.text(),
+        "props": st.fixed_dictionaries({"tm": MARK | VALUES, "attachments": st.lists(ATTACHMENT | VALUES, max_size=2)}),
+    },
+)
+
+
+@given(st.lists(POSTS, max_size=4, unique_by=lambda post: post["id"]))
+def test_whatever_decodes_can_be_computed_with(posts: list[dict[str, Any]]) -> None:
+    posts.append({"id": "root", "channel_id": "c"})
+    body = json.dumps({"order": [post["id"] for post in posts], "posts": {post["id"]: post for post in posts}})
+    try:
+        found = codec.decode_posts(body.encode(errors="replace"))
+    except LinkGarbled:
+        return
+    read_thread(SLOT, found, Rules(), "bot")
+    for post in found:
+        find_flaw(post)
+        cluster_of(post.attachment)
+        json.dumps(close_card(post.attachment, post.request_id, "EXPIRED").attachment)
+        parse_direct(post.message)
+
+
+@given(OBJECTS)
+def test_whatever_reactions_decode_can_be_computed_with(value: Any) -> None:
+    try:
+        found = codec.decode_reactions(json.dumps(value).encode())
+    except LinkGarbled:
+        return
+    for reactions in found.values():
+        read_reactions(SLOT, reactions, Rules(approve=("x",)), "bot")
 
 
 @given(st.binary())
