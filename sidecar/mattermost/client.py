@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -75,7 +76,8 @@ class _Rest:
     ) -> None:
         self._transport = transport
         self._address = address
-        self._api = f"{address.origin}{address.path}/api/v4"
+        self._origin = httpx.URL(address.origin)
+        self._api = f"{quote(address.path, safe='/%')}/api/v4"
         self._token = token
         self._observe = observe
         self._posts = Pace(posts_per_second)
@@ -163,7 +165,7 @@ class _Rest:
         call.token = self._token()
         request = httpx.Request(
             call.method,
-            self._api + call.path,
+            self._origin,
             headers={
                 "Authorization": f"Bearer {call.token}",
                 "User-Agent": USER_AGENT,
@@ -172,7 +174,8 @@ class _Rest:
                 **({} if call.content is None else {"Content-Type": "application/json"}),
             },
             content=call.content,
-            extensions={"progress": call},
+            # A URL that is new each time would be taken apart each time.
+            extensions={"progress": call, "target": (self._api + call.path).encode()},
         )
         try:
             answer = await self._transport.handle_async_request(request)

@@ -125,9 +125,10 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _exchange(self, connection: _Connection, request: httpx.Request, progress: Progress) -> httpx.Response:
         progress.ready()
-        http, headers, target = connection.http, request.headers.raw, request.url.raw_path
+        http, headers, url = connection.http, request.headers.raw, request.url
+        target = request.extensions.get("target", url.raw_path)
         if self._proxy is not None:
-            target = str(request.url).encode()
+            target = b"%b://%b%b" % (url.raw_scheme, url.netloc, target)
             headers = [*headers, *self._proxy.headers]
         content = b"".join(
             [
