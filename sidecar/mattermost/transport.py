@@ -113,8 +113,10 @@ class Transport(httpx.AsyncBaseTransport):
         raise dial.unreachable(TimeoutError(), self._address)
 
     def _keep(self, connection: _Connection) -> bool:
-        """Keep a connection that was used to the end or not at all; False for any other."""
+        """Keep a connection that was used to the end or not at all; False where it was not, or where more came."""
         states = connection.http.our_state, connection.http.their_state
+        if connection.http.trailing_data[0]:
+            return False
         if states == (h11.DONE, h11.DONE):
             connection.http.start_next_cycle()
         elif states != (h11.IDLE, h11.IDLE):

@@ -638,10 +638,12 @@ async def test_https_goes_through_the_proxy_that_the_environment_names(monkeypat
 
 async def test_http_goes_through_the_proxy_in_absolute_form(monkeypatch: pytest.MonkeyPatch) -> None:
     async with http_peer(always(ME)) as peer:
-        monkeypatch.setenv("http_proxy", peer.url)
+        monkeypatch.setenv("http_proxy", peer.url.replace("://", "://me:pass%20word@"))
         async with open_client("http://chat.example.com/mm", token) as client:
             await client.me()
     assert [seen.target for seen in peer.seen] == ["http://chat.example.com/mm/api/v4/users/me"]
+    assert peer.seen[0].header("proxy-authorization") == "Basic bWU6cGFzcyB3b3Jk"
+    assert peer.seen[0].header("host") == "chat.example.com"
 
 
 async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,18 @@ async def test_whatever_answers_there_is_a_named_error(reply: bytes) -> None:
         assert not transport._idle
 
 
+async def test_an_answer_too_many_is_nobodys_and_least_of_all_the_next_calls() -> None:
+    async def handle(stream: trio.abc.Stream, _: trio.SocketStream) -> None:
+        while asked := await stream.receive_some():
+            body = b"%d" % len(asked)
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body) * 2)
+
+    async with serving(handle) as port, transport_to(f"http://127.0.0.1:{port}") as transport:
+        first = await ask(transport, f"http://127.0.0.1:{port}")
+        second = await ask(transport, f"http://127.0.0.1:{port}", b"{}" * 50)
+    assert int(second.content) > int(first.content) + 90
+
+
 async def test_a_host_that_is_no_name_is_lost_like_one_that_is_unknown() -> None:
     async with transport_to("http://" + "x" * 70 + ".example.com") as transport:
         with pytest.raises(LinkLost) as caught:
