@@ -28,7 +28,6 @@ from sidecar.intake.rules import MonitoringRules
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import open_client as open_mattermost
-from sidecar.mattermost.events import open_events
 from sidecar.mattermost.recipients import Recipients
 from sidecar.reconcile.coldstart import close_orphans
 from sidecar.reconcile.controller import Controller, Peers
@@ -122,6 +121,7 @@ class Assembly:
                 max_posts_per_second=settings.max_posts_per_second,
                 request_seconds=min(REQUEST_SECONDS, self._config.teleport.lease / 3),
                 observe=self._metrics.observe_rest,
+                skipped=self._metrics.posts_skipped_total.inc,
             ) as client,
             trio.open_nursery() as nursery,
         ):
@@ -228,6 +228,9 @@ class Assembly:
             known=self._teleport.listed.wait,
             times=self._times,
         )
+        # The websocket's libraries cost each start time and memory, and few need them where nobody decides.
+        from sidecar.mattermost.events import open_events  # noqa: PLC0415
+
         connect = partial(
             open_events,
             config.mattermost.url,

@@ -6,6 +6,7 @@ SidecarError
 │   ├── LinkLost     the peer is away: wait, try again, look before repeating a write
 │   ├── LinkRefused  the peer said no to who we are: not ready, slow retry, at once when a credential file changes
 │   └── LinkGarbled  the peer broke the protocol: count, reconnect
+│       └── UnreadableAnswer  one answer is too large or nested too deep: ask for less, or go on without it
 ├── Conflict         plugin data changed under us: read again, decide again
 ├── PluginDataTooLarge  what was to be saved exceeds Teleport's limit; nothing was written
 ├── RequestGone      Teleport no longer has the access request
@@ -60,6 +61,14 @@ class LinkRefused(LinkError):
 
 class LinkGarbled(LinkError):
     """The peer broke the protocol: a message that cannot be decoded, no INIT, no hello."""
+
+
+class UnreadableAnswer(LinkGarbled):
+    """One answer was not taken in, for it is "too_large" or "too_deep"; the link is well. `head` is its beginning."""
+
+    def __init__(self, link: LinkName, reason: str, detail: str, head: bytes = b"") -> None:
+        super().__init__(link, reason, detail)
+        self.head = head
 
 
 class Conflict(SidecarError):

@@ -80,6 +80,7 @@ class Metrics:
         self.posts_total = self._counter("posts_total", "Posts made or tried", "kind", "outcome")
         self.updates_total = self._counter("updates_total", "Posts brought up to date or tried", "outcome")
         self.duplicates_repaired_total = self._counter("duplicates_repaired_total", "Second posts found and deleted")
+        self.posts_skipped_total = self._counter("posts_skipped_total", "Posts in Mattermost that cannot be read")
         self.recipients_failed = self._gauge(
             "recipients_failed", "Configured recipients that cannot be reached now", "reason"
         )

@@ -6,7 +6,7 @@ Teleport says "unset" (absent, or year 1 as gogoproto sends a zero time).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -176,11 +176,33 @@ class Destination(msgspec.Struct, frozen=True):
     user_id: str = ""
 
 
+# What Mattermost names things by.
+Id = Annotated[str, msgspec.Meta(min_length=1)]
+# Unix milliseconds by its clock, as far as a float holds them.
+Millis = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What `props.tm` of a post says (design: what proves what): whoever may edit the post may have written it."""
+
+    v: int = 0
+    n: int = 0
+    id: str = ""
+    k: str = ""
+    state: str = ""
+    q: str = ""
+    c: str = ""
+    who: str = ""
+    rules: str = ""
+    since: Millis = 0
+
+
 class Post(msgspec.Struct, frozen=True):
     """A Mattermost post as far as the sidecar cares. Times are Unix milliseconds by Mattermost's clock.
 
-    `key` and `request_id` come from `props.tm` of a post that claims to be ours ("" elsewhere): a claim, not a proof,
-    until `user_id` is the bot's. `props` holds the names of all properties of the post.
+    `key`, `request_id` and `shown_state` come from `mark`: a claim, not a proof, until `user_id` is the bot's. `props`
+    holds the names of those properties that mean something to us. Of a post that is too large or nested too deep to be
+    read (`skipped`) only the server's own fields are known: ids and times. A long `message` is cut.
     """
 
     id: str
@@ -198,32 +220,34 @@ class Post(msgspec.Struct, frozen=True):
     key: str = ""
     request_id: str = ""
     shown_state: str = ""
+    mark: Mark = Mark()
     props: frozenset[str] = frozenset()
-    # The first attachment as Mattermost stored it.
+    # What a card of ours shows of the first attachment: `fallback`, `color`, `pretext`, `fields`.
     attachment: dict[str, object] | None = None
+    skipped: bool = False
 
 
 class Reaction(msgspec.Struct, frozen=True):
     """A reaction that stands on a post now. `create_at` is chosen by the client, so it is not kept."""
 
-    user_id: str
-    post_id: str
-    emoji_name: str
-    update_at: int = 0
-    delete_at: int = 0
-    remote_id: str = ""
+    user_id: Id
+    post_id: Id
+    emoji_name: Id
+    update_at: Millis = 0
+    delete_at: Millis = 0
+    remote_id: str | None = None
 
 
 class User(msgspec.Struct, frozen=True):
     """A Mattermost user as a bot without special rights sees one."""
 
-    id: str
-    username: str
+    id: Id
+    username: str = ""
     email: str = ""
-    delete_at: int = 0
+    delete_at: Millis = 0
     is_bot: bool = False
     roles: str = ""
-    remote_id: str = ""
+    remote_id: str | None = None
 
 
 class Draft(msgspec.Struct, frozen=True):

@@ -100,8 +100,15 @@ class HttpPeer:
         self.open = 0
         self.url = ""
         self.port = 0
+        self._raw: list[trio.SocketStream] = []
+
+    def hang_up(self) -> None:
+        """Close every connection, as a server does that restarts."""
+        while self._raw:
+            self._raw.pop().socket.shutdown(socket.SHUT_RDWR)
 
     async def handle(self, stream: trio.abc.Stream, raw: trio.SocketStream) -> None:
+        self._raw.append(raw)
         self.connections += 1
         self.open += 1
         number = self.connections

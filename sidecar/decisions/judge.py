@@ -186,7 +186,7 @@ def express(post: Post, way: Way, command: Decision | Malformed, *, root_id: str
 
 def find_flaw(post: Post) -> str:
     """Why a post is not a plain, unedited one that a person typed: "" where nothing speaks against it."""
-    if post.props & FORGED or post.type or post.original_id or post.delete_at:
+    if post.skipped or post.props & FORGED or post.type or post.original_id or post.delete_at:
         return "forged"
     if post.remote_id:
         return "remote"

@@ -5,6 +5,7 @@ Statuses are those of reference Mattermost 5.37 to 11 (`model.AppError`), and of
 
 from __future__ import annotations
 
+import functools
 import math
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -17,6 +18,7 @@ NO_SUCH_ROUTE: Final = "api.context.404.app_error"
 
 # Retry-After of Mattermost's own limiter is a second or two; no proxy may silence us for longer than this.
 _LONGEST_PAUSE: Final = 60.0
+_HOST_CHARS: Final = 255
 
 
 def is_ok(status: int) -> bool:
@@ -46,15 +48,24 @@ def refusal(status: int, error_id: str, location: str, *, write: bool) -> Sideca
             "mattermost", "token", f"the bot token is not accepted ({said}): put one into mattermost.token_file"
         )
     if status < 400:
-        where = urlsplit(location)
-        target = f"{where.scheme}://{where.netloc.rpartition('@')[2]}" if where.netloc else "elsewhere"
-        return LinkRefused("mattermost", "redirect", f"{status} redirects to {target}: set mattermost.url to that")
+        detail = f"{status} redirects to {_origin(location)}: set mattermost.url to the address of Mattermost itself"
+        return LinkRefused("mattermost", "redirect", detail)
     if status == 404 and error_id in {"", NO_SUCH_ROUTE}:
         reason = "unknown_route" if error_id else "not_mattermost"
         return LinkLost("mattermost", reason, f"{said}: no Mattermost API answers here; check mattermost.url")
     if error_id == PENDING_ID or (status == 501 and error_id) or (status < 500 and status not in {408, 425}):
         return PostRejected(status, error_id)
     return LinkLost("mattermost", "server_error", f"the server answered {said}", ambiguous=write)
+
+
+def _origin(location: str) -> str:
+    """Scheme and host of a Location header, "elsewhere" where it holds none: the rest may be secret, or anything."""
+    try:
+        where = urlsplit(location)
+    except ValueError:
+        return "elsewhere"
+    host = where.netloc.rpartition("@")[2]
+    return f"{where.scheme}://{host[:_HOST_CHARS]}" if host else "elsewhere"
 
 
 def wants_tls(status: int, body: bytes) -> bool:
@@ -78,8 +89,9 @@ def retry_after(values: list[str], now: float) -> float:
     return min(max([1.0, *found]), _LONGEST_PAUSE)
 
 
+@functools.lru_cache(maxsize=8)
 def server_time(date: str) -> float | None:
-    """Unix seconds of a Date header; None where it is no date."""
+    """Unix seconds of a Date header; None where it is no date. The answers of one second bear the same one."""
     try:
         when = parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):

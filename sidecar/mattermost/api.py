@@ -6,54 +6,18 @@ only what differs. A garbled answer to a write does not say whether it was carri
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeVar
-from urllib.parse import quote
+from collections.abc import Callable
+from typing import Final
 
-from sidecar.errors import LinkLost, PostRejected
+from sidecar.errors import LinkLost, UnreadableAnswer
 from sidecar.mattermost import codec
 from sidecar.mattermost.codec import Channel, Team
+from sidecar.mattermost.pages import PAGE, Pages, Rest, if_found, part
 from sidecar.model import Draft, Post, Reaction, User
 
-T = TypeVar("T")
-
-# Mattermost clamps pages to 200 by itself.
-PAGE: Final = 200
 # Post ids in one call for reactions; each is a query of the server's.
 _REACTIONS_AT_ONCE: Final = 100
-
-
-class Rest(Protocol):
-    """What carries the calls; `client.open_client` makes one."""
-
-    clock_offset: float
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        decode: Callable[[bytes], T],
-        *,
-        body: object = None,
-        write: bool = False,
-        paced: bool = False,
-        guard: Callable[[], None] = ...,
-    ) -> T:
-        """Make one call and decode its answer."""
-
-
-async def _if_found(answer: Awaitable[T], *, missing: tuple[int, ...] = (404,)) -> T | None:
-    try:
-        return await answer
-    except PostRejected as exc:
-        if exc.status not in missing:
-            raise
-        return None
-
-
-def _part(text: str) -> str:
-    """Quote a text so that it stays one segment of the path."""
-    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")
+_MAX_UNREADABLE: Final = 10_000
 
 
 def _props(draft: Draft, tm: dict[str, object]) -> dict[str, object]:
@@ -63,8 +27,13 @@ def _props(draft: Draft, tm: dict[str, object]) -> dict[str, object]:
 class MattermostClient:
     """Mattermost as the bot sees it."""
 
-    def __init__(self, rest: Rest) -> None:
+    def __init__(self, rest: Rest, skipped: Callable[[], object]) -> None:
         self._rest = rest
+        self._pages = Pages(rest, skipped)
+        # The last answer of `me`.
+        self.bot: User | None = None
+        # Posts whose reactions could not be read, the one last tried at the end.
+        self._unreadable: dict[str, None] = {}
         self._has_my_channels = True
 
     @property
@@ -74,7 +43,8 @@ class MattermostClient:
 
     async def me(self) -> User:
         """Return the bot itself; the proof that the link works and the token counts."""
-        return await self._rest.call("GET", "/users/me", codec.decode_user)
+        self.bot = await self._rest.call("GET", "/users/me", codec.decode_user)
+        return self.bot
 
     async def config(self) -> dict[str, str]:
         """Return the client configuration: settings by name, all values are strings ("true", "any")."""
@@ -123,52 +93,60 @@ class MattermostClient:
         body: dict[str, object] = {"props": {**_props(draft, tm), "from_bot": "true"}}
         if message:
             body["message"] = draft.message
-        path = f"/posts/{_part(post_id)}/patch"
+        path = f"/posts/{part(post_id)}/patch"
         await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True, guard=guard)
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = lambda: None) -> None:
         """Delete a post; one that is gone already is a 403."""
-        await self._rest.call("DELETE", f"/posts/{_part(post_id)}", codec.decode_done, write=True, guard=guard)
+        await self._rest.call("DELETE", f"/posts/{part(post_id)}", codec.decode_done, write=True, guard=guard)
 
     async def get_post(self, post_id: str) -> Post | None:
         """Return a post; None where it is deleted or never was."""
-        return await _if_found(self._rest.call("GET", f"/posts/{_part(post_id)}", codec.decode_post))
+        return await self._pages.post(post_id)
 
     async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]:
         """Return one page of a channel, newest first; `page` counts from 0."""
-        path = f"/channels/{_part(channel_id)}/posts?page={page}&per_page={per_page}"
-        return await self._rest.call("GET", path, codec.decode_posts)
+        return await self._pages.channel(channel_id, page, per_page)
 
     async def thread(self, post_id: str) -> list[Post]:
         """Return a root and all its replies, oldest first; [] where the root is gone."""
-        path = f"/posts/{_part(post_id)}/thread"
-        posts = await _if_found(self._rest.call("GET", path, codec.decode_posts))
-        return sorted(posts or (), key=lambda post: (post.root_id != "", post.create_at))
+        return sorted(await self._pages.thread(post_id), key=lambda post: (post.root_id != "", post.create_at))
 
     async def reactions(self, post_ids: list[str]) -> dict[str, list[Reaction]]:
         """Return the reactions on many posts; a post that the bot cannot read is left out.
 
-        A deleted post may still have its reactions (5.37).
+        Of many that could not be read one is tried again in each call, and with it the rest. A deleted post may still
+        have its reactions (5.37).
         """
+        apart = [one for one in self._unreadable if one in set(post_ids)] if len(post_ids) > 1 else []
         found: dict[str, list[Reaction]] = {}
-        for start in range(0, len(post_ids), _REACTIONS_AT_ONCE):
-            found |= await self._some_reactions(post_ids[start : start + _REACTIONS_AT_ONCE])
+        if apart:
+            found = await self._some_reactions(apart[:1])
+            apart = [] if found else apart
+        wanted = [one for one in post_ids if one not in found and one not in apart]
+        for start in range(0, len(wanted), _REACTIONS_AT_ONCE):
+            found |= await self._some_reactions(wanted[start : start + _REACTIONS_AT_ONCE])
         return found
 
     async def _some_reactions(self, post_ids: list[str]) -> dict[str, list[Reaction]]:
-        answer = self._rest.call("POST", "/posts/ids/reactions", codec.decode_reaction_map, body=post_ids)
-        found = await _if_found(answer, missing=(403, 404))
+        answer = self._rest.call("POST", "/posts/ids/reactions", codec.decode_reactions, body=post_ids)
+        try:
+            found = await if_found(answer, missing=(403, 404))
+        except UnreadableAnswer:
+            found = None
         if found is not None:
+            for one in post_ids:
+                self._unreadable.pop(one, None)
             return {post_id: found.get(post_id, []) for post_id in post_ids}
         if len(post_ids) == 1:
+            self._unreadable.pop(post_ids[0], None)
+            self._unreadable[post_ids[0]] = None
+            if len(self._unreadable) > _MAX_UNREADABLE:
+                del self._unreadable[next(iter(self._unreadable))]
             return {}
         # v11 refuses the whole call for one unreadable post: halve until it stands alone.
         half = len(post_ids) // 2
         return await self._some_reactions(post_ids[:half]) | await self._some_reactions(post_ids[half:])
-
-    async def post_reactions(self, post_id: str) -> list[Reaction]:
-        """Return the reactions that stand on one post."""
-        return await self._rest.call("GET", f"/posts/{_part(post_id)}/reactions", codec.decode_reactions)
 
     async def add_reaction(self, user_id: str, post_id: str, emoji: str) -> None:
         """React as the bot, whose id `user_id` must be; a repeated one changes nothing."""
@@ -177,34 +155,42 @@ class MattermostClient:
 
     async def user(self, user_id: str) -> User | None:
         """Return a user by id, deactivated ones too; None for an unknown one."""
-        return await _if_found(self._rest.call("GET", f"/users/{_part(user_id)}", codec.decode_user))
+        return await if_found(self._rest.call("GET", f"/users/{part(user_id)}", codec.decode_user))
+
+    async def users(self, user_ids: list[str]) -> list[User]:
+        """Return users by id, deactivated ones too; unknown ones are left out."""
+        return await self._rest.call("POST", "/users/ids", codec.decode_users, body=user_ids)
+
+    async def users_by_username(self, usernames: list[str]) -> list[User]:
+        """Return users by name, deactivated ones too; unknown ones are left out."""
+        return await self._rest.call("POST", "/users/usernames", codec.decode_users, body=usernames)
 
     async def user_by_username(self, username: str) -> User | None:
         """Return a user by name; names are lower case and may change hands."""
-        path = f"/users/username/{_part(username.lower())}"
-        return await _if_found(self._rest.call("GET", path, codec.decode_user))
+        path = f"/users/username/{part(username.lower())}"
+        return await if_found(self._rest.call("GET", path, codec.decode_user))
 
     async def user_by_email(self, email: str) -> User | None:
         """Return a user by address; 403 for every address where PrivacySettings.ShowEmailAddress is off."""
-        return await _if_found(self._rest.call("GET", f"/users/email/{_part(email)}", codec.decode_user))
+        return await if_found(self._rest.call("GET", f"/users/email/{part(email)}", codec.decode_user))
 
     async def team_by_name(self, name: str) -> Team | None:
         """Return a team; 403 where it exists and the bot is not on it."""
-        return await _if_found(self._rest.call("GET", f"/teams/name/{_part(name)}", codec.decode_team))
+        return await if_found(self._rest.call("GET", f"/teams/name/{part(name)}", codec.decode_team))
 
     async def channel_by_name(self, team: str, name: str) -> Channel | None:
         """Return a channel by URL names, archived ones too; None also for a private one that the bot is not in."""
-        path = f"/teams/name/{_part(team)}/channels/name/{_part(name)}?include_deleted=true"
-        return await _if_found(self._rest.call("GET", path, codec.decode_channel))
+        path = f"/teams/name/{part(team)}/channels/name/{part(name)}?include_deleted=true"
+        return await if_found(self._rest.call("GET", path, codec.decode_channel))
 
     async def channel(self, channel_id: str) -> Channel | None:
         """Return a channel by id; None for an unknown one, 403 where the bot is not in it."""
-        return await _if_found(self._rest.call("GET", f"/channels/{_part(channel_id)}", codec.decode_channel))
+        return await if_found(self._rest.call("GET", f"/channels/{part(channel_id)}", codec.decode_channel))
 
     async def member(self, channel_id: str, user_id: str = "me") -> bool:
         """Whether a user is in a channel; False also where the bot may not know."""
-        path = f"/channels/{_part(channel_id)}/members/{_part(user_id)}"
-        return await _if_found(self._rest.call("GET", path, codec.decode_member), missing=(403, 404)) is not None
+        path = f"/channels/{part(channel_id)}/members/{part(user_id)}"
+        return await if_found(self._rest.call("GET", path, codec.decode_done), missing=(403, 404)) is not None
 
     async def direct_channel(self, user_id: str, bot_id: str) -> str:
         """Return the id of the direct channel of two users, made where there is none yet."""
@@ -226,6 +212,6 @@ class MattermostClient:
                 self._has_my_channels = False  # 5.x, where each team has to be asked
         found: dict[str, Channel] = {}
         for team in await self.my_teams():
-            path = f"/users/me/teams/{_part(team.id)}/channels"
+            path = f"/users/me/teams/{part(team.id)}/channels"
             found |= {one.id: one for one in await self._rest.call("GET", path, codec.decode_channels)}
         return list(found.values())

@@ -1,6 +1,6 @@
-"""The one way to Mattermost's REST API: httpx's transport on trio, bounded, paced, and with every failure named.
+"""The one way to Mattermost's REST API: bounded, paced, and with every failure named.
 
-The transport is used bare: above it httpx keeps cookies (Mattermost would take a cookie for a browser and refuse our
+The transport is used bare: a client of httpx keeps cookies (Mattermost would take a cookie for a browser and refuse our
 posts), follows redirects and logs URLs with e-mail addresses in them.
 """
 
@@ -8,90 +8,58 @@ from __future__ import annotations
 
 import ssl
 import time
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
 import trio
 
-from sidecar.errors import ConfigError, LinkGarbled, LinkLost, LinkRefused, SidecarError
+from sidecar.errors import LinkGarbled, LinkLost, LinkRefused, SidecarError
 from sidecar.mattermost import answers, dial
 from sidecar.mattermost.api import MattermostClient
 from sidecar.mattermost.auth import USER_AGENT, Token
 from sidecar.mattermost.codec import decode_error_id
 from sidecar.mattermost.pace import Pace, Pause
+from sidecar.mattermost.transport import Progress, Transport
 
 __all__ = ["MattermostClient", "open_client"]
 
 T = TypeVar("T")
 Observe = Callable[[str, str, float], None]
 
-# Below the 60 s after which Mattermost and most proxies drop an idle connection.
-_IDLE_SECONDS: Final = 45.0
-_CONNECT_SECONDS: Final = 5.0
-# A page of 200 posts of the largest kind; more is no answer of Mattermost.
-_MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 # One 401 is no proof: upstream answers it also when its database fails. Nothing was carried out, so ask again.
 _RECHECK_SECONDS: Final = (0.2, 1.0)
 # What Mattermost answers without asking who we are: it proves no token.
 _FOR_ANYBODY: Final = "/config/"
 
 
-class _Body(httpx.AsyncByteStream):
-    """A request's body. httpx makes a generator of it, which a cancelled request leaves behind unfinished."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._content:
-            raise StopAsyncIteration
-        content, self._content = self._content, b""
-        return content
+class _Paused(Exception):
+    """A 429 to somebody else's call came before this one was sent."""
 
 
-class _Answer(msgspec.Struct):
-    status: int
-    body: bytes
-    location: str
-    retry_after: float
-
-
-class _Call(msgspec.Struct):
+class _Call(Progress, kw_only=True):
     method: str
     path: str
     content: bytes | None
     write: bool
+    guard: Callable[[], None]
+    pause: Pause
     rechecks: Iterator[float]
     token: str = ""
 
-
-class _Limits(msgspec.Struct):
-    connections: int
-    posts_per_second: float
-    request_seconds: float
-
-
-def _plain(raw: bytes, encoding: str) -> bytes:
-    if encoding.lower() == "gzip" and len(raw) <= _MAX_BODY_BYTES:
-        # 16 + 15: a gzip header, the largest window. One byte more than allowed is enough to know.
-        unzip = zlib.decompressobj(31)
-        try:
-            raw = unzip.decompress(raw, _MAX_BODY_BYTES + 1)
-        except zlib.error as exc:
-            raise LinkGarbled("mattermost", "body", "the body of an answer cannot be decompressed") from exc
-    if len(raw) > _MAX_BODY_BYTES:
-        raise LinkGarbled("mattermost", "body", f"an answer is longer than {_MAX_BODY_BYTES} bytes")
-    return raw
+    def ready(self) -> None:
+        # What is not sent is not observed.
+        begun, self.begun = self.begun, None
+        if self.pause.on:
+            raise _Paused
+        self.guard()
+        self.begun = begun
 
 
-def _ignore(_method: str, _outcome: str, _seconds: float) -> None:
+def _ignore(*_: object) -> None:
     """Observe nothing."""
 
 
@@ -104,19 +72,16 @@ class _Rest:
         address: dial.Address,
         token: Token,
         observe: Observe,
-        limits: _Limits,
-        user_agent: str,
+        posts_per_second: float,
     ) -> None:
         self._transport = transport
         self._address = address
-        self._api = f"{address.origin}{address.path}/api/v4"
+        self._origin = httpx.URL(address.origin)
+        self._api = f"{quote(address.path, safe='/%')}/api/v4"
         self._token = token
         self._observe = observe
-        self._request_seconds = limits.request_seconds
-        self._limiter = trio.CapacityLimiter(limits.connections)
-        self._posts = Pace(limits.posts_per_second)
+        self._posts = Pace(posts_per_second)
         self._pause = Pause()
-        self._user_agent = user_agent
         self.clock_offset = 0.0
 
     async def call(
@@ -135,32 +100,41 @@ class _Rest:
         `path` is below /api/v4 and quoted. `guard` is called when all waiting is over and may raise to send nothing.
         Raises PostRejected, or LinkLost, LinkRefused, LinkGarbled.
         """
-        call = _Call(method, path, None if body is None else msgspec.json.encode(body), write, iter(_RECHECK_SECONDS))
+        content = None if body is None else msgspec.json.encode(body)
+        call = _Call(
+            method=method,
+            path=path,
+            content=content,
+            write=write,
+            guard=guard,
+            pause=self._pause,
+            rechecks=iter(_RECHECK_SECONDS),
+        )
         while True:
             await self._pause.wait()
             if paced:
                 await self._posts.take()
-            async with self._limiter:
-                if self._pause.on:
-                    continue
-                guard()
+            try:
                 answer, value = await self._attempt(call, decode)
+            except _Paused:
+                continue
             if value is not None:
                 if not path.startswith(_FOR_ANYBODY):
                     self._token.accepted(call.token)
                 return value[0]
-            if answer.status == 429:
-                self._pause.extend(answer.retry_after)
-            elif answer.status == 401 and (seconds := self._doubt(call)) is not None:
+            if answer.status_code == 429:
+                self._pause.extend(answers.retry_after(answer.headers.get_list("Retry-After"), time.time()))
+            elif answer.status_code == 401 and (seconds := self._doubt(call)) is not None:
                 await trio.sleep(seconds)
             else:
                 raise self._refusal(answer, write=write)
 
-    def _refusal(self, answer: _Answer, *, write: bool) -> SidecarError:
-        if answers.wants_tls(answer.status, answer.body):
+    def _refusal(self, answer: httpx.Response, *, write: bool) -> SidecarError:
+        if answers.wants_tls(answer.status_code, answer.content):
             detail = f"the port of {self._address.origin} speaks TLS: write mattermost.url with https://"
             return LinkLost("mattermost", "https", detail)
-        return answers.refusal(answer.status, decode_error_id(answer.body), answer.location, write=write)
+        location = answer.headers.get("Location", "")
+        return answers.refusal(answer.status_code, decode_error_id(answer.content), location, write=write)
 
     def _doubt(self, call: _Call) -> float | None:
         """Return how long to wait before a call is made again that a 401 answered; None where that is believed."""
@@ -170,13 +144,13 @@ class _Rest:
             return 0.0
         return seconds
 
-    async def _attempt(self, call: _Call, decode: Callable[[bytes], T]) -> tuple[_Answer, tuple[T] | None]:
-        begun = trio.current_time()
+    async def _attempt(self, call: _Call, decode: Callable[[bytes], T]) -> tuple[httpx.Response, tuple[T] | None]:
         outcome = "lost"
+        call.restart()
         try:
             answer = await self._exchange(call)
-            outcome = answers.outcome(answer.status)
-            return answer, (decode(answer.body),) if answers.is_ok(answer.status) else None
+            outcome = answers.outcome(answer.status_code)
+            return answer, (decode(answer.content),) if answers.is_ok(answer.status_code) else None
         except LinkGarbled:
             outcome = "garbled"
             raise
@@ -184,66 +158,35 @@ class _Rest:
             outcome = "refused"
             raise
         finally:
-            self._observe(call.method, outcome, trio.current_time() - begun)
+            if call.begun is not None:
+                self._observe(call.method, outcome, trio.current_time() - call.begun)
 
-    async def _exchange(self, call: _Call) -> _Answer:
-        sent = False
-
-        async def trace(event: str, info: dict[str, Any]) -> None:
-            nonlocal sent
-            if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
-                sent = True
-
+    async def _exchange(self, call: _Call) -> httpx.Response:
         call.token = self._token()
         request = httpx.Request(
             call.method,
-            self._api + call.path,
+            self._origin,
             headers={
                 "Authorization": f"Bearer {call.token}",
-                "User-Agent": self._user_agent,
+                "User-Agent": USER_AGENT,
                 "Accept": "application/json",
                 "Accept-Encoding": "gzip",
                 **({} if call.content is None else {"Content-Type": "application/json"}),
             },
             content=call.content,
-            extensions={"timeout": {"connect": _CONNECT_SECONDS}, "trace": trace},
+            # A URL that is new each time would be taken apart each time.
+            extensions={"progress": call, "target": (self._api + call.path).encode()},
         )
-        request.stream = _Body(call.content or b"")
-        with trio.move_on_after(self._request_seconds):
-            try:
-                return await self._read(request)
-            except httpx.TransportError as exc:
-                self._raise_lost(exc, sent=sent, write=call.write)
-        detail = f"no answer within {self._request_seconds:g} s"
-        raise LinkLost("mattermost", "timeout", detail, ambiguous=sent and call.write)
-
-    async def _read(self, request: httpx.Request) -> _Answer:
-        response = await self._transport.handle_async_request(request)
-        raw = bytearray()
         try:
-            # Left by cancellation alone: httpx does not close the generators of a loop that is broken off.
-            with trio.CancelScope() as reading:
-                async for chunk in response.aiter_raw():
-                    raw += chunk
-                    if len(raw) > _MAX_BODY_BYTES:
-                        reading.cancel()
-        finally:
-            await response.aclose()
-        body = _plain(bytes(raw), response.headers.get("Content-Encoding", ""))
-        now = time.time()
-        if (theirs := answers.server_time(response.headers.get("Date", ""))) is not None:
+            answer = await self._transport.handle_async_request(request)
+        except httpx.TimeoutException as exc:
+            raise LinkLost("mattermost", "timeout", str(exc), ambiguous=call.sent and call.write) from exc
+        except httpx.TransportError as exc:
+            raise LinkLost("mattermost", "reset", str(exc), ambiguous=call.sent and call.write) from exc
+        if (theirs := answers.server_time(answer.headers.get("Date", ""))) is not None:
             # The header's seconds are cut off: half of one is the best guess.
-            self.clock_offset = theirs + 0.5 - now
-        pause = answers.retry_after(response.headers.get_list("Retry-After"), now)
-        return _Answer(response.status_code, body, response.headers.get("Location", ""), pause)
-
-    def _raise_lost(self, exc: httpx.TransportError, *, sent: bool, write: bool) -> NoReturn:
-        if isinstance(exc, httpx.ProxyError):
-            raise LinkLost("mattermost", "proxy", f"the proxy answered {str(exc)[:3]} to CONNECT") from exc
-        if not sent:
-            raise dial.unreachable(exc, self._address) from exc
-        detail = f"the connection broke before the answer ({type(exc).__name__})"
-        raise LinkLost("mattermost", "reset", detail, ambiguous=write) from exc
+            self.clock_offset = theirs + 0.5 - time.time()
+        return answer
 
 
 @asynccontextmanager
@@ -252,31 +195,25 @@ async def open_client(
     token: Callable[[], str],
     *,
     ssl_context: ssl.SSLContext | None = None,
-    max_connections: int = 8,
+    max_connections: int = 24,
     max_posts_per_second: float = 20.0,
     request_seconds: float = 10.0,
-    observe: Observe | None = None,
-    user_agent: str = USER_AGENT,
+    observe: Observe = _ignore,
+    skipped: Callable[[], object] = _ignore,
 ) -> AsyncIterator[MattermostClient]:
     """Open a client; nothing is sent yet.
 
     `token` is called for each request, so a rotated one counts at once; a `Token` also goes on with the one of before
     where the new one does not serve. `request_seconds` bounds one exchange from connecting to the last byte.
     `observe(method, outcome, seconds)` is called for each exchange with an HTTP verb and one of ok, refused, rejected,
-    rate_limited, server_error, lost, garbled. `max_posts_per_second` paces the creation and patching of posts. Raises
-    ConfigError for a URL or an environment proxy that cannot be used.
+    rate_limited, server_error, lost, garbled; `skipped()` for each post that cannot be read, once.
+    `max_posts_per_second` paces the creation and patching of posts. Raises ConfigError for a URL, or a proxy of the
+    environment, that cannot be used.
     """
     address = dial.parse_url(url)
-    proxy = dial.proxy_for(address)
     context = ssl_context or dial.client_context(address)
-    try:
-        via = None if proxy is None else httpx.Proxy(proxy, ssl_context=context if proxy.startswith("https:") else None)
-    except (ValueError, httpx.InvalidURL):
-        raise ConfigError(["the proxy that the environment names is no URL"]) from None
-    # No limit on the pool: httpcore 1.0.9 loses slots of a limited one to cancelled requests. Our limiter bounds it.
-    pool = httpx.Limits(max_connections=None, max_keepalive_connections=max_connections, keepalive_expiry=_IDLE_SECONDS)
-    limits = _Limits(max_connections, max_posts_per_second, request_seconds)
-    async with httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=pool, proxy=via) as transport:
-        if not isinstance(token, Token):
-            token = Token(token)
-        yield MattermostClient(_Rest(transport, address, token, observe or _ignore, limits, user_agent))
+    if not isinstance(token, Token):
+        token = Token(token)
+    async with Transport(address, context, max_connections, request_seconds) as transport:
+        rest = _Rest(transport, address, token, observe, max_posts_per_second)
+        yield MattermostClient(rest, skipped)

@@ -1,180 +1,181 @@
 """JSON of Mattermost 5.37 to 11 -> model values.
 
-Every `decode_*` gives a value or raises LinkGarbled. Fields may be missing, null or unknown to us; one of a wrong type
-is garbled, except inside a post's `props`, where any user may store what he likes.
+Every `decode_*` gives a value or raises LinkGarbled, of which UnreadableAnswer says that it nests too deep. Fields may
+be missing or unknown to us; one of a wrong type is garbled, except inside a post's `props`, where users store anything.
 """
 
 from __future__ import annotations
 
+import re
+from typing import Annotated, Final
+
 import msgspec
 
 from sidecar.errors import LinkGarbled
-from sidecar.mattermost.decoder import Decoder, Id
-from sidecar.model import Post, Reaction, User
+from sidecar.mattermost.decoder import Decoder
+from sidecar.model import Id, Mark, Millis, Post, Reaction, User
+
+# A longer message is cut: no decision with the longest reason that Teleport takes, and no card of anybody's, is longer.
+MESSAGE_CHARS: Final = 5000
+# Our cards have 12 fields, and their properties are made for the 8,000 runes of 5.37.
+_MAX_FIELDS: Final = 32
+_MAX_ATTACHMENT_BYTES: Final = 32 * 1024
+_MAX_BRACES: Final = 256
+# How Go writes a post: the server's own fields stand before all that a user chose.
+_HEAD: Final = re.compile(
+    rb'\{"id":"(?P<id>[a-z0-9]{26})"'
+    rb',"create_at":(?P<create_at>\d{1,15}),"update_at":\d{1,15},"edit_at":\d{1,15},"delete_at":(?P<delete_at>\d{1,15})'
+    rb',"is_pinned":(?:true|false),"user_id":"(?P<user_id>[a-z0-9]{26})","channel_id":"(?P<channel_id>[a-z0-9]{26})"'
+    rb',"root_id":"(?P<root_id>[a-z0-9]{26}|)",'
+)
 
 
 class Channel(msgspec.Struct, frozen=True):
     """A channel: `type` is O (public), P (private), D (direct, `name` is both user ids with `__`) or G."""
 
-    id: str
+    id: Id
     type: str = ""
     team_id: str = ""
     name: str = ""
     display_name: str = ""
-    delete_at: int = 0
-    last_post_at: int = 0
+    delete_at: Millis = 0
+    last_post_at: Millis = 0
 
 
 class Team(msgspec.Struct, frozen=True):
     """A team that the bot may see."""
 
-    id: str
+    id: Id
     name: str = ""
     display_name: str = ""
 
 
+# What may be anything: it is looked at by itself, and only where it has to be.
+_Any = msgspec.Raw | msgspec.UnsetType
+
+
+class _Props(msgspec.Struct):
+    """The properties that mean something to us; all others are skipped."""
+
+    tm: _Any = msgspec.UNSET
+    attachments: _Any = msgspec.UNSET
+    from_bot: _Any = msgspec.UNSET
+    from_webhook: _Any = msgspec.UNSET
+    from_plugin: _Any = msgspec.UNSET
+    from_oauth_app: _Any = msgspec.UNSET
+    override_username: _Any = msgspec.UNSET
+    override_icon_url: _Any = msgspec.UNSET
+    override_icon_emoji: _Any = msgspec.UNSET
+    webhook_display_name: _Any = msgspec.UNSET
+    ai_generated_by: _Any = msgspec.UNSET
+
+
+KNOWN_PROPS: Final = _Props.__struct_fields__
+_NO_PROPS: Final = _Props()
+_NO_MARK: Final = Mark()
+
+
 class _WirePost(msgspec.Struct):
     id: Id
-    channel_id: str | None = None
-    user_id: str | None = None
-    create_at: int | None = None
-    update_at: int | None = None
-    edit_at: int | None = None
-    delete_at: int | None = None
-    root_id: str | None = None
-    original_id: str | None = None
-    type: str | None = None
-    message: str | None = None
+    channel_id: str = ""
+    user_id: str = ""
+    create_at: Millis = 0
+    update_at: Millis = 0
+    edit_at: Millis = 0
+    delete_at: Millis = 0
+    root_id: str = ""
+    original_id: str = ""
+    type: str = ""
+    message: str = ""
     remote_id: str | None = None
-    props: dict[str, msgspec.Raw] | None = None
+    props: _Props | None = None
 
 
-class _WireList(msgspec.Struct):
+class _PostList(msgspec.Struct):
     order: list[str] | None = None
     posts: dict[str, _WirePost] | None = None
 
 
-class _WireReaction(msgspec.Struct):
-    user_id: Id
-    post_id: Id
-    emoji_name: Id
-    update_at: int | None = None
-    delete_at: int | None = None
-    remote_id: str | None = None
+class _Field(msgspec.Struct):
+    title: str = ""
+    value: str = ""
+    short: bool = False
 
 
-class _WireUser(msgspec.Struct):
-    id: Id
-    username: str | None = None
-    email: str | None = None
-    delete_at: int | None = None
-    is_bot: bool | None = None
-    roles: str | None = None
-    remote_id: str | None = None
+class _Attachment(msgspec.Struct):
+    fallback: str = ""
+    color: str = ""
+    pretext: str = ""
+    fields: Annotated[list[_Field], msgspec.Meta(max_length=_MAX_FIELDS)] | None = None
 
 
-class _WireChannel(msgspec.Struct):
-    id: Id
-    type: str | None = None
-    team_id: str | None = None
-    name: str | None = None
-    display_name: str | None = None
-    delete_at: int | None = None
-    last_post_at: int | None = None
+class _Error(msgspec.Struct):
+    id: str = ""
 
 
-class _WireTeam(msgspec.Struct):
-    id: Id
-    name: str | None = None
-    display_name: str | None = None
-
-
-class _WireError(msgspec.Struct):
-    id: str | None = None
+class _Object(msgspec.Struct):
+    """Any object."""
 
 
 _post = Decoder[_WirePost](_WirePost, "a post")
-_post_list = Decoder[_WireList](_WireList, "a list of posts")
-_reactions = Decoder[list[_WireReaction] | None](list[_WireReaction] | None, "a list of reactions")
-_reaction_map = Decoder[dict[str, list[_WireReaction] | None]](
-    dict[str, list[_WireReaction] | None], "a map of reactions"
-)
-_user = Decoder[_WireUser](_WireUser, "a user")
-_channel = Decoder[_WireChannel](_WireChannel, "a channel")
-_channels = Decoder[list[_WireChannel] | None](list[_WireChannel] | None, "a list of channels")
-_teams = Decoder[list[_WireTeam] | None](list[_WireTeam] | None, "a list of teams")
-_team = Decoder[_WireTeam](_WireTeam, "a team")
-_object = Decoder[dict[str, msgspec.Raw]](dict[str, msgspec.Raw], "an answer")
-_text_map = Decoder[dict[str, str | None]](dict[str, str | None], "the client configuration")
-_error = Decoder[_WireError](_WireError, "an error")
-_anything = Decoder[object](object, "a property")
+_posts = Decoder[_PostList](_PostList, "a list of posts")
+_mark = Decoder[Mark](Mark, "a mark")
+_attachments = Decoder[list[_Attachment]](list[_Attachment], "an attachment")
+_reactions = Decoder[dict[str, list[Reaction] | None]](dict[str, list[Reaction] | None], "a map of reactions")
+_users = Decoder[list[User] | None](list[User] | None, "a list of users")
+_channels = Decoder[list[Channel] | None](list[Channel] | None, "a list of channels")
+_teams = Decoder[list[Team] | None](list[Team] | None, "a list of teams")
+_settings = Decoder[dict[str, str]](dict[str, str], "the client configuration")
+_error = Decoder[_Error](_Error, "an error")
+_object = Decoder[_Object](_Object, "an answer")
+
+decode_user = Decoder[User](User, "a user")
+decode_channel = Decoder[Channel](Channel, "a channel")
+decode_team = Decoder[Team](Team, "a team")
 
 
 def _to_post(wire: _WirePost) -> Post:
-    props = wire.props or {}
-    tm = _tm(props["tm"]) if "tm" in props else {}
+    props = wire.props or _NO_PROPS
+    mark = _to_mark(props.tm)
     return Post(
         id=wire.id,
-        channel_id=wire.channel_id or "",
-        user_id=wire.user_id or "",
-        create_at=wire.create_at or 0,
-        update_at=wire.update_at or 0,
-        edit_at=wire.edit_at or 0,
-        delete_at=wire.delete_at or 0,
-        root_id=wire.root_id or "",
-        original_id=wire.original_id or "",
-        type=wire.type or "",
-        message=wire.message or "",
+        channel_id=wire.channel_id,
+        user_id=wire.user_id,
+        create_at=wire.create_at,
+        update_at=wire.update_at,
+        edit_at=wire.edit_at,
+        delete_at=wire.delete_at,
+        root_id=wire.root_id,
+        original_id=wire.original_id,
+        type=wire.type,
+        message=wire.message[:MESSAGE_CHARS],
         remote_id=wire.remote_id or "",
-        key=tm.get("k", ""),
-        request_id=tm.get("id", ""),
-        shown_state=tm.get("state", ""),
-        props=frozenset(props),
-        attachment=_attachment(props["attachments"]) if tm and "attachments" in props else None,
+        key=mark.k,
+        request_id=mark.id,
+        shown_state=mark.state,
+        mark=mark,
+        props=frozenset(name for name in KNOWN_PROPS if getattr(props, name) is not msgspec.UNSET),
+        attachment=_to_attachment(props.attachments) if mark is not _NO_MARK else None,
     )
 
 
-def _attachment(raw: msgspec.Raw) -> dict[str, object] | None:
-    """The first attachment; only asked for where the post claims to be ours."""
+def _to_mark(raw: _Any) -> Mark:
+    """Our own mark, or an empty one: any user can put anything there, and must not make a channel unreadable by it."""
     try:
-        found = _anything(raw)
+        return _NO_MARK if raw is msgspec.UNSET else _mark(raw)
+    except LinkGarbled:
+        return _NO_MARK
+
+
+def _to_attachment(raw: _Any) -> dict[str, object] | None:
+    """The first attachment as far as a card of ours needs it; None where it is none."""
+    if raw is msgspec.UNSET or len(text := bytes(raw)) > _MAX_ATTACHMENT_BYTES or text.count(b"{") > _MAX_BRACES:
+        return None
+    try:
+        found = _attachments(text)
     except LinkGarbled:
         return None
-    first = found[0] if isinstance(found, list) and found else None
-    return first if isinstance(first, dict) else None
-
-
-def _tm(raw: msgspec.Raw) -> dict[str, str]:
-    """Our own mark, or {}: any user can put anything here, and must not make his channel unreadable by it."""
-    try:
-        found = _anything(raw)
-    except LinkGarbled:
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {name: value for name, value in found.items() if isinstance(value, str)}
-
-
-def _to_reaction(wire: _WireReaction) -> Reaction:
-    return Reaction(
-        wire.user_id, wire.post_id, wire.emoji_name, wire.update_at or 0, wire.delete_at or 0, wire.remote_id or ""
-    )
-
-
-def _to_channel(wire: _WireChannel) -> Channel:
-    return Channel(
-        wire.id,
-        wire.type or "",
-        wire.team_id or "",
-        wire.name or "",
-        wire.display_name or "",
-        wire.delete_at or 0,
-        wire.last_post_at or 0,
-    )
-
-
-def _to_team(wire: _WireTeam) -> Team:
-    return Team(wire.id, wire.name or "", wire.display_name or "")
+    return {name: value for name, value in msgspec.to_builtins(found[0]).items() if value} if found else None
 
 
 def decode_post(body: bytes) -> Post:
@@ -184,74 +185,61 @@ def decode_post(body: bytes) -> Post:
 
 def decode_posts(body: bytes) -> list[Post]:
     """Decode a PostList in its own order, each post once: a thread names the post that was asked for twice (5.37)."""
-    wire = _post_list(body)
+    wire = _posts(body)
     posts = wire.posts or {}
     return [_to_post(posts[id_]) for id_ in dict.fromkeys(wire.order or ()) if id_ in posts]
 
 
-def decode_reactions(body: bytes) -> list[Reaction]:
-    """Decode the reactions on one post; v11 says null for none."""
-    return [_to_reaction(wire) for wire in _reactions(body) or ()]
-
-
-def decode_reaction_map(body: bytes) -> dict[str, list[Reaction]]:
-    """Decode the answer of POST /posts/ids/reactions."""
-    return {post_id: [_to_reaction(wire) for wire in wires or ()] for post_id, wires in _reaction_map(body).items()}
-
-
-def decode_user(body: bytes) -> User:
-    """Decode one user."""
-    wire = _user(body)
-    return User(
-        wire.id,
-        wire.username or "",
-        wire.email or "",
-        wire.delete_at or 0,
-        is_bot=wire.is_bot or False,
-        roles=wire.roles or "",
-        remote_id=wire.remote_id or "",
+def decode_head(head: bytes) -> Post | None:
+    """Decode what the server says of one post, from the beginning of an answer that cannot be read as a whole."""
+    found = _HEAD.match(head)
+    if found is None:
+        return None
+    return Post(
+        id=found["id"].decode(),
+        channel_id=found["channel_id"].decode(),
+        user_id=found["user_id"].decode(),
+        create_at=int(found["create_at"]),
+        delete_at=int(found["delete_at"]),
+        root_id=found["root_id"].decode(),
+        skipped=True,
     )
 
 
-def decode_channel(body: bytes) -> Channel:
-    """Decode one channel."""
-    return _to_channel(_channel(body))
+def decode_reactions(body: bytes) -> dict[str, list[Reaction]]:
+    """Decode the answer of POST /posts/ids/reactions; v11 says null for none."""
+    return {post_id: found or [] for post_id, found in _reactions(body).items()}
+
+
+def decode_users(body: bytes) -> list[User]:
+    """Decode a list of users."""
+    return _users(body) or []
 
 
 def decode_channels(body: bytes) -> list[Channel]:
     """Decode a list of channels."""
-    return [_to_channel(wire) for wire in _channels(body) or ()]
-
-
-def decode_team(body: bytes) -> Team:
-    """Decode one team."""
-    return _to_team(_team(body))
+    return _channels(body) or []
 
 
 def decode_teams(body: bytes) -> list[Team]:
     """Decode a list of teams."""
-    return [_to_team(wire) for wire in _teams(body) or ()]
+    return _teams(body) or []
 
 
 def decode_config(body: bytes) -> dict[str, str]:
     """Decode GET /config/client?format=old: a flat map of strings."""
-    return {name: value or "" for name, value in _text_map(body).items()}
+    return _settings(body)
 
 
-def decode_member(body: bytes) -> bool:
-    """Decode a channel membership: that there is one is all we ask."""
-    _object(body)
-    return True
-
-
-def decode_done(body: bytes) -> None:
+def decode_done(body: bytes) -> bool:
     """Check that an answer without news in it is at least a JSON object, not the page of some proxy."""
     _object(body)
+    return True
 
 
 def decode_error_id(body: bytes) -> str:
     """Decode the `id` of an AppError, "" where the body is none; never raises."""
     try:
-        return _error(body).id or ""
+        return _error(body).id
     except LinkGarbled:
         return ""

@@ -1,24 +1,24 @@
-"""A JSON decoder that fails in one way only, and that no user of Mattermost can trip."""
+"""A JSON decoder that fails in one way only."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 import msgspec
 
-from sidecar.errors import LinkGarbled
+from sidecar.errors import LinkGarbled, UnreadableAnswer
 
 T = TypeVar("T")
-Id = Annotated[str, msgspec.Meta(min_length=1)]
-
-# Deeper nesting than this is cut out of a body that overflows the decoder. Mattermost's own objects are 5 deep.
-_DEPTH: Final = 64
-_TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]|[^"\[\]{}]+', re.DOTALL)
+# How much of an answer that cannot be read as a whole is kept: enough for the fields that come first.
+HEAD_BYTES: Final = 1024
 
 
 class Decoder(Generic[T]):
-    """A msgspec decoder that says LinkGarbled, and survives a post whose props nest thousands deep."""
+    """A msgspec decoder that says LinkGarbled, or UnreadableAnswer where the body nests deeper than it follows.
+
+    Properties of posts are any user's to choose: declare what is needed of them, so that the rest is skipped in C, for
+    a price that depends on its length alone.
+    """
 
     def __init__(self, kind: object, what: str) -> None:
         self._decoder = cast("msgspec.json.Decoder[T]", msgspec.json.Decoder(kind))
@@ -26,27 +26,10 @@ class Decoder(Generic[T]):
 
     def __call__(self, body: bytes | str | msgspec.Raw) -> T:
         try:
-            try:
-                return self._decoder.decode(body)
-            except RecursionError:
-                raw = body.encode() if isinstance(body, str) else bytes(body)
-                return self._decoder.decode(_pruned(raw))
-        # ValueError: msgspec's own errors, and UnicodeDecodeError. Their texts may quote the body.
-        except (ValueError, RecursionError):
+            return self._decoder.decode(body)
+        # Their texts may quote the body. ValueError: msgspec's own errors, and UnicodeDecodeError.
+        except ValueError:
             raise LinkGarbled("mattermost", "body", f"{self._what} cannot be decoded") from None
-
-
-def _pruned(body: bytes) -> bytes:
-    kept = []
-    depth = 0
-    for match in _TOKEN.finditer(body):
-        token = match.group()
-        if token in {b"[", b"{"}:
-            depth += 1
-            kept.append(token if depth <= _DEPTH else b"null" if depth == _DEPTH + 1 else b"")
-        elif token in {b"]", b"}"}:
-            kept.append(token if depth <= _DEPTH else b"")
-            depth -= 1
-        elif depth <= _DEPTH:
-            kept.append(token)
-    return b"".join(kept)
+        except RecursionError:
+            head = (body.encode(errors="replace") if isinstance(body, str) else bytes(body))[:HEAD_BYTES]
+            raise UnreadableAnswer("mattermost", "too_deep", f"{self._what} is nested too deep", head) from None

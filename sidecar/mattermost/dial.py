@@ -7,11 +7,12 @@ NO_PROXY as the standard library reads them (lower case wins); the websocket goe
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import Final, cast
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import msgspec
@@ -24,6 +25,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 _NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 # A proxy's answer to CONNECT is a few lines.
 _PROXY_ANSWER_BYTES: Final = 16384
+_HOST: Final = re.compile(r"[!-~]+")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -62,8 +64,17 @@ def parse_url(url: str) -> Address:
     return Address(parts.scheme, parts.hostname, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
 
 
-def proxy_for(address: Address) -> str | None:
-    """Return the URL of the proxy that the environment names for this address.
+class Proxy(msgspec.Struct, frozen=True):
+    """The proxy that the environment names; `headers` say who we are there, where the URL does."""
+
+    scheme: str
+    host: str
+    port: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def proxy_for(address: Address) -> Proxy | None:
+    """Return the proxy that the environment names for this address.
 
     Raises ConfigError for a proxy that is neither http nor https.
     """
@@ -72,15 +83,18 @@ def proxy_for(address: Address) -> str | None:
     proxy = proxies.get(name, "")
     if not proxy or proxy_bypass(f"{address.host}:{address.port}", proxies):
         return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
     try:
-        parts = urlsplit(proxy)
-        usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = parts.port
     except ValueError:
-        usable = False
-    if not usable:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in _PORTS or not _HOST.fullmatch(parts.hostname or "") or port == 0:
         raise ConfigError([f"{name.upper()}_PROXY: only http:// and https:// proxies can be used"])
-    return proxy
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = ((b"Proxy-Authorization", b"Basic " + base64.b64encode(pair.encode())),)
+    return Proxy(parts.scheme, parts.hostname or "", port or _PORTS[parts.scheme], headers)
 
 
 def client_context(address: Address) -> ssl.SSLContext:
@@ -88,25 +102,38 @@ def client_context(address: Address) -> ssl.SSLContext:
 
     Where nothing speaks TLS it trusts nobody, for reading the system's store takes a while.
     """
-    if "https" in {address.scheme, (proxy_for(address) or "").partition(":")[0]}:
+    proxy = proxy_for(address)
+    if "https" in {address.scheme, proxy and proxy.scheme}:
         return ssl.create_default_context()
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-async def open_stream(address: Address, context: ssl.SSLContext) -> trio.abc.Stream:
+async def open_stream(address: Address, context: ssl.SSLContext, *, tunnel: bool = True) -> trio.abc.Stream:
     """Connect, through the environment's proxy where it names one, with TLS for https.
 
-    Raises LinkLost, or LinkRefused where the server's certificate is not accepted. The caller sets the deadline.
+    Without `tunnel` the stream ends at the proxy, which takes requests in plain HTTP by their whole URL. Raises
+    LinkLost, or LinkRefused where the server's certificate is not accepted. The caller sets the deadline.
     """
     proxy = proxy_for(address)
     try:
         if proxy is None:
             stream: trio.abc.Stream = await trio.open_tcp_stream(address.host, address.port)
         else:
-            stream = await _tunnel(urlsplit(proxy), address, context)
+            stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+            if proxy.scheme == "https":
+                stream = await _with_tls(stream, proxy.host, context)
+            if tunnel:
+                await _tunnel(stream, proxy, address)
         return await _with_tls(stream, address.host, context) if address.scheme == "https" else stream
-    except (OSError, trio.BrokenResourceError) as exc:
+    except (OSError, UnicodeError, trio.BrokenResourceError) as exc:
         raise unreachable(exc, address) from exc
+
+
+def socket_of(stream: trio.abc.Stream) -> int:
+    """Return the descriptor below a stream of `open_stream`."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return cast("trio.SocketStream", stream).socket.fileno()
 
 
 async def _with_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext) -> trio.abc.Stream:
@@ -119,18 +146,16 @@ async def _with_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext)
     return secure
 
 
-async def _tunnel(proxy: SplitResult, address: Address, context: ssl.SSLContext) -> trio.abc.Stream:
-    host = proxy.hostname or ""
-    stream: trio.abc.Stream = await trio.open_tcp_stream(host, proxy.port or _PORTS[proxy.scheme])
-    if proxy.scheme == "https":
-        stream = await _with_tls(stream, host, context)
+async def _tunnel(stream: trio.abc.Stream, proxy: Proxy, address: Address) -> None:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    target = f"{host}:{address.port}".encode()
+    lines = [b"CONNECT %b HTTP/1.1" % target, b"Host: " + target, *(b": ".join(header) for header in proxy.headers)]
     try:
-        await stream.send_all(_connect_request(proxy, address))
+        await stream.send_all(b"\r\n".join([*lines, b"", b""]))
         await _read_connect_answer(stream)
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return stream
 
 
 async def _read_connect_answer(stream: trio.abc.Stream) -> None:
@@ -147,16 +172,6 @@ async def _read_connect_answer(stream: trio.abc.Stream) -> None:
         raise LinkLost("mattermost", "proxy", f"the proxy answered {said} to CONNECT")
 
 
-def _connect_request(proxy: SplitResult, address: Address) -> bytes:
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    target = f"{host}:{address.port}"
-    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if proxy.username is not None:
-        pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}")
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
 def unreachable(exc: BaseException, address: Address) -> LinkError:
     """Name why no connection came about, from whatever stands behind `exc`; nothing was sent."""
     for cause in _causes(exc):
@@ -169,7 +184,8 @@ def unreachable(exc: BaseException, address: Address) -> LinkError:
                     f"the port of {address.origin} speaks no TLS: write mattermost.url with http:// or another port"
                 )
             return LinkLost("mattermost", "tls", detail)
-        if isinstance(cause, socket.gaierror):
+        # The names of hosts have a form, too.
+        if isinstance(cause, socket.gaierror | UnicodeError):
             return LinkLost("mattermost", "dns", f"the host name of {address.origin} cannot be resolved")
     way = " through the proxy that the environment names" if proxy_for(address) else ""
     return LinkLost("mattermost", "unreachable", f"nothing can be reached at {address.origin}{way}")

@@ -27,7 +27,7 @@ from sidecar.mattermost.streams import WatchedStream, raise_single
 __all__ = ["Events", "PostedHint", "ReactionHint", "open_events"]
 
 # A legal post can make a frame of over 1 MiB, trio-websocket's default; a preview of another one doubles it.
-_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+_MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 _PING_SECONDS: Final = 15.0
 _ANSWER_SECONDS: Final = 10.0
 # What trio-websocket lets through; h11 has its word where the answer to the upgrade is no HTTP.

@@ -1,16 +1,21 @@
 """Websocket frames -> hints: opened no further than needed, for most of them are none of our business.
 
-Errors as in codec: a value or LinkGarbled.
+A frame that is none is LinkGarbled. What users may have put into one costs that one hint alone; the sweep finds more.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import msgspec
 
-from sidecar.mattermost.codec import decode_error_id
-from sidecar.mattermost.decoder import Decoder, Id
+from sidecar.errors import LinkGarbled, UnreadableAnswer
+from sidecar.mattermost.codec import decode_error_id, decode_head
+from sidecar.mattermost.decoder import Decoder
+from sidecar.model import Id, Post
+
+log = logging.getLogger(__name__)
 
 _NULL: Final = msgspec.Raw(b"null")
 
@@ -53,20 +58,23 @@ class _Broadcast(msgspec.Struct):
 
 class _EventData(msgspec.Struct):
     # JSON inside JSON: both are strings on the wire.
-    post: str | None = None
-    reaction: str | None = None
+    post: str = ""
+    reaction: str = ""
+
+
+_NO_DATA: Final = _EventData()
 
 
 class _PostIds(msgspec.Struct):
     id: Id
-    root_id: str | None = None
-    channel_id: str | None = None
-    user_id: str | None = None
+    root_id: str = ""
+    channel_id: str = ""
+    user_id: str = ""
 
 
 class _ReactionIds(msgspec.Struct):
     post_id: Id
-    user_id: str | None = None
+    user_id: str = ""
 
 
 _frame = Decoder[Frame](Frame, "a websocket frame")
@@ -82,18 +90,29 @@ def decode_frame(message: str | bytes) -> Frame:
 
 
 def decode_hint(frame: Frame) -> Hint | None:
-    """Decode what an event says to look at; None for an event that is none of our business."""
-    if frame.event in {"posted", "post_edited"}:
-        # Edited words decide nothing, and whose edit it was is not told: the author hears that at once.
-        data = _event_data(frame.data)
-        post = _post_ids((data and data.post) or "")
-        return PostedHint(post.id, post.root_id or "", post.channel_id or "", post.user_id or "")
-    if frame.event in {"reaction_added", "reaction_removed"}:
-        data = _event_data(frame.data)
-        reaction = _reaction_ids((data and data.reaction) or "")
-        broadcast = _broadcast(frame.broadcast)
-        return ReactionHint(reaction.post_id, (broadcast and broadcast.channel_id) or "", reaction.user_id or "")
+    """Decode what an event says to look at; None for an event that is none of our business, or cannot be read."""
+    try:
+        if frame.event in {"posted", "post_edited"}:
+            # Edited words decide nothing, and whose edit it was is not told: the author hears that at once.
+            return _posted((_event_data(frame.data) or _NO_DATA).post)
+        if frame.event in {"reaction_added", "reaction_removed"}:
+            reaction = _reaction_ids((_event_data(frame.data) or _NO_DATA).reaction)
+            broadcast = _broadcast(frame.broadcast)
+            return ReactionHint(reaction.post_id, (broadcast and broadcast.channel_id) or "", reaction.user_id)
+    except LinkGarbled:
+        log.debug("hint.skipped", extra={"link": "mattermost", "kind": frame.event})
     return None
+
+
+def _posted(text: str) -> PostedHint:
+    try:
+        post: _PostIds | Post = _post_ids(text)
+    except UnreadableAnswer as exc:
+        head = decode_head(exc.head)
+        if head is None:
+            raise
+        post = head
+    return PostedHint(post.id, post.root_id, post.channel_id, post.user_id)
 
 
 def decode_reply_error(frame: Frame) -> str:

@@ -1,6 +1,6 @@
-"""One look-up of a recipient name by REST, for each way to write one, and what stands in the way.
+"""Where posts for a recipient's name go, for each way to write one, and what stands in the way.
 
-Names come in lower case with single spaces.
+Names come in lower case with single spaces. People that are looked up at one moment are asked for in one call.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Final
 
 from sidecar.errors import PostRejected, RecipientError
 from sidecar.mattermost.api import MattermostClient
+from sidecar.mattermost.batch import Batch
 from sidecar.mattermost.codec import Channel
 from sidecar.model import Destination, User
 
@@ -20,14 +21,18 @@ _EMAIL: Final = re.compile(r"[^\s@/]+@[^\s@/]+")
 # What the address bar shows, with or without its beginning.
 _LINK: Final = re.compile(r"(?:\S*/)?([a-z0-9_-]+)/(?:channels/([a-z0-9_-]+)|messages/(@[a-z0-9._-]+))/?")
 _DIRECT: Final = "D"
+# From so many on the list of all channels is cheaper than to open theirs one by one.
+_MANY_CHANNELS: Final = 8
 
 
 class Lookup:
-    """Asks Mattermost; remembers only who the bot is."""
+    """Asks Mattermost, and remembers nothing."""
 
     def __init__(self, client: MattermostClient) -> None:
         self._client = client
-        self._bot: User | None = None
+        self._by_name = Batch(client.user_by_username, self._users_by_name, least=2, complete=True)
+        self._by_id = Batch(client.user, self._users_by_id, least=2, complete=True)
+        self._direct_channels = Batch(self._open_direct, self._open_already, least=_MANY_CHANNELS, complete=False)
 
     async def find(self, key: str) -> Destination:
         """Return where posts for this name go. Raises RecipientError, PostRejected, LinkError."""
@@ -52,7 +57,7 @@ class Lookup:
         username = key.removeprefix("@")
         if not _USERNAME.fullmatch(username) or username.strip(".") == "":
             raise RecipientError("invalid", f"{key}: no Mattermost username looks like this")
-        user = await self._client.user_by_username(username)
+        user = await self._by_name.ask(username)
         if user is None:
             raise RecipientError("not_found", f"{key}: there is no such user")
         return await self._direct(key, user)
@@ -60,10 +65,16 @@ class Lookup:
     async def _user_id(self, key: str) -> Destination:
         """A user by the immutable id: how the map of reviewers names people."""
         user_id = key.removeprefix("user:")
-        user = await self._client.user(user_id) if _ID.fullmatch(user_id) else None
+        user = await self._by_id.ask(user_id) if _ID.fullmatch(user_id) else None
         if user is None:
             raise RecipientError("not_found", f"{key}: there is no such user")
         return await self._direct(key, user)
+
+    async def _users_by_name(self, names: list[str]) -> dict[str, User]:
+        return {user.username: user for user in await self._client.users_by_username(names)}
+
+    async def _users_by_id(self, ids: list[str]) -> dict[str, User]:
+        return {user.id: user for user in await self._client.users(ids)}
 
     async def _email(self, key: str) -> Destination:
         if not _EMAIL.fullmatch(key):
@@ -86,13 +97,25 @@ class Lookup:
         if user.id == bot.id:
             raise RecipientError("invalid", f"{key}: this is the bot itself")
         try:
-            channel_id = await self._client.direct_channel(user.id, bot.id)
+            channel_id = await self._direct_channels.ask(user.id)
         except PostRejected as exc:
             if exc.status != 403:
                 raise
             detail = f"{key}: Mattermost allows no direct message; put the bot on a team of theirs"
             raise RecipientError("forbidden", f"{detail} (TeamSettings.RestrictDirectMessage)") from exc
+        if channel_id is None:
+            raise RecipientError("not_found", f"{key}: there is no such user")
         return Destination(channel_id, "direct", user.id)
+
+    async def _open_direct(self, user_id: str) -> str | None:
+        return await self._client.direct_channel(user_id, (await self._me()).id)
+
+    async def _open_already(self, user_ids: list[str]) -> dict[str, str]:
+        """Channels by the other's id: the name of a direct channel is both ids in their order."""
+        bot_id = (await self._me()).id
+        names = {"__".join(sorted((bot_id, user_id))): user_id for user_id in user_ids}
+        channels = await self._client.my_channels()
+        return {names[one.name]: one.id for one in channels if one.type == _DIRECT and one.name in names}
 
     async def _team_channel(self, key: str) -> Destination:
         team, _, name = key.partition("/")
@@ -169,9 +192,7 @@ class Lookup:
         return f"; did you mean {' or '.join(sorted(names))}?" if names else ""
 
     async def _me(self) -> User:
-        if self._bot is None:
-            self._bot = await self._client.me()
-        return self._bot
+        return self._client.bot or await self._client.me()
 
 
 def _slug(display_name: str) -> str:

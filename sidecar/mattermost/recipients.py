@@ -10,12 +10,14 @@ from typing import Final
 import msgspec
 import trio
 
-from sidecar.errors import LinkError, PostRejected, RecipientError
+from sidecar.errors import LinkError, LinkLost, PostRejected, RecipientError
 from sidecar.mattermost.api import MattermostClient
 from sidecar.mattermost.lookup import Lookup
 from sidecar.model import Destination
 
 _KNOWN_SECONDS: Final = 600.0
+# For one name, whatever becomes of the others.
+_LOOK_UP_SECONDS: Final = 5.0
 # Requesters name suggested reviewers, so what we remember of names has a bound.
 _MAX_NAMES: Final = 10_000
 
@@ -40,7 +42,6 @@ class Recipients:
 
     def __init__(self, client: MattermostClient, *, unknown_seconds: float = 30.0) -> None:
         self._unknown_seconds = unknown_seconds
-        self._client = client
         self._lookup = Lookup(client)
         self._found: dict[str, _Found] = {}
         self._flights: dict[str, _Flight] = {}
@@ -49,7 +50,7 @@ class Recipients:
         """Return where posts for this name go.
 
         Raises RecipientError with reason invalid, not_found, not_member, archived, deactivated, forbidden or ambiguous,
-        and LinkError where Mattermost cannot be asked.
+        and LinkError where Mattermost cannot be asked, or does not answer about this name within 5 s.
         """
         key = " ".join(name.split()).lower()
         while True:
@@ -70,9 +71,8 @@ class Recipients:
         self._found.pop(" ".join(name.split()).lower(), None)
 
     def clear(self) -> None:
-        """Forget everything, the bot's own id too: the token may be another bot's."""
+        """Forget everything: the token may be another bot's."""
         self._found.clear()
-        self._lookup = Lookup(self._client)
 
     async def _fly(self, key: str) -> None:
         flight = self._flights[key] = _Flight()
@@ -92,6 +92,11 @@ class Recipients:
         self._found[key] = found
 
     async def _look_up(self, key: str) -> _Found:
+        with trio.move_on_after(_LOOK_UP_SECONDS):
+            return await self._find(key)
+        raise LinkLost("mattermost", "timeout", f"{key}: the look-up was not answered within {_LOOK_UP_SECONDS:g} s")
+
+    async def _find(self, key: str) -> _Found:
         try:
             destination = await self._lookup.find(key)
         except RecipientError as exc:

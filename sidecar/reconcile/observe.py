@@ -35,7 +35,7 @@ LOOKUP_MARGIN_SECONDS = 600
 # A post that was just made may be missing on a replica: it gets this long before it counts as deleted.
 CARD_RETRY_SECONDS = (0.5, 1.5)
 # How Mattermost may fail to give one thread or post while it works for the others.
-FOR_ONE = frozenset({"server_error", "not_mattermost", "unknown_route", "too_large"})
+FOR_ONE = frozenset({"server_error", "not_mattermost", "unknown_route", "too_large", "too_deep", "timeout"})
 MOST_SAID = 1000
 MOST_CURSORS = 1000
 

@@ -30,7 +30,7 @@ REASONS = (
     "suggested", "too_many",
 )  # fmt: skip
 # How Mattermost may fail to look up one name while it works for the others.
-FOR_ONE = ("server_error", "not_mattermost", "unknown_route", "too_large")
+FOR_ONE = ("server_error", "not_mattermost", "unknown_route", "too_large", "too_deep", "timeout")
 
 # A look waits this long for look-ups that have just begun; what is not known by then is told when it is.
 PATIENCE_SECONDS = 0.5

@@ -78,12 +78,12 @@ async def test_reactions(server: MattermostServer, people: tuple[User, User], ch
     bot, alice = people
     async with client_of(server, bot) as client:
         cards = [await client.create_post(channel.id, DRAFT, key=f"k{n}", tm=TM) for n in range(3)]
-        assert await client.post_reactions(cards[0].id) == []
+        assert await client.reactions([cards[0].id]) == {cards[0].id: []}
         await client.add_reaction(bot.id, cards[0].id, "white_check_mark")
         [post] = [post for post in server.posts(channel) if post.id == cards[1].id]
         server.react(alice, post, "x")
-        [seeded] = await client.post_reactions(cards[0].id)
-        assert (seeded.user_id, seeded.emoji_name, seeded.remote_id) == (bot.id, "white_check_mark", "")
+        [seeded] = (await client.reactions([cards[0].id]))[cards[0].id]
+        assert (seeded.user_id, seeded.emoji_name, seeded.remote_id or "") == (bot.id, "white_check_mark", "")
         found = await client.reactions([card.id for card in cards])
         assert {post_id: [one.user_id for one in some] for post_id, some in found.items()} == {
             cards[0].id: [bot.id],

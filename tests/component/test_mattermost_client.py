@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from sidecar.errors import ConfigError, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
+from sidecar.errors import ConfigError, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected, UnreadableAnswer
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.model import Draft
 from tests.mattermost_peer import (
@@ -238,7 +238,7 @@ async def test_a_drip_of_bytes_does_not_outlast_the_limit_of_a_request() -> None
 async def test_a_huge_answer_is_garbled_before_it_fills_the_memory(
     monkeypatch: pytest.MonkeyPatch, *, zipped: bool
 ) -> None:
-    monkeypatch.setattr("sidecar.mattermost.client._MAX_BODY_BYTES", 200_000)
+    monkeypatch.setattr("sidecar.mattermost.transport.MAX_ANSWER_BYTES", 200_000)
     body = b'{"id":"' + b"x" * 199_000 + b'"}'
     large, huge = (gzip.compress(text) if zipped else text for text in (body, body + b" " * 1000))
     headers = [("Content-Encoding", "gzip")] if zipped else []
@@ -246,7 +246,34 @@ async def test_a_huge_answer_is_garbled_before_it_fills_the_memory(
     async with http_peer(replies) as peer, client_of(peer) as client:
         assert len((await client.me()).id) == 199_000
         error = await failure_of(client, read)
-    assert isinstance(error, LinkGarbled)
+    assert isinstance(error, UnreadableAnswer)
+    assert error.reason == "too_large"
+
+
+async def test_of_an_endless_answer_no_more_is_taken_in_than_the_limit() -> None:
+    sent = 0
+
+    async def endless(stream: trio.abc.Stream, _: trio.SocketStream) -> None:
+        nonlocal sent
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
+        while True:
+            await stream.send_all(b" " * 100_000)
+            sent += 100_000
+
+    async with serving(endless) as port, open_client(f"http://127.0.0.1:{port}", token) as client:
+        error = await failure_of(client, read)
+    assert isinstance(error, UnreadableAnswer)
+    # What stands in the kernel's buffers was sent, but not taken in. Its length was announced, so little was read.
+    assert sent < 20_000_000
+
+
+async def test_a_refusal_counts_however_long_its_page_is() -> None:
+    reply = always(answer(502, b"<html>" + b"x" * 5_000_000, kind="text/html"))
+    async with http_peer(reply) as peer, client_of(peer) as client:
+        error = await failure_of(client, create)
+    assert isinstance(error, LinkLost)
+    assert (error.reason, error.ambiguous) == ("server_error", True)
 
 
 async def test_none_and_false_only_where_mattermost_itself_says_so() -> None:
@@ -477,7 +504,7 @@ async def cancelled_call(client: MattermostClient, steps: int) -> None:
 
 
 async def test_cancelled_calls_leave_nothing_behind() -> None:
-    """A limited pool of httpcore 1.0.9 loses slots to cancelled requests for ever (httpcore #1093)."""
+    """Neither a connection nor a turn to use one: httpcore's pool loses turns to cancelled requests for ever."""
     rng = random.Random(7)
 
     async def reply(_seen: Seen) -> bytes:
@@ -499,8 +526,59 @@ async def test_cancelled_calls_leave_nothing_behind() -> None:
                 nursery.start_soon(client.me)
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert peer.open <= 4
-        # White box: a lost slot holds a connection that nobody opens any more.
-        assert len(client._rest._transport._pool.connections) <= 4  # type: ignore[attr-defined]
+        # White box: no turn is lost, and every connection that is open is an idle one.
+        transport = client._rest._transport  # type: ignore[attr-defined]
+        assert transport._turns.borrowed_tokens == 0
+        assert peer.open == len(transport._idle)
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert peer.open == 0
+
+
+async def test_an_idle_connection_that_the_server_closed_is_not_used_for_a_write() -> None:
+    """Nothing was sent on it, so nothing can have been stored."""
+    async with http_peer(always(CREATED)) as peer, client_of(peer) as client:
+        await create(client)
+        peer.hang_up()
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        await create(client)
+    assert [seen.connection for seen in peer.seen] == [1, 2]
+
+
+async def test_an_idle_connection_is_not_used_when_the_server_may_be_closing_it(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with http_peer(always(CREATED)) as peer, open_client(peer.url, token) as client:
+        for seconds in (0.0, 44.0, 46.0):
+            mock_clock.jump(seconds)
+            await create(client)
+    assert [seen.connection for seen in peer.seen] == [1, 1, 2]
+
+
+async def test_a_connection_that_breaks_when_it_is_used_again_leaves_a_write_in_doubt() -> None:
+    """The server read the request: whether it closed before or after it stored the post cannot be known."""
+    async with http_peer(in_turn(CREATED, CLOSE, CREATED)) as peer, client_of(peer) as client:
+        await create(client)
+        error = await failure_of(client, create)
+    assert isinstance(error, LinkLost)
+    assert (error.reason, error.ambiguous) == ("reset", True)
+    assert [seen.connection for seen in peer.seen] == [1, 1]
+
+
+async def test_a_guard_that_refuses_leaves_the_connection_as_it_was() -> None:
+    def guard() -> None:
+        raise Expired
+
+    observed: list[str] = []
+    async with (
+        http_peer(always(CREATED)) as peer,
+        client_of(peer, observe=lambda _method, outcome, _seconds: observed.append(outcome)) as client,
+    ):
+        await create(client)
+        with pytest.raises(Expired):
+            await client.delete_post("p1", guard=guard)
+        await create(client)
+    assert [seen.connection for seen in peer.seen] == [1, 1]
+    assert observed == ["ok", "ok"]
 
 
 # TLS
@@ -558,10 +636,12 @@ async def test_https_goes_through_the_proxy_that_the_environment_names(monkeypat
 
 async def test_http_goes_through_the_proxy_in_absolute_form(monkeypatch: pytest.MonkeyPatch) -> None:
     async with http_peer(always(ME)) as peer:
-        monkeypatch.setenv("http_proxy", peer.url)
+        monkeypatch.setenv("http_proxy", peer.url.replace("://", "://me:pass%20word@"))
         async with open_client("http://chat.example.com/mm", token) as client:
             await client.me()
     assert [seen.target for seen in peer.seen] == ["http://chat.example.com/mm/api/v4/users/me"]
+    assert peer.seen[0].header("proxy-authorization") == "Basic bWU6cGFzcyB3b3Jk"
+    assert peer.seen[0].header("host") == "chat.example.com"
 
 
 async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

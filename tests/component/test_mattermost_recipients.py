@@ -14,6 +14,7 @@ from sidecar.errors import LinkLost, RecipientError
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import Destination
+from sidecar.simulator.mattermost.faults import Fault
 from sidecar.simulator.mattermost.server import MattermostServer
 from sidecar.simulator.mattermost.values import Channel, Team, User
 from tests.mattermost_peer import always, answer, app_error, http_peer
@@ -288,4 +289,111 @@ async def test_a_flood_of_names_does_not_fill_the_memory(monkeypatch: pytest.Mon
         assert len(w.recipients._found) == 5
         before = sum(w.server.calls.values())
         await w.recipients.resolve("@alice")
+        assert sum(w.server.calls.values()) == before
+
+
+# many at once
+
+
+async def resolve_all(w: World, names: list[str]) -> dict[str, Destination | Exception]:
+    found: dict[str, Destination | Exception] = {}
+
+    async def ask(name: str) -> None:
+        try:
+            found[name] = await w.recipients.resolve(name)
+        except (LinkLost, RecipientError) as exc:
+            found[name] = exc
+
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(ask, name)
+    return found
+
+
+USERNAMES, DIRECT = ("POST", "/api/v4/users/usernames"), ("POST", "/api/v4/channels/direct")
+
+
+@pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
+async def test_a_hundred_people_are_asked_for_at_once_and_known_channels_are_not_opened(version: str) -> None:
+    async with world(version) as w:
+        people = [w.server.add_user(f"user{number}") for number in range(100)]
+        for person in people[:90]:
+            w.server.open_direct(w.bot, person)
+        await w.client.me()  # as the link does before anything else
+        names = [f"@{person.username}" for person in people[:50]] + [f"user:{person.id}" for person in people[50:]]
+        found = await resolve_all(w, [*names, "@nobody", "user:" + "x" * 26])
+        for name, person in zip(names, people, strict=True):
+            assert found[name] == Destination(w.server.open_direct(w.bot, person).id, "direct", person.id)
+        assert {str(found[name]).partition(": ")[2] for name in ("@nobody", "user:" + "x" * 26)} == {
+            "there is no such user"
+        }
+        assert (w.server.calls[USERNAMES], w.server.calls["POST", "/api/v4/users/ids"]) == (1, 1)
+        assert w.server.calls[DIRECT] == 10
+        assert sum(w.server.calls.values()) < 30
+
+
+async def test_a_bulk_look_up_that_fails_is_repeated_one_by_one() -> None:
+    async with world() as w:
+        people = [w.server.add_user(f"user{number}") for number in range(10)]
+        w.server.fail(path=USERNAMES[1], method="POST", times=None)
+        w.server.fail(path="/api/v4/users/me/channels", times=None)
+        found = await resolve_all(w, [f"@{person.username}" for person in people])
+        assert {one.user_id for one in found.values() if isinstance(one, Destination)} == {one.id for one in people}
+        assert w.server.calls[DIRECT] == 10
+
+
+async def test_a_bulk_look_up_that_is_late_is_repeated_one_by_one(mock_clock: trio.testing.MockClock) -> None:
+    async with world() as w:
+        w.server.add_user("carol")
+        hang = w.server.hang(path=USERNAMES[1], method="POST", times=None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(jump_once, mock_clock, w, hang, 2.1)
+            found = await resolve_all(w, ["@alice", "@carol"])
+        assert all(isinstance(one, Destination) for one in found.values()), found
+
+
+async def jump_once(clock: trio.testing.MockClock, w: World, fault: Fault, seconds: float) -> None:
+    await w.server.wait_for(lambda: fault.hits)
+    clock.jump(seconds)
+
+
+async def test_a_name_whose_look_up_hangs_costs_itself_alone(mock_clock: trio.testing.MockClock) -> None:
+    async with world() as w:
+        carol = w.server.add_user("carol")
+        hang = w.server.hang(
+            path=DIRECT[1], method="POST", times=None, where=lambda request: carol.id.encode() in request.body
+        )
+        early: list[Destination] = []
+
+        async def ask() -> None:
+            early.append(await w.recipients.resolve("@alice"))
+            await jump_once(mock_clock, w, hang, 5.1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            found = await resolve_all(w, ["@carol", "ops/access-requests"])
+        assert early[0].user_id == w.alice.id
+        assert isinstance(found["ops/access-requests"], Destination)
+        error = found["@carol"]
+        assert isinstance(error, LinkLost)
+        assert (error.reason, "@carol" in error.detail) == ("timeout", True)
+
+
+async def test_who_asks_for_all_and_is_cancelled_leaves_the_others_to_ask_themselves() -> None:
+    async with world() as w:
+        hang = w.server.hang(path=USERNAMES[1], method="POST")
+        w.server.add_user("carol")
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as first:
+                async with trio.open_nursery() as impatient:
+                    impatient.start_soon(w.recipients.resolve, "@alice")
+                    await trio.lowlevel.checkpoint()
+                    nursery.start_soon(w.recipients.resolve, "@carol")
+                    nursery.start_soon(w.recipients.resolve, "@alice")
+                    await w.server.wait_for(lambda: hang.hits == 1)
+                    first.cancel()
+        assert first.cancelled_caught
+        before = sum(w.server.calls.values())
+        found = await resolve_all(w, ["@carol", "@alice"])
+        assert all(isinstance(one, Destination) for one in found.values())
         assert sum(w.server.calls.values()) == before

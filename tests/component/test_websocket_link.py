@@ -61,7 +61,6 @@ def a_session_that_is_no_more(here: World) -> None:
         garbage,
         bytes_that_are_no_text,
         an_event_out_of_order,
-        a_post_that_is_none,
         a_frame_beyond_all_measure,
         a_second_hello,
         a_drop,
@@ -81,6 +80,17 @@ async def test_after_every_fault_a_fresh_link_and_a_sweep(tmp_path: Path, fault:
         await here.lines.heard("decision.taken", user_id=here.alice.id)
         await here.chat.wait_for(lambda: old not in sockets(here) and sockets(here))
         assert submitted(here) == [(ALICE, "APPROVED")]
+
+
+async def test_a_post_that_is_none_costs_that_event_alone(tmp_path: Path) -> None:
+    with trio.fail_after(10):
+        async with deciding(tmp_path, times=PINGING) as here:
+            _, card = await ask(here)
+            (old,) = sockets(here)
+            a_post_that_is_none(here)
+            here.chat.react(here.alice, card, APPROVE)
+            await here.lines.heard("decision.taken", user_id=here.alice.id)
+            assert sockets(here) == [old]
 
 
 async def test_events_told_twice_or_in_the_wrong_order_are_judged_once(tmp_path: Path) -> None:

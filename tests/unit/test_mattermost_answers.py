@@ -86,6 +86,18 @@ def test_each_status_has_its_meaning(status: int, error_id: str, kind: type[Exce
             assert error.ambiguous is (write and reason == "server_error")
 
 
+@pytest.mark.parametrize("location", ["http://[portal/login", "", "/login", "http://", "//", "http://" + "x" * 9999])
+def test_a_redirect_to_nowhere_is_a_refusal_like_any_other(location: str) -> None:
+    error = answers.refusal(302, "", location, write=True)
+    assert isinstance(error, LinkRefused)
+    assert len(str(error)) < 500
+
+
+@given(st.text() | st.text("[]:/@?#htp.").map("http://".__add__))
+def test_no_location_breaks_us(location: str) -> None:
+    assert isinstance(answers.refusal(302, "", location, write=False), LinkRefused)
+
+
 def test_a_redirect_names_the_host_and_not_what_else_the_header_holds() -> None:
     error = answers.refusal(302, "", "https://user:secret@chat.example.com:8443/login?token=secret", write=False)
     assert "https://chat.example.com:8443" in str(error)

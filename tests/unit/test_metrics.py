@@ -18,6 +18,7 @@ FAMILIES = {
     "posts": ("counter", ("kind", "outcome")),
     "updates": ("counter", ("outcome",)),
     "duplicates_repaired": ("counter", ()),
+    "posts_skipped": ("counter", ()),
     "recipients_failed": ("gauge", ("reason",)),
     "rules": ("gauge", ("state",)),
     "rest_request_seconds": ("histogram", ("method", "outcome")),

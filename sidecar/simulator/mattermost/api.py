@@ -340,7 +340,8 @@ def channel_posts(api: Api, request: Request, user: User) -> Answer:
     if any(value and not valid_id(value) for value in cursors.values()):
         raise BAD_URL
     page, per_page = _paging(request)
-    return Answer(200, api.board.page_json(channel, page=page, per_page=per_page, **cursors))
+    threads = request.query.get("skipFetchThreads") != "true"
+    return Answer(200, api.board.page_json(channel, page=page, per_page=per_page, threads=threads, **cursors))
 
 
 def posts_by_ids(api: Api, request: Request, user: User) -> Answer:

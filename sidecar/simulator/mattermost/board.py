@@ -126,8 +126,10 @@ class Board(Posts):
         touched.sort(key=lambda post: post.create_at)
         return self._list(touched[SINCE_LIMIT - 1 :: -1] if len(touched) > SINCE_LIMIT else touched[::-1], count=False)
 
-    def page_json(self, channel: Channel, *, page: int, per_page: int, before: str = "", after: str = "") -> Json:
-        """Newest first, with the threads of the replies in it; `before`, `after` leave out their own millisecond."""
+    def page_json(
+        self, channel: Channel, *, page: int, per_page: int, before: str = "", after: str = "", threads: bool = True
+    ) -> Json:
+        """Newest first, with the `threads` of the replies in it, or their roots; cursors leave out their own moment."""
         standing = self.posts(channel)
         if after:
             limit = self._time(after)
@@ -142,7 +144,7 @@ class Board(Posts):
             end = max(len(older) - page * per_page, 0)
             start = max(end - per_page, 0)
         chosen = standing[start:end][::-1]
-        body = self._list(chosen, count=True)
+        body = self._list(chosen, count=True, threads=threads)
         for post in chosen:
             if post.root_id and not self.v11:
                 # 5.37 counts the replies to the reply itself, unlike in a thread (seen on a running one).
@@ -156,12 +158,13 @@ class Board(Posts):
         post = self.all_posts.get(post_id)
         return post.create_at if post else None
 
-    def _list(self, posts: list[Post], *, count: bool) -> Json:
+    def _list(self, posts: list[Post], *, count: bool, threads: bool = True) -> Json:
         found = {post.id: post for post in posts}
         if count:
             for post in posts:
                 if post.root_id:
                     root = self.all_posts[post.root_id]
-                    found |= {one.id: one for one in (root, *self.thread(root)) if not one.delete_at}
+                    others = self.thread(root) if threads else []
+                    found |= {one.id: one for one in (root, *others) if not one.delete_at}
         bodies = {key: self.post_json(found[key], count=count) for key in sorted(found)}
         return {"order": [post.id for post in posts], "posts": bodies, "next_post_id": "", "prev_post_id": ""}
