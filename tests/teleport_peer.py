@@ -142,8 +142,8 @@ def hang(context: Context) -> None:
 
 
 def client_threads() -> set[threading.Thread]:
-    """All threads but those of the server, of trio's pool and of the test run itself."""
-    foreign = ("peer", "Trio thread", "MainThread")
+    """All threads but those of the servers, of trio's pool and of the test run itself."""
+    foreign = ("peer", "simulator", "Trio thread", "MainThread")
     return {thread for thread in threading.enumerate() if not thread.name.startswith(foreign)}
 
 

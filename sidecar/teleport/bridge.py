@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import trio
 
@@ -35,6 +35,7 @@ Observe = Callable[[str, str, float], None]
 
 _SERVICE = "/proto.AuthService/"
 _WINDOW = 64
+_CLOSE_SECONDS = 5.0
 _MIB = 1 << 20
 
 
@@ -106,7 +107,7 @@ class Channel:
             threading.Thread(target=stream.pump, name=f"grpc {method}", daemon=True).start()
             yield stream
         finally:
-            stream.close()
+            await stream.aclose()
 
 
 class _Ended(Protocol):
@@ -116,7 +117,6 @@ class _Ended(Protocol):
 
 class _Messages(_Ended, Protocol):
     def __iter__(self) -> Iterator[bytes]: ...
-    def cancel(self) -> bool: ...
 
 
 class ServerStream:
@@ -165,21 +165,28 @@ class ServerStream:
         end: CallFailed | None = CallFailed(self._method, "UNKNOWN", "the reader of the stream broke")
         try:
             for message in self._call:
-                self._put(message)
-                self._credits.acquire()
-                if self._closed:
-                    return
+                # Also read to its end once nobody listens: the core keeps a call, and its connection, until then.
+                if not self._closed:
+                    self._put(message)
+                    self._credits.acquire()
             end = None
         except grpc.RpcError:
             end = _failure(self._method, self._call)
         finally:
             self._put(end)
 
-    def close(self) -> None:
-        """Cancel the call and let the thread go."""
+    async def aclose(self) -> None:
+        """Cancel the call, and return when it and its thread are over."""
         self._closed = True
-        self._call.cancel()
+        # Not `cancel` of the iterator: it forgets the call at once, and then nobody reads how the core ended it.
+        core: Any = self._call
+        core._call.cancel(grpc.StatusCode.CANCELLED.value[0], "left")  # noqa: SLF001 - there is no other way
         self._credits.release()
+        # No peer is asked, so the limit only says so. An interpreter that ends meanwhile would hang on the call's lock.
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+            while not self._arrived or isinstance(self._arrived[-1], bytes):
+                self._news = trio.Event()
+                await self._news.wait()
 
     def _put(self, item: bytes | CallFailed | None) -> None:
         self._arrived.append(item)
