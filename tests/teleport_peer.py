@@ -14,6 +14,7 @@ import trio
 import trustme
 
 from sidecar.teleport.client import AuthClient, Credentials, open_client
+from sidecar.teleport.pb import teleport_pb2 as pb
 
 import grpc  # isort: skip - after the bridge, which quietens it; a test that needs its names takes them from here
 
@@ -21,6 +22,9 @@ Context = grpc.ServicerContext
 StatusCode = grpc.StatusCode
 
 NAME = "teleport.cluster.local"
+CLUSTER = "example.com"
+# The answer to a Ping.
+PONG = pb.PingResponse(ClusterName=CLUSTER.encode()).SerializeToString()
 # How long a test waits for another thread before it fails.
 PATIENCE = 10.0
 
@@ -33,10 +37,15 @@ Unary = Callable[[bytes, Context], bytes]
 Stream = Callable[[bytes, Context], Iterator[bytes]]
 
 
+def other_authority() -> trustme.CA:
+    """An authority of a cluster of the same name."""
+    return trustme.CA(organization_name=CLUSTER)
+
+
 @cache
 def authority() -> trustme.CA:
     """The one authority of a test run, for both sides."""
-    return trustme.CA()
+    return other_authority()
 
 
 def credentials(ca: trustme.CA | None = None, trust: trustme.CA | None = None, **issue: Any) -> Credentials:
@@ -54,7 +63,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.addr = ""
-        self.unary: dict[str, Unary] = {}
+        self.unary: dict[str, Unary] = {"Ping": lambda _request, _context: PONG}
         self.streams: dict[str, Stream] = {}
         self.calls: list[tuple[str, bytes]] = []
         self.metadata: list[dict[str, str | bytes]] = []

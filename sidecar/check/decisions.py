@@ -52,7 +52,7 @@ async def check_decisions(client: AuthClient, config: Config, info: Ping, creden
                 found, theirs = _credential(user, folder, cas, info.cluster)
                 findings += found
                 if theirs is not None:
-                    ask = partial(_may_review_as, config.teleport.addr, user, theirs, credentials.authorities)
+                    ask = partial(_may_review_as, config.teleport.addr, user, theirs, credentials)
                     steps.append(_step("reviewer.rights", user, ask))
     return findings + await side_by_side(steps, _SECONDS)
 
@@ -142,8 +142,8 @@ def _sign(user: str, folder: Path) -> str:
     )
 
 
-async def _may_review_as(addr: str, user: str, theirs: Credentials, authorities: bytes) -> Finding:
-    credentials = Credentials(theirs.certificate, theirs.key, authorities)
+async def _may_review_as(addr: str, user: str, theirs: Credentials, main: Credentials) -> Finding:
+    credentials = Credentials(theirs.certificate, theirs.key, main.authorities, ca_pins=main.ca_pins)
     async with open_client(addr, credentials) as client:
         try:
             await client.submit_review(str(uuid.uuid4()), user, DENIED, _REASON)

@@ -21,7 +21,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class TeleportConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[teleport]. Where `identity` is given, the three files are not used."""
+    """[teleport]. Where `identity` is given, the three files are not used. `ca_pin` has any pin that may match."""
 
     addr: str = "localhost:3025"
     client_crt: Path = _FOLDER / "auth.crt"
@@ -29,6 +29,8 @@ class TeleportConfig(msgspec.Struct, frozen=True, kw_only=True):
     root_cas: Path = _FOLDER / "auth.cas"
     identity: Path | None = None
     verify: Literal["cluster", "hostname"] = "cluster"
+    ca_pin: Names = ()
+    proxy_ca_file: Path | None = None
     plugin_name: str = "mattermost"
     web_url: str = ""
     lease: Seconds = 30.0

@@ -37,18 +37,20 @@ _SERVICE = "/proto.AuthService/"
 _WINDOW = 64
 _CLOSE_SECONDS = 5.0
 _MIB = 1 << 20
+_READY = grpc.ChannelConnectivity.READY.value[0]
 
 
 class Channel:
     """One lazily opened connection to one Auth Service; as a context manager it is closed at the end.
 
-    `server_name` None checks the certificate against the dialled host itself.
+    Only what `roots` (PEM) signed is trusted; `server_name` None checks it against the dialled host itself.
     """
 
     def __init__(
         self,
         addr: str,
         credentials: Credentials,
+        roots: bytes,
         *,
         server_name: str | None,
         observe: Observe,
@@ -57,7 +59,7 @@ class Channel:
         self._observe = observe
         self._channel = grpc.secure_channel(
             f"dns:///{addr}",
-            grpc.ssl_channel_credentials(credentials.authorities, credentials.key, credentials.certificate),
+            grpc.ssl_channel_credentials(roots, credentials.key, credentials.certificate),
             _options(server_name, max_message_mib),
         )
 
@@ -68,6 +70,12 @@ class Channel:
         self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
     ) -> None:
         self._channel.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the next call goes over a connection that stands; else grpcio opens one for it."""
+        core: Any = self._channel
+        return bool(core._channel.check_connectivity_state(False) == _READY)  # noqa: FBT003, SLF001 - public it costs a thread
 
     async def unary(self, method: str, request: bytes, *, seconds: float) -> bytes:
         """Call a method of the Auth Service within `seconds`.

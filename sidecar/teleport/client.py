@@ -12,12 +12,15 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import trio
 
-from sidecar.errors import LinkGarbled, LinkLost, SidecarError
+from sidecar.errors import LinkGarbled, LinkLost, LinkRefused, SidecarError
 from sidecar.model import AccessRequest, Delete, Ping, PluginData, Put, Review
 from sidecar.teleport import codec
 from sidecar.teleport.bridge import Channel, Observe, ServerStream
 from sidecar.teleport.credentials import Credentials, read_credentials
+from sidecar.teleport.findings import our_cluster, shown
+from sidecar.teleport.identity import own_roots
 from sidecar.teleport.status import CallFailed, is_missing_method, link_error, review_error, update_error, watch_error
+from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
 __all__ = ["AuthClient", "Credentials", "Observe", "open_client", "read_credentials"]
 
@@ -40,30 +43,65 @@ async def open_client(
 ) -> AsyncIterator[AuthClient]:
     """Open a client for the Auth Service at `addr` ("host:port"). Does no I/O: the first call connects.
 
-    `server_name` is expected in the certificate; None means the host of `addr`. `observe` is told each call's method,
-    outcome ("ok", "cancelled" or a status code in lower case) and seconds; of a stream the wait for the first message.
+    Only the CAs of our own cluster are trusted, and `server_name` is expected in the certificate; None means the host
+    of `addr`. `observe` is told each call's method, outcome ("ok", "cancelled" or a status code in lower case) and
+    seconds; of a stream the wait for the first message.
+
+    Raises:
+        LinkRefused: "credentials": they cannot be read, or hold no CA of our own cluster.
+
     """
+    ours, roots = _judged(credentials)
 
     def open_channel(max_message_mib: int) -> Channel:
-        return Channel(addr, credentials, server_name=server_name, observe=observe, max_message_mib=max_message_mib)
+        return Channel(
+            addr, credentials, roots, server_name=server_name, observe=observe, max_message_mib=max_message_mib
+        )
 
     with open_channel(64) as channel:
-        yield AuthClient(channel, lambda: open_channel(_WIDE_MIB), plugin_name)
+        yield AuthClient(channel, lambda: open_channel(_WIDE_MIB), plugin_name, our_cluster(ours))
+
+
+def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
+    """Who we are, and the CAs to trust, which are never none: grpcio would take the system's."""
+    try:
+        ours = read_certificate(credentials.certificate)
+        if roots := own_roots(credentials, ours):
+            return ours, roots
+    except ValueError as exc:
+        raise LinkRefused("teleport", "credentials", "our certificate or the CA file cannot be read") from exc
+    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(our_cluster(ours))}")
 
 
 class AuthClient:
     """One connection to an Auth Service, for any number of tasks."""
 
-    def __init__(self, channel: Channel, open_wide: Callable[[], Channel], plugin_name: str) -> None:
+    def __init__(self, channel: Channel, open_wide: Callable[[], Channel], plugin_name: str, cluster: str) -> None:
         self._channel = channel
         self._open_wide = open_wide
         self._plugin = plugin_name
+        self._cluster = cluster
+        self._met = False
         self._legacy_list = False
 
     async def ping(self) -> Ping:
-        """Ask what server this is. Proves the way, not our rights: it needs none."""
+        """Ask what server this is. Proves the way, not our rights: it needs none.
+
+        Raises LinkRefused ("other_cluster") where it is not of our own cluster.
+        """
+        self._met = False
         answer = await self._call("Ping", codec.encode_ping(), link_error, seconds=_PING_SECONDS)
-        return codec.decode_ping(answer)
+        info = codec.decode_ping(answer)
+        if info.cluster != self._cluster:
+            sentence = f"the Auth Service says that it is of cluster {shown(info.cluster)}, we are of {self._cluster}"
+            raise LinkRefused("teleport", "other_cluster", sentence)
+        self._met = True
+        return info
+
+    async def meet(self) -> None:
+        """Ping unless the present connection was: what is called next goes to a server of our own cluster."""
+        if not (self._met and self._channel.connected):
+            await self.ping()
 
     async def get_request(self, request_id: str) -> AccessRequest | None:
         """Read one request from the backend itself (lists may come from a cache that lags); None: there is none."""
@@ -92,7 +130,8 @@ class AuthClient:
         Iterating may raise LinkGarbled.
         """
         with self._open_wide() as channel:
-            wide = AuthClient(channel, self._open_wide, self._plugin)
+            wide = AuthClient(channel, self._open_wide, self._plugin, self._cluster)
+            await wide.meet()
             request = codec.encode_plugin_filter(self._plugin)
             answer = await wide._call("GetPluginData", request, link_error, seconds=_LIST_SECONDS)
         return codec.decode_plugin_data(answer, self._plugin)

@@ -135,12 +135,26 @@ def _judge_dates(ours: CertificateFacts, now: float) -> list[Finding]:
     return [Finding(f"teleport.certificate.{cause}", "warning", "client_crt", message, fix)]
 
 
-def judge_authorities(authorities: list[CertificateFacts], ours: CertificateFacts) -> Finding:
-    """Whether root_cas knows the cluster of our certificate. A CA of Teleport bears the cluster as its O."""
+def is_own_root(authority: CertificateFacts, ours: CertificateFacts, ca_pins: tuple[str, ...] = ()) -> bool:
+    """Whether it is a CA of our own cluster, and one of the pinned. A CA of Teleport bears the cluster as its O."""
+    pinned = not ca_pins or f"sha256:{authority.spki_sha256}" in ca_pins
+    return authority.is_ca and our_cluster(ours) in authority.roles and pinned
+
+
+def judge_authorities(
+    authorities: list[CertificateFacts], ours: CertificateFacts, ca_pins: tuple[str, ...] = ()
+) -> Finding:
+    """Whether root_cas knows the cluster of our certificate, by a CA that is pinned where any is."""
     clusters = sorted({cluster for authority in authorities for cluster in authority.roles})
-    if our_cluster(ours) in clusters:
+    own = [authority for authority in authorities if is_own_root(authority, ours)]
+    if any(is_own_root(authority, ours, ca_pins) for authority in own):
         message = f"root_cas holds {len(authorities)} certificate(s) of the cluster(s) {shown(*clusters)}."
         return Finding("teleport.authorities", "ok", "root_cas", message)
+    if own:
+        pins = shown(*(f"sha256:{authority.spki_sha256}" for authority in own))
+        message = f"root_cas holds no CA with the pin of teleport.ca_pin; those of our cluster have {pins}."
+        fix = f"Correct ca_pin by `tctl status` on the Auth Service host. Or: {sign_again(ours.user)}"
+        return failure("authorities.not_pinned", "root_cas", message, fix)
     message = f"Our certificate is of cluster {shown(our_cluster(ours))}, but root_cas holds only {shown(*clusters)}."
     fix = f"Use the three files of one run. {sign_again(ours.user)}"
     return failure("authorities.other_cluster", "root_cas", message, fix)
@@ -272,9 +286,7 @@ def _other_cluster(addr: str, theirs: CertificateFacts, ours: CertificateFacts) 
     return failure("server.other_cluster", addr, message, fix)
 
 
-def judge_refusal(
-    addr: str, alert: str, ours: CertificateFacts, theirs: CertificateFacts | None, now: float
-) -> Finding:
+def judge_refusal(addr: str, alert: str, ours: CertificateFacts, now: float) -> Finding:
     """Name the cause of a TLS alert about our certificate. Go 1.19 says "bad certificate" for all, 1.26 more."""
     said = f'The Auth Service refused our certificate (TLS alert "{alert}")'
     if ours.not_after <= now:
@@ -285,10 +297,6 @@ def judge_refusal(
             f"{said}: it is not valid before {_when(ours.not_before)}; the clock of this machine says {_when(now)}."
         )
         return failure("client.not_yet_valid", addr, message, _SET_CLOCKS)
-    if theirs is not None and theirs.issuer_organisation != our_cluster(ours):
-        other = shown(theirs.issuer_organisation)
-        message = f"{said}: it is of cluster {shown(our_cluster(ours))}, and this is cluster {other}."
-        return failure("client.other_cluster", addr, message, sign_again(ours.user))
     if alert == "certificate expired" or now - ours.not_before < _FRESH_SECONDS:
         message = (
             f"{said}, though it is valid from {_when(ours.not_before)} until {_when(ours.not_after)} and the clock of "

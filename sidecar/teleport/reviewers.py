@@ -86,6 +86,7 @@ class Reviewers:
     async def _submit(self, user: str, request_id: str, state: str, reason: str, cluster: str) -> AccessRequest:
         async with self._client(user, cluster) as client:
             try:
+                await client.meet()
                 return await client.submit_review(request_id, user, state, reason)
             except LinkRefused as exc:
                 # The main link knows that the server is there and right; what was refused is this reviewer.

@@ -61,7 +61,7 @@ async def preflight(
         async with _connect(peer) as raw:
             tls, theirs = await _shake(peer, raw, context, ours, now)
             findings += _introduce(peer, tls, theirs, ours, verify)
-            findings.append(await _first_word(peer, tls, ours, theirs, now))
+            findings.append(await _first_word(peer, tls, ours, now))
     except Failed as failed:
         findings.append(failed.finding)
     return [say.judged_as_one_file(finding) for finding in findings] if credentials.one_file else findings
@@ -143,7 +143,7 @@ async def _shake(
             raise Failed(await _why_untrusted(peer, exc.__cause__, ours, now)) from exc
         alert = _alert(exc.__cause__)
         if any(word in alert for word in _ABOUT_US):
-            raise Failed(say.judge_refusal(peer.addr, alert, ours, None, now)) from exc
+            raise Failed(say.judge_refusal(peer.addr, alert, ours, now)) from exc
         heard = tls.transport_stream.receive_stream.start
         raise Failed(say.no_handshake(peer.addr, heard, alert, _reason(exc.__cause__))) from exc
     if tls.selected_alpn_protocol() != "h2":
@@ -169,9 +169,7 @@ def _introduce(
     ]
 
 
-async def _first_word(
-    peer: _Peer, tls: _Stream, ours: CertificateFacts, theirs: CertificateFacts, now: float
-) -> Finding:
+async def _first_word(peer: _Peer, tls: _Stream, ours: CertificateFacts, now: float) -> Finding:
     """TLS 1.3 refuses a client certificate after the handshake: only what the server says next tells.
 
     We send nothing at first, because an alert that crosses with our bytes can be lost in a connection reset.
@@ -186,7 +184,7 @@ async def _first_word(
                 data = await tls.receive_some(1024)
     except trio.BrokenResourceError as exc:
         alert = _alert(exc.__cause__)
-        return say.judge_refusal(peer.addr, alert, ours, theirs, now) if alert else say.client_closed(peer.addr)
+        return say.judge_refusal(peer.addr, alert, ours, now) if alert else say.client_closed(peer.addr)
     if not data:
         return say.client_closed(peer.addr)
     return Finding("teleport.client", "ok", peer.addr, "The Auth Service accepted our certificate.")

@@ -364,19 +364,12 @@ async def test_untrusted_server_of_another_cluster(tmp_path: Path) -> None:
 
 
 async def test_trusted_server_of_another_cluster(tmp_path: Path) -> None:
-    """root_cas also holds the Host CAs of leaf clusters, so OpenSSL alone would be content; and it refuses us."""
+    """root_cas also holds the Host CAs of leaf clusters, which vouch for nobody here."""
     server = context(tmp_path, server_certificate(pki=other), trust=other.user_ca)
     both = credentials(authorities=cluster.host_ca.pem + other.host_ca.pem)
     async with serve(partial(auth_service, server)) as addr:
-        _, judged, _, client = await findings(addr, both)
+        (judged,) = await findings(addr, both)
     assert judged.id == "teleport.server.other_cluster"
-    assert client == failure(
-        "client.other_cluster",
-        addr,
-        'The Auth Service refused our certificate (TLS alert "unknown ca"): it is of cluster example.com, and this is '
-        "cluster other.example.com.",
-        TCTL,
-    )
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -519,14 +512,13 @@ async def refusal(folder: Path, version: ssl.TLSVersion, issued: Issued, now: fl
 
 
 async def test_certificate_of_another_cluster(tmp_path: Path) -> None:
-    """Everybody says so: our files do not fit together, the server is not ours, and it refuses us."""
+    """Our files do not fit together, and the server is not ours."""
     foreign = other.user_certificate("access-plugin", [], not_before=SINCE, not_after=UNTIL)
     async with serve(partial(auth_service, context(tmp_path))) as addr:
         found = await preflight(addr, credentials(foreign), verify="cluster", now=NOW)
     assert [finding.id for finding in found if finding.status == "failure"] == [
         "teleport.authorities.other_cluster",
         "teleport.server.other_cluster",
-        "teleport.client.other_cluster",
     ]
 
 

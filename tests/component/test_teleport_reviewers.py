@@ -17,6 +17,7 @@ from sidecar.errors import LinkLost, ReviewRejected
 from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport import reviewers as module
+from sidecar.teleport.pb import teleport_pb2 as pb
 from sidecar.teleport.reviewers import Reviewers, open_reviewers
 
 ALICE, IVAN = "alice@example.com", "ivan@example.com"
@@ -102,6 +103,20 @@ BROKEN = [
     (half_written, "the certificate in alice@example.com.crt cannot be read"),
     (without_authorities, "access-plugin.cas holds no PEM block CERTIFICATE"),
 ]
+
+
+async def test_a_server_of_another_cluster_gets_no_review(tmp_path: Path) -> None:
+    """However often it is tried: that there is a connection proves nothing."""
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            other = pb.PingResponse(ClusterName=b"other.example").SerializeToString()
+            here.auth.faults.garble("Ping", other, times=2)
+            for _ in range(2):
+                with pytest.raises(ReviewRejected) as refused:
+                    await here.approve()
+                assert refused.value.reason == "credential"
+            assert not here.auth.submissions
+            assert await here.approve() == 1
 
 
 @pytest.mark.parametrize(("spoil", "words"), BROKEN)
