@@ -17,7 +17,8 @@ from sidecar.check.rights import rule, version_of
 from sidecar.config import Config
 from sidecar.errors import LinkError, RequestGone, ReviewRejected
 from sidecar.model import DENIED, Ping
-from sidecar.teleport.client import AuthClient, open_client
+from sidecar.teleport.client import AuthClient
+from sidecar.teleport.connect import Connector
 from sidecar.teleport.credentials import Credentials
 from sidecar.teleport.findings import Finding, ending
 from sidecar.teleport.reviewers import read_reviewer
@@ -29,7 +30,9 @@ _REASON = "sidecar check"
 _LOOK = "Look at the log of the Auth Service."
 
 
-async def check_decisions(client: AuthClient, config: Config, info: Ping, credentials: Credentials) -> list[Finding]:
+async def check_decisions(
+    client: AuthClient, connector: Connector, config: Config, info: Ping, credentials: Credentials
+) -> list[Finding]:
     """Check what `reviews.submit_as` needs of Teleport."""
     ours = read_certificate(credentials.certificate)
     findings = list(_edition(config, info))
@@ -52,7 +55,7 @@ async def check_decisions(client: AuthClient, config: Config, info: Ping, creden
                 found, theirs = _credential(user, folder, cas, info.cluster)
                 findings += found
                 if theirs is not None:
-                    ask = partial(_may_review_as, config.teleport.addr, user, theirs, credentials)
+                    ask = partial(_may_review_as, connector, user, theirs, credentials)
                     steps.append(_step("reviewer.rights", user, ask))
     return findings + await side_by_side(steps, _SECONDS)
 
@@ -142,9 +145,9 @@ def _sign(user: str, folder: Path) -> str:
     )
 
 
-async def _may_review_as(addr: str, user: str, theirs: Credentials, main: Credentials) -> Finding:
+async def _may_review_as(connector: Connector, user: str, theirs: Credentials, main: Credentials) -> Finding:
     credentials = Credentials(theirs.certificate, theirs.key, main.authorities, ca_pins=main.ca_pins)
-    async with open_client(addr, credentials) as client:
+    async with connector.open(credentials) as client:
         try:
             await client.submit_review(str(uuid.uuid4()), user, DENIED, _REASON)
         except RequestGone:

@@ -39,6 +39,8 @@ class LinkStatus:
         self.name: LinkName = name
         self.state: LinkState = "lost"
         self.detail = "not connected yet"
+        # How the peer is reached, where there is more than one way.
+        self.way = ""
         self.since = time.time()
         self.was_ready = False
         # Whether the last life was long enough for its end to be a new incident.
@@ -57,7 +59,8 @@ class LinkStatus:
     def body(self) -> dict[str, object]:
         """What /readyz says of this link."""
         state = "lost" if self.state == "ready" and not self.working else self.state
-        return {"state": state, "since": int(self.since), "detail": self.detail}
+        body: dict[str, object] = {"state": state, "since": int(self.since), "detail": self.detail}
+        return body | {"way": self.way} if self.way else body
 
     def answered(self) -> None:
         """The peer has just answered."""

@@ -22,6 +22,7 @@ import trio
 from sidecar import __version__
 from sidecar.errors import LinkLost
 from sidecar.teleport.credentials import Credentials
+from sidecar.teleport.findings import API_DOMAIN
 from sidecar.teleport.status import CallFailed
 
 # grpcio's core writes its own lines to stderr on each failed handshake; it reads this when it is imported.
@@ -40,28 +41,35 @@ _MIB = 1 << 20
 _READY = grpc.ChannelConnectivity.READY.value[0]
 
 
-class Channel:
-    """One lazily opened connection to one Auth Service; as a context manager it is closed at the end.
+def open_channel(
+    addr: str,
+    credentials: Credentials,
+    roots: bytes,
+    *,
+    server_name: str | None,
+    observe: Observe,
+    max_message_mib: int = 64,
+) -> Channel:
+    """Open a channel with grpcio's own TLS.
 
     Only what `roots` (PEM) signed is trusted; `server_name` None checks it against the dialled host itself.
     """
+    tls = grpc.ssl_channel_credentials(roots, credentials.key, credentials.certificate)
+    return Channel(grpc.secure_channel(f"dns:///{addr}", tls, _options(server_name, max_message_mib)), observe)
 
-    def __init__(
-        self,
-        addr: str,
-        credentials: Credentials,
-        roots: bytes,
-        *,
-        server_name: str | None,
-        observe: Observe,
-        max_message_mib: int = 64,
-    ) -> None:
+
+def open_local_channel(target: str, *, observe: Observe, max_message_mib: int = 64) -> Channel:
+    """Open a channel over a socket of this process, behind which a connection is protected already."""
+    options = [*_options(None, max_message_mib), ("grpc.default_authority", API_DOMAIN)]
+    return Channel(grpc.insecure_channel(target, options), observe)
+
+
+class Channel:
+    """One lazily opened connection to one Auth Service; as a context manager it is closed at the end."""
+
+    def __init__(self, channel: grpc.Channel, observe: Observe) -> None:
         self._observe = observe
-        self._channel = grpc.secure_channel(
-            f"dns:///{addr}",
-            grpc.ssl_channel_credentials(roots, credentials.key, credentials.certificate),
-            _options(server_name, max_message_mib),
-        )
+        self._channel = channel
 
     def __enter__(self) -> Self:
         return self

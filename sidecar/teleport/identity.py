@@ -148,7 +148,7 @@ def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple
         message = "client_crt holds no certificate that can be read."
         raise Failed(failure("certificate.garbled", "client_crt", message, say.sign_again())) from exc
     findings += say.judge_certificate(ours, now)
-    context = new_context(verify_mode=ssl.CERT_REQUIRED, alpn="h2")
+    context = new_context(verify_mode=ssl.CERT_REQUIRED)
     _load_key(context, credentials)
     findings.append(Finding("teleport.key", "ok", "client_key", "The key and the certificate belong together."))
     count = len(certificate_ders(credentials.certificate))
@@ -200,10 +200,9 @@ def own_roots(credentials: Credentials, ours: CertificateFacts) -> bytes:
     return "".join(map(ssl.DER_cert_to_PEM_cert, own)).encode()
 
 
-def new_context(*, verify_mode: ssl.VerifyMode, alpn: str) -> ssl.SSLContext:
+def new_context(*, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
     """A client's TLS context that leaves the judgement of names to findings.py, which has Go's words for it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = verify_mode
-    context.set_alpn_protocols([alpn])
     return context

@@ -78,6 +78,7 @@ async def test_all_is_well(tmp_path: Path, version: str, chat_version: str) -> N
             ("teleport.certificate", "ok"),
             ("teleport.key", "ok"),
             ("teleport.authorities", "ok"),
+            ("teleport.way", "ok"),
             ("teleport.handshake", "ok"),
             ("teleport.server", "ok"),
             ("teleport.client", "ok"),

@@ -21,17 +21,13 @@ from sidecar.teleport.client import AuthClient
 from sidecar.teleport.pb import teleport_pb2 as pb
 from sidecar.times import Times
 from tests.bench.child import child, sidecar_command
-from tests.teleport_peer import PATIENCE, Context, Peer, client_threads, connect, hang, serve
+from tests.teleport_peer import PATIENCE, Context, Peer, client_threads, connect, descriptors, hang, serve
 from tests.world import World, world
 
 _INIT = pb.Event(Type=pb.INIT).SerializeToString()
 _LIST = [pb.AccessRequestV3(Metadata=pb.Metadata(Name=name)).SerializeToString() for name in (b"r1", b"r2", b"r3")]
 # What one round left behind before was two descriptors; a page of bytes is noise of the allocator.
 _GROWTH_MB = 6.0
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a folder that changes while it is read
 
 
 def resident_mb() -> float:

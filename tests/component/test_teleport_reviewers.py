@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sidecar.errors import LinkLost, ReviewRejected
 from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport import reviewers as module
+from sidecar.teleport.client import open_client
 from sidecar.teleport.pb import teleport_pb2 as pb
 from sidecar.teleport.reviewers import Reviewers, open_reviewers
 
@@ -52,13 +54,7 @@ async def room(folder: Path) -> AsyncIterator[Room]:
         inside = folder / "reviewers"
         inside.mkdir()
         files = auth.write_credentials(folder, "access-plugin", name="access-plugin")
-        async with open_reviewers(
-            inside,
-            auth.addr,
-            files.cas,
-            server_name="teleport.cluster.local",
-            observe=lambda _method, _outcome, _seconds: None,
-        ) as pool:
+        async with open_reviewers(inside, files.cas, partial(open_client, auth.addr)) as pool:
             here = Room(auth, inside, pool)
             here.write()
             yield here

@@ -146,7 +146,7 @@ async def test_a_server_that_says_it_is_of_another_cluster() -> None:
             for call in (client.ping, client.meet, client.list_plugin_data):
                 with pytest.raises(LinkRefused, match=r"cluster other\.example\.com, we are of example\.com") as caught:
                     await call()
-                assert caught.value.reason == "other_cluster"
+                assert caught.value.reason == "tls"
         assert {method for method, _ in peer.calls} == {"Ping"}
 
 
