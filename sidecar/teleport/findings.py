@@ -441,6 +441,14 @@ def cluster_name_too_long(addr: str) -> Finding:
     return failure("proxy.cluster_name", addr, message, _USE_AUTH_PORT)
 
 
+def out_of_descriptors(exc: OSError) -> Finding:
+    """Nothing is wrong with the peer or the files."""
+    message = f"This process can open nothing more: {exc.strerror}."
+    return failure(
+        "connect.resources", "client_key", message, "Raise its limit of open files (LimitNOFILE, ulimit -n)."
+    )
+
+
 def too_slow(step: Literal["resolve", "connect", "handshake", "client"], addr: str, seconds: float) -> Finding:
     """Name the step at which a peer went silent."""
     message, fix = {

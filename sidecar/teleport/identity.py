@@ -161,8 +161,8 @@ def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple
 
 def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
     # OpenSSL wants a file; this one has no name, so the key is never on a disk.
-    memory = os.memfd_create("credentials", os.MFD_CLOEXEC)
     try:
+        memory = os.memfd_create("credentials", os.MFD_CLOEXEC)
         with os.fdopen(memory, "wb") as file:
             file.write(credentials.certificate + b"\n" + credentials.key)
             file.flush()
@@ -174,6 +174,8 @@ def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
             raise Failed(failure("key.mismatch", "client_key", message, fix)) from exc
         message = "The key cannot be read: it is broken, or protected by a password."
         raise Failed(failure("key.garbled", "client_key", message, say.sign_again())) from exc
+    except OSError as exc:
+        raise Failed(say.out_of_descriptors(exc)) from exc
 
 
 def _load_authorities(context: ssl.SSLContext, credentials: Credentials, ours: CertificateFacts) -> Finding:

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
+from sidecar.errors import LinkLost
+
 _CHUNK = 65_536
 # Closing waits for nobody; the limit only says so.
 _CLOSE_SECONDS = 5.0
@@ -31,7 +33,8 @@ class Splice:
     async def run(self, listener: trio.socket.SocketType, tls: trio.abc.Stream, heard: bytes) -> None:
         """Carry bytes until either end is gone; `heard` came first."""
         try:
-            with self._scope, listener:
+            # Out of descriptors, it is lost like any other.
+            with self._scope, listener, suppress(OSError):
                 # Lost already where nobody comes: no call was made.
                 async with trio.SocketStream(await _accept_own(listener)) as local:
                     # From here on nobody can connect, grpcio itself not again.
@@ -55,21 +58,25 @@ class Splice:
 async def splice(nursery: trio.Nursery, tls: trio.abc.Stream, heard: bytes) -> AsyncIterator[Splice]:
     """Lend a connection until the block ends. The nursery owns the task, so that the block may end in any other."""
     name = secrets.token_hex(16)
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Abstract: it needs no writable folder, and nothing is left of it.
-        await listener.bind(f"\0{name}")
-        listener.listen()
-        one = Splice(name)
-        nursery.start_soon(one.run, listener, tls, heard, name="teleport.splice")
-    except BaseException:
-        listener.close()
+        listener = _listen(name)
+    except OSError as exc:
         await trio.aclose_forcefully(tls)
-        raise
+        raise LinkLost("teleport", "unreachable", f"no socket for grpcio: {exc.strerror}") from exc
+    one = Splice(name)
+    nursery.start_soon(one.run, listener, tls, heard, name="teleport.splice")
     try:
         yield one
     finally:
         await one.aclose()
+
+
+def _listen(name: str) -> trio.socket.SocketType:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Abstract: it needs no writable folder, and nothing is left of it.
+    listener.bind(f"\0{name}")
+    listener.listen()
+    return trio.socket.from_stdlib_socket(listener)
 
 
 async def _accept_own(listener: trio.socket.SocketType) -> trio.socket.SocketType:

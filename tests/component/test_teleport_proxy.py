@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -431,6 +433,37 @@ async def test_nothing_is_left(tmp_path: Path) -> None:
             await cut()
             await cancelled_after(steps)
         assert await settled() <= before
+
+
+async def test_out_of_descriptors_it_is_a_lost_link(tmp_path: Path) -> None:
+    """At whichever step they run out, nothing but this connection is lost, and there is one later."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with room(tmp_path) as here:
+        await here.look()
+        async with here.connector.open(here.credentials) as client:
+            await client.ping()
+        for free in range(8):
+            with ExitStack() as stack:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+                stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+                taken = take_all()
+                for one in taken[:free]:
+                    os.close(one)
+                for one in taken[free:]:
+                    stack.callback(os.close, one)
+                with suppress(LinkLost):
+                    async with here.connector.open(here.credentials) as client:
+                        await client.ping()
+        async with here.connector.open(here.credentials) as client:
+            await client.ping()
+
+
+def take_all() -> list[int]:
+    taken = []
+    with suppress(OSError):
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    return taken
 
 
 async def test_it_may_be_closed_from_another_task(tmp_path: Path) -> None:
