@@ -82,7 +82,10 @@ class SkewedTime:
 
 
 # The rooms that decide by a clock.
-SKEWED = ("reconcile", "followed", "lease", "links", "sweep", "direct", "mattermost.client")
+SKEWED = (
+    "reconcile.controller", "reconcile.followed", "reconcile.lease", "intake.keep", "intake.sweep", "intake.direct",
+    "mattermost.client",
+)  # fmt: skip
 
 
 class Remembering(AuthServer):
