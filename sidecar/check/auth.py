@@ -56,7 +56,7 @@ def _unchecked(addr: str, what: str) -> Finding:
 
 
 async def _ask(client: AuthClient, answers: Answers) -> list[Finding]:
-    """Fill `answers`, all at once; what is found already is what failed."""
+    """Fill `answers`, all at once; return only what failed."""
     asked: tuple[tuple[str, str, Ask], ...] = (
         ("teleport.ping", "Ping was not answered", _ping),
         ("teleport.rights.watch", "The watch of access requests did not begin", _watch),
@@ -72,7 +72,7 @@ async def _ask(client: AuthClient, answers: Answers) -> list[Finding]:
 
 
 async def _told(id: str, ask: Ask, client: AuthClient, answers: Answers) -> list[Finding]:
-    """Denials are judged together, for one may betray another."""
+    """Denials are judged together, for one may explain another."""
     try:
         await ask(client, answers)
     except LinkError as exc:
