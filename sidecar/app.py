@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from sidecar import endpoints
-from sidecar.assembly import Assembly, client_context
+from sidecar.assembly import Assembly
 from sidecar.errors import ConfigError, LinkRefused
+from sidecar.files import load_pair, trusting
 from sidecar.intake.keep import LinkStatus
 from sidecar.intake.kept import Kept
 from sidecar.metrics import Metrics
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.config import Config
-    from sidecar.config.sections import EndpointsConfig
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class _Process:
         )
 
     async def work(self, *, fail_fast: bool) -> None:
-        """Work by the configuration of now, and by its successors, until asked to stop."""
+        """Work by the current configuration, and by each reloaded one, until asked to stop."""
         while not self._stop.is_set():
             self._turn = trio.Event()
             assembly = Assembly(self._config, self._metrics, self._times, self._statuses, self._kept)
@@ -119,23 +119,17 @@ class _Process:
         settings = self._served
         if settings.tls_crt is not None:
             self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            load_pair(self._context, settings)
+            load_pair(self._context, "endpoints.tls_crt", settings.tls_crt, settings.tls_key)
         token = None
         if settings.bearer_token_file is not None:
             bearer = endpoints.BearerToken(settings.bearer_token_file)
             bearer.read()  # at the start it is the configuration that is wrong
             token = bearer.now
-        await endpoints.serve(
-            settings.address,
-            metrics=self._metrics.generate,
-            ready=self._readiness,
-            ssl_context=self._context,
-            bearer_token=token,
-            task_status=task_status,
-        )
+        pages = endpoints.Pages(self._metrics.generate, self._readiness, token)
+        await endpoints.serve(settings.address, pages, ssl_context=self._context, task_status=task_status)
 
     async def listen_to_signals(self, everything: trio.CancelScope) -> None:
-        """The first signal asks to stop, the second cuts; SIGHUP asks to begin anew."""
+        """The first signal stops in order, the second at once; SIGHUP reloads."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
@@ -150,14 +144,14 @@ class _Process:
                     self._stop.set()
 
     def _read_again(self) -> None:
-        """Take the configuration of now, or keep the old one and say why."""
+        """Load the configuration again, or keep the old one and say why."""
         if self._reload is None:
             return
         try:
             config = self._reload()
-            client_context(config.mattermost.ca_file)
+            trusting("mattermost.ca_file", config.mattermost.ca_file)
             if self._context is not None:
-                load_pair(self._context, self._served)
+                load_pair(self._context, "endpoints.tls_crt", self._served.tls_crt, self._served.tls_key)
         except ConfigError as exc:
             log.warning("config.kept", extra={"problems": exc.problems})
             return
@@ -178,14 +172,3 @@ class _Process:
         draining = self._stop.is_set()
         ready = not draining and all(link.working for link in self._statuses)
         return ready, {"ready": ready, "links": {one.name: one.body() for one in self._statuses}, "draining": draining}
-
-
-def load_pair(context: ssl.SSLContext, settings: EndpointsConfig) -> None:
-    """Let the endpoints show the certificate that their files hold now. Raises ConfigError."""
-    crt, key = settings.tls_crt, settings.tls_key
-    if crt is None or key is None:
-        return
-    try:
-        context.load_cert_chain(crt, key)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError([f"endpoints.tls_crt: {crt} and {key} cannot be used: {exc.strerror or exc}"]) from exc

@@ -6,7 +6,6 @@ When asked to stop, nothing new is taken in, what is being written is finished a
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -16,11 +15,12 @@ import trio
 
 from sidecar.decisions.judge import Policy, Rules
 from sidecar.decisions.routing import Routes
-from sidecar.errors import ConfigError, LinkError
+from sidecar.errors import LinkError
+from sidecar.files import trusting
 from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry, watch
 from sidecar.intake.hints import Ear
-from sidecar.intake.keep import Backoff, LinkStatus, keep
+from sidecar.intake.keep import LinkStatus, keep
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
@@ -41,6 +41,7 @@ from sidecar.teleport.identity import credential_files, load_credentials
 from sidecar.teleport.reviewers import open_reviewers
 from sidecar.teleport.x509 import read_certificate
 from sidecar.text.fields import TextOptions
+from sidecar.times import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,7 +103,7 @@ class Assembly:
             open_mattermost(
                 settings.url,
                 self._token,
-                ssl_context=client_context(settings.ca_file),
+                ssl_context=trusting("mattermost.ca_file", settings.ca_file),
                 max_connections=settings.max_connections,
                 max_posts_per_second=settings.max_posts_per_second,
                 request_seconds=min(REQUEST_SECONDS, self._config.teleport.lease / 3),
@@ -191,7 +192,7 @@ class Assembly:
             open_events,
             config.mattermost.url,
             self._token,
-            ssl_context=client_context(config.mattermost.ca_file),
+            ssl_context=trusting("mattermost.ca_file", config.mattermost.ca_file),
             ping_seconds=self._times.socket_ping_every,
             answer_seconds=self._times.socket_ping_limit,
         )
@@ -329,12 +330,11 @@ class Assembly:
 
 def routes(config: Config) -> Routes:
     """The routing part of the configuration, by recipient names."""
-    users = {*config.requesters, *config.requesters.values()}
     return Routes(
         roles=dict(config.role_to_recipients),
         suggested_reviewers=config.mattermost.suggested_reviewers,
         reviewers={one.user: f"user:{one.id}" if one.id else f"@{name}" for name, one in config.reviewers.items()},
-        requesters={user: config.requester_recipient(user) for user in users},
+        requesters=config.requester_recipients(),
         notify_requester=config.mattermost.notify_requester,
     )
 
@@ -360,16 +360,4 @@ def identity(config: Config) -> Identity:
     """How reviewers are recognised."""
     reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
     requesters = tuple((user, name) for user, name in routes(config).requesters.items() if name)
-    return Identity(reviewers, config.reviews.identity, config.reviews.require_ids, requesters)
-
-
-def client_context(ca_file: Path | None) -> ssl.SSLContext | None:
-    """Trust the system's authorities and those in `ca_file`. Raises ConfigError."""
-    if ca_file is None:
-        return None
-    try:
-        context = ssl.create_default_context()
-        context.load_verify_locations(ca_file)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError([f"mattermost.ca_file: {ca_file} cannot be used: {exc.strerror or exc}"]) from exc
-    return context
+    return Identity(reviewers, config.reviews.identity, requesters=requesters)

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _problems(exc: BaseException) -> list[str]:
-    """Return what to mend where nothing but configuration went wrong, also inside the groups of nurseries."""
+    """Return the problems where nothing but the configuration is wrong, also inside the groups of nurseries."""
     if isinstance(exc, BaseExceptionGroup):
         parts = [_problems(one) for one in exc.exceptions]
         return [problem for part in parts for problem in part] if all(parts) else []
@@ -75,15 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-d", "--debug", action="store_true", help="log everything")
     run.add_argument("--fail-fast", action="store_true", help="exit 3 when a peer refuses us before the first ready")
 
-    health = _command(commands, "health", _health, "ask a running sidecar whether it is well, for a container's check")
+    health = _command(
+        commands, "health", _health, "ask a running sidecar whether it is healthy, for a container's health check"
+    )
     _add_config(health)
-    health.add_argument("--url", help="where /healthz is, else by the configuration")
+    health.add_argument("--url", help="where /healthz is; by default as the configuration says")
 
-    check = _command(commands, "check", _check, "check everything that run needs, and say how to mend it")
+    check = _command(commands, "check", _check, "check everything that run needs, and say how to fix it")
     _add_config(check)
     form = check.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
-    form.add_argument("--pin", action="store_true", help="print also the [reviewers] table with Mattermost user ids")
+    form.add_argument(
+        "--pin", action="store_true", help="also print the [reviewers] table with Mattermost user ids, ready to paste"
+    )
     check.add_argument("--send-test", default="", metavar="RECIPIENT", help="post one test message there")
 
     configure = _command(commands, "configure", _configure, "print a commented example of the configuration")
@@ -93,10 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         const="none",
         choices=MODES,
         metavar="MODE",
-        help=f"print instead the Teleport roles and commands for reviews.submit_as = MODE ({', '.join(MODES)})",
+        help=f"print the Teleport roles and commands for reviews.submit_as = MODE instead ({', '.join(MODES)})",
     )
     demo = _command(commands, "demo", _demo, "show the whole story with an embedded Teleport and Mattermost")
-    demo.add_argument("--keep", action="store_true", help="go on running until stopped")
+    demo.add_argument("--keep", action="store_true", help="keep running until stopped")
     _command(commands, "version", _version, "print the version")
     return parser
 
@@ -107,7 +111,7 @@ def _command(
     function: Callable[[argparse.Namespace], int],
     text: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(command=function)
     return parser
 
@@ -120,7 +124,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_setting,
         metavar="SECTION.KEY=VALUE",
-        help="beat file and environment",
+        help="set one key, whatever the file and the environment say",
     )
 
 
@@ -131,14 +135,14 @@ def _setting(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
-def _load(options: argparse.Namespace) -> Config:
+def _load(options: argparse.Namespace, *, pinning: bool = False) -> Config:
     from sidecar.config import load
 
     path: Path | None = options.config
     if path is None and DEFAULT_CONFIG.exists():
         path = DEFAULT_CONFIG
     try:
-        return load(path, os.environ, dict(options.set))
+        return load(path, os.environ, dict(options.set), pinning=pinning)
     except ConfigError as exc:
         if path is None:
             raise ConfigError([f"no --config FILE was given, and there is no {DEFAULT_CONFIG}", *exc.problems]) from exc
@@ -160,30 +164,39 @@ def _run(options: argparse.Namespace) -> int:
 
     from sidecar.app import run
 
-    fail_fast = options.fail_fast or _env_fail_fast()
+    # The official plugin's variable, in the words that Go reads as true.
+    fail_fast = options.fail_fast or os.environ.get("TELEPORT_PLUGIN_FAIL_FAST", "").lower() in {"1", "t", "true"}
     reload = functools.partial(_load, options)
     return trio.run(functools.partial(run, config, fail_fast=fail_fast, reload=reload, tell=tell))
 
 
 def _tell(config: Config, *, debug: bool) -> None:
-    """Log as the configuration says, and first of all what it says."""
+    """Set up the log as the configuration says, and log the configuration."""
     from sidecar import log
     from sidecar.config import redacted
 
     log.setup("DEBUG" if debug else config.log.severity, config.log.format, expected=(SidecarError,))
     logger.info("config.read", extra={"version": __version__, "config": redacted(config)})
-    for notice in config.notices:
-        logger.warning("config.noticed", extra={log.DETAIL: notice})
+    for notice in (*config.notices, *_identity_notices(config)):
+        logger.warning("config.noticed", extra={"detail": notice})
+
+
+def _identity_notices(config: Config) -> list[str]:
+    """Nobody could review; `run` starts all the same, for the files may come later."""
+    from sidecar.files import reviewer_certificates
+
+    folder = config.reviews.identities
+    if config.reviews.submit_as == "reviewer" and folder is not None:
+        try:
+            reviewer_certificates(folder)
+        except ConfigError as exc:
+            return exc.problems
+    return []
 
 
 def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
-    """Nothing was begun yet, so nothing is left to finish."""
+    """Nothing has begun yet, so nothing is left to finish."""
     sys.exit(OK)
-
-
-def _env_fail_fast() -> bool:
-    """The official plugin's variable, in the words that Go reads as true."""
-    return os.environ.get("TELEPORT_PLUGIN_FAIL_FAST", "").lower() in {"1", "t", "true"}
 
 
 def _health(options: argparse.Namespace) -> int:
@@ -214,20 +227,17 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     except ValueError:
         parts, host, port = urlsplit(""), None, None
     if not host or parts.scheme not in {"http", "https"}:
-        raise ConfigError([f"--url: {url} is no http:// or https:// address"])
-    connect = _own_https if parts.scheme == "https" else http.client.HTTPConnection
-    return connect(host, port, timeout=HEALTH_SECONDS), parts.path.rstrip("/") or "/healthz"
-
-
-def _own_https(host: str, port: int | None, *, timeout: float) -> http.client.HTTPSConnection:
-    """Connect without verifying: it is our own listener, and its certificate bears the name that others use."""
-    import http.client
+        raise ConfigError([f"--url: {url} is not an http:// or https:// address"])
+    path = parts.path.rstrip("/") or "/healthz"
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=HEALTH_SECONDS), path
     import ssl
 
+    # It is our own listener, and its certificate bears the name that others use.
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    return http.client.HTTPSConnection(host, port, timeout=HEALTH_SECONDS, context=context), path
 
 
 def _own_url(config: Config) -> str:
@@ -244,7 +254,8 @@ def _check(options: argparse.Namespace) -> int:
     from sidecar import check
 
     try:
-        findings, accounts = trio.run(functools.partial(check.run, _load(options), send_test=options.send_test))
+        config = _load(options, pinning=options.pin)
+        findings, accounts = trio.run(functools.partial(check.run, config, send_test=options.send_test))
     except (ConfigError, ExceptionGroup) as exc:
         problems = _problems(exc)
         if not (problems and options.json):
@@ -261,7 +272,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(text: str) -> None:
-    """Print to whoever may have read enough: `| head` is no failure, and the exit code stays."""
+    """Print; a reader that has closed its end, as `| head` does, is no failure."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import resource
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,16 @@ import msgspec
 import trio
 
 from sidecar.errors import ConfigError
+from sidecar.files import read_token
+from sidecar.once import Once
 
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 5.0  # half of Prometheus's usual scrape timeout
 LINGER_SECONDS = 1.0  # for a client that still sends while it is answered; a reset would eat the answer
-MAX_CONNECTIONS = 64
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+# Most descriptors are for the links and the files; -1 is no limit.
+MAX_CONNECTIONS = 64 if _DESCRIPTORS < 0 else max(2, min(64, _DESCRIPTORS // 8))
 MAX_HEADER_BYTES = 8192
 
 _TEXT = b"text/plain; charset=utf-8"
@@ -36,30 +41,21 @@ class BearerToken:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._said = False
+        self._once = Once()
 
     def read(self) -> str:
         """Return the token. Raises ConfigError where the file holds none that can be read."""
-        problem = "is empty"
-        try:
-            if token := self._path.read_text().strip():
-                return token
-        except OSError as exc:
-            problem = f"cannot be read: {exc.strerror}"
-        except UnicodeDecodeError:
-            problem = "holds no text"
-        raise ConfigError([f"endpoints.bearer_token_file: {self._path} {problem}"])
+        return read_token("endpoints.bearer_token_file", self._path)
 
     def now(self) -> str:
         """Return the token, or "" where there is none to read, which is said once until there is one again."""
         try:
             token = self.read()
         except ConfigError as exc:
-            if not self._said:
+            if self._once.news():
                 log.warning("endpoints.locked", extra={"detail": f"{exc}; until then nobody reads /metrics"})
-            self._said = True
             return ""
-        self._said = False
+        self._once.clear()
         return token
 
 
@@ -134,7 +130,7 @@ class _Connections:
                 return
             answer = self._pages.answer(request)
         except h11.RemoteProtocolError as exc:
-            request, answer = None, Answer(exc.error_status_hint, b"this is no HTTP request\n")
+            request, answer = None, Answer(exc.error_status_hint, b"this is not an HTTP request\n")
         await stream.send_all(_encode(connection, answer, body=request is None or request.method != b"HEAD"))
         with trio.move_on_after(LINGER_SECONDS):
             if isinstance(stream, trio.SocketStream):
@@ -167,11 +163,9 @@ def _encode(connection: h11.Connection, answer: Answer, *, body: bool) -> bytes:
 
 async def serve(
     listen: tuple[str, int],
+    pages: Pages,
     *,
-    metrics: Callable[[], bytes],
-    ready: Callable[[], tuple[bool, Mapping[str, object]]],
     ssl_context: ssl.SSLContext | None = None,
-    bearer_token: Callable[[], str] | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; `listen` is (host, port), an empty host every interface. Starts with "host:port" as bound.
@@ -186,7 +180,7 @@ async def serve(
         raise ConfigError([f"endpoints.listen: {host}:{port} cannot be bound: {why}"]) from exc
     bound_host, bound_port, *_ = listeners[0].socket.getsockname()
     task_status.started(f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}")
-    handler = _Connections(Pages(metrics, ready, bearer_token)).handle
+    handler = _Connections(pages).handle
     if ssl_context is None:
         await trio.serve_listeners(handler, listeners)
     else:

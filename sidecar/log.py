@@ -1,7 +1,7 @@
 """The log: one line for an event, on standard error; JSON, or text on a terminal.
 
-Rule: an event is a constant in dotted past tense ("watcher.ready"), its facts are `extra` under the keys below. Never a
-secret; free text of people only at DEBUG.
+Rule: an event is a constant in dotted past tense ("watcher.ready"), its facts are `extra`. Never a secret; free text of
+people only at DEBUG.
 """
 
 from __future__ import annotations
@@ -16,35 +16,10 @@ from typing import Any, Literal, TextIO
 
 import msgspec
 
-# The keys of facts; whoever logs takes them from here, so that they are spelled the same everywhere.
-ATTEMPT = "attempt"
-CHANNEL_ID = "channel_id"
-DELAY_SECONDS = "delay_seconds"
-DETAIL = "detail"
-DURATION_SECONDS = "duration_seconds"
-LINK = "link"
-METHOD = "method"
-OUTCOME = "outcome"
-POST_ID = "post_id"
-PROPOSED_STATE = "proposed_state"
-REASON = "reason"  # a code from a closed set, never what a person wrote
-RECIPIENT = "recipient"
-REQUEST_ID = "request_id"
-REQUEST_STATE = "request_state"
-REVIEWER = "reviewer"
-USER_ID = "user_id"
-
 Format = Literal["auto", "text", "json"]
 
-_LEVELS = {
-    "TRACE": logging.DEBUG,
-    "DEBUG": logging.DEBUG,
-    "INFO": logging.INFO,
-    "WARN": logging.WARNING,
-    "WARNING": logging.WARNING,
-    "ERR": logging.ERROR,
-    "ERROR": logging.ERROR,
-}
+# The official plugin's words that `logging` does not know.
+_LEVELS = {"TRACE": "DEBUG", "ERR": "ERROR"}
 # They log addresses at INFO and frames at DEBUG, and a frame holds what people wrote.
 _CHATTY = ("httpx", "httpcore", "trio-websocket", "trio_websocket", "hpack")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -66,7 +41,7 @@ def setup(
     handler.setFormatter(TextFormatter(expected) if text else JsonFormatter(expected))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(_LEVELS[severity.upper()])
+    root.setLevel(_LEVELS.get(severity.upper(), severity.upper()))
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -5,6 +5,8 @@ All are seconds. What follows from a lease stands in `lease.LeaseTimes`, what on
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 
 
@@ -72,3 +74,31 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
 
 USUAL = Times()
+
+
+def doubled(first: float, most: float, failures: int) -> float:
+    """Return the seconds to wait after so many failures before this one: `first`, then twice that, up to `most`."""
+    return min(first * 2.0 ** min(failures, 64), most)  # far above 64 the power would no longer be a float
+
+
+def jittered(seconds: float) -> float:
+    """Return a random share of `seconds` between a tenth and all, so that many who wait do not come back at once."""
+    return seconds * random.uniform(0.1, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+class Backoff:
+    """Waits that double from `first` to `most` seconds, each jittered."""
+
+    def __init__(self, first: float, most: float) -> None:
+        self._first, self._most = first, most
+        self.failures = 0
+
+    def reset(self) -> None:
+        """Start again from `first`."""
+        self.failures = 0
+
+    def take(self) -> float:
+        """Return the seconds to wait now, and count one more failure."""
+        wait = doubled(self._first, self._most, self.failures)
+        self.failures += 1
+        return jittered(wait)

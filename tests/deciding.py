@@ -35,12 +35,26 @@ def write_reviewers(here: World, *users: str) -> Path:
     return folder
 
 
+def user_id(username: str) -> str:
+    """The id of an account that is yet to be made, for `linked`."""
+    return username.ljust(26, "0")
+
+
+def link(here: World, username: str, teleport_user: str) -> str:
+    """A value of [reviewers]."""
+    found = here.chat.user_by_name(username)
+    return f'{{ id = "{found.id if found else user_id(username)}", user = "{teleport_user}" }}'
+
+
 def linked(here: World, mode: str = "reviewer", **changes: str) -> dict[str, str]:
-    """Settings by which Alice and Ivan may decide."""
-    settings = {"reviews__submit_as": mode, "reviewers__alice": ALICE, "reviewers__ivan": IVAN}
+    """Settings by which Alice and Ivan may decide, and whom `reviewers__NAME` names, accounts of today or to come."""
+    people = {"reviewers__alice": ALICE, "reviewers__ivan": IVAN}
+    people |= {key: user for key, user in changes.items() if key.startswith("reviewers__")}
+    settings = {"reviews__submit_as": mode}
     if mode == "reviewer":
         settings["reviews__identities"] = str(write_reviewers(here, ALICE, IVAN))
-    return settings | changes
+    links = {key: link(here, key.removeprefix("reviewers__"), user) for key, user in people.items()}
+    return settings | changes | links
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 from sidecar.check import decisions, rights
-from sidecar.check.report import Step, failure, sentence, side_by_side, warning
+from sidecar.check.report import TELEPORT_LOG, Step, failure, sentence, side_by_side, warning
 from sidecar.check.rights import Answers
 from sidecar.config import Config
 from sidecar.errors import Conflict, LinkError, LinkRefused, RequestGone
@@ -22,7 +22,6 @@ from sidecar.teleport.x509 import read_certificate
 
 _STEP_SECONDS = 3.0
 _CALL_SECONDS = 7.0
-_LOOK = "Look at the log of the Auth Service."
 
 Ask = Callable[[AuthClient, Answers], Awaitable[None]]
 
@@ -54,14 +53,15 @@ async def _look(connector: Connector, credentials: Credentials, config: Config, 
         async with connector.open(credentials) as client:
             await _ask_all(client, connector, credentials, config, findings)
     except LinkError as exc:
-        findings.append(failure(f"teleport.connection.{exc.reason}", addr, sentence(exc.detail), _LOOK))
+        findings.append(failure(f"teleport.connection.{exc.reason}", addr, sentence(exc.detail), TELEPORT_LOG))
 
 
 async def _ask_all(
     client: AuthClient, connector: Connector, credentials: Credentials, config: Config, findings: list[Finding]
 ) -> None:
     addr = config.teleport.addr
-    answers = Answers(addr, read_certificate(credentials.certificate), config.teleport.plugin_name)
+    ours, roles = read_certificate(credentials.certificate), tuple(config.role_to_recipients)
+    answers = Answers(addr, ours, config.teleport.plugin_name, roles)
     findings += await _ask(client, answers)
     findings += rights.judge(answers, time.time())
     if answers.info is None:
@@ -76,7 +76,7 @@ def _unchecked(addr: str, what: str) -> Finding:
 
 
 async def _ask(client: AuthClient, answers: Answers) -> list[Finding]:
-    """Fill `answers`, all at once; what is found already is what failed."""
+    """Fill `answers`, all at once; return only what failed."""
     asked: tuple[tuple[str, str, Ask], ...] = (
         ("teleport.ping", "Ping was not answered", _ping),
         ("teleport.rights.watch", "The watch of access requests did not begin", _watch),
@@ -86,13 +86,13 @@ async def _ask(client: AuthClient, answers: Answers) -> list[Finding]:
     )
     steps = []
     for id, silence, ask in asked:
-        late = failure(f"{id}.timeout", answers.addr, f"{silence} within {_CALL_SECONDS:g} s.", _LOOK)
+        late = failure(f"{id}.timeout", answers.addr, f"{silence} within {_CALL_SECONDS:g} s.", TELEPORT_LOG)
         steps.append(Step(partial(_told, id, ask, client, answers), late))
     return await side_by_side(steps, _CALL_SECONDS)
 
 
 async def _told(id: str, ask: Ask, client: AuthClient, answers: Answers) -> list[Finding]:
-    """Denials are judged together, for one may betray another."""
+    """Denials are judged together, for one may explain another."""
     try:
         await ask(client, answers)
     except LinkError as exc:
@@ -102,7 +102,7 @@ async def _told(id: str, ask: Ask, client: AuthClient, answers: Answers) -> list
         if exc.reason == "user_deleted":
             answers.user_deleted = True
             return []
-        return [failure(f"{id}.{exc.reason}", answers.addr, sentence(exc.detail), _LOOK)]
+        return [failure(f"{id}.{exc.reason}", answers.addr, sentence(exc.detail), TELEPORT_LOG)]
     return []
 
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
-from sidecar.check.local import load_authority
 from sidecar.check.recipients import check_recipient, check_requester, send_test
-from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
+from sidecar.check.report import MATTERMOST_LOG, Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
 from sidecar.config import Config
 from sidecar.decisions.routing import is_email
-from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
+from sidecar.errors import ConfigError, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
+from sidecar.files import trusting
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import User
@@ -45,8 +45,8 @@ async def check_mattermost(config: Config, findings: list[Finding], accounts: li
     """
     settings = config.mattermost
     try:
-        context = load_authority(settings.ca_file)
-    except OSError:
+        context = trusting("mattermost.ca_file", settings.ca_file)
+    except ConfigError:
         context = None  # which has been said
     async with open_client(
         settings.url,
@@ -67,7 +67,7 @@ async def check_mattermost(config: Config, findings: list[Finding], accounts: li
 
 
 def _token(config: Config) -> str:
-    """The token; where there is none, anything: the way to Mattermost is checked all the same."""
+    """The token; where there is none to use, anything: whether Mattermost can be reached is checked all the same."""
     try:
         return config.mattermost.read_token()
     except LinkRefused:
@@ -93,8 +93,8 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
             findings.append(failure("mattermost.token.refused", subject, "Mattermost does not accept this token.", fix))
         return None
     except PostRejected as exc:
-        message = f"Mattermost answered {exc.status} {exc.error_id} to the question who we are."
-        findings.append(failure("mattermost.reach.rejected", url, message, "Look at the log of Mattermost."))
+        message = f"Mattermost answered {exc.status} {exc.error_id} when asked who we are."
+        findings.append(failure("mattermost.reach.rejected", url, message, MATTERMOST_LOG))
         return None
     findings.append(ok("mattermost.reach", url, "Mattermost answers."))
     return bot
@@ -102,7 +102,7 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
 
 def _unreached(url: str, exc: LinkError) -> Finding:
     if isinstance(exc, LinkGarbled):
-        message = f"What answers there is no Mattermost: {exc.detail}."
+        message = f"The server that answered is not Mattermost: {exc.detail}."
         return failure("mattermost.reach.garbled", url, message, _FIXES["not_mattermost"])
     fix = _FIXES.get(exc.reason, "Look at the log of Mattermost, and of what stands before it.")
     if exc.reason == "tls" and isinstance(exc, LinkLost):  # no certificate was seen
@@ -148,7 +148,7 @@ def _steps(
 
     def late(id: str, subject: str) -> Finding:
         message = f"Mattermost did not answer within {_SECONDS:g} s."
-        return failure(f"{id}.timeout", subject, message, "Run the check again; look at the log of Mattermost.")
+        return failure(f"{id}.timeout", subject, message, MATTERMOST_LOG)
 
     yield Step(partial(_settings, client, config), late("mattermost.settings", url))
     for name in dict.fromkeys(name for names in config.role_to_recipients.values() for name in names):
@@ -159,16 +159,15 @@ def _steps(
     for name, reviewer in config.reviewers.items():
         account = Account(name, reviewer.user, reviewer.id)
         accounts.append(account)
-        yield Step(partial(check_reviewer, client, account, config.reviews), late("reviewer.account", f"@{name}"))
+        yield Step(partial(check_reviewer, client, account), late("reviewer.account", f"@{name}"))
     if recipient:
         yield Step(partial(send_test, client, recipients, recipient, url), late("mattermost.send_test", recipient))
 
 
 def _requesters(config: Config) -> Iterator[tuple[str, ...]]:
-    """For each line of [requesters] the recipients that it can mean."""
+    """For each line of [requesters], the recipients that it can mean."""
     for left, right in config.requesters.items():
-        names = dict.fromkeys((config.requester_recipient(left), config.requester_recipient(right)))
-        yield tuple(filter(None, names))
+        yield tuple(filter(None, dict.fromkeys(map(config.requester_recipient, (left, right.name)))))
 
 
 async def _settings(client: MattermostClient, config: Config) -> list[Finding]:
@@ -176,8 +175,8 @@ async def _settings(client: MattermostClient, config: Config) -> list[Finding]:
     try:
         settings = await client.config()
     except (LinkError, PostRejected) as exc:
-        fix = "Look at the log of Mattermost."
-        return [failure("mattermost.settings", url, f"The client configuration cannot be read: {exc}.", fix)]
+        message = f"The client configuration cannot be read: {exc}."
+        return [failure("mattermost.settings", url, message, MATTERMOST_LOG)]
     return [*_version(url, settings), *_people(config, settings), *judge_identity(config, settings)]
 
 
@@ -199,7 +198,9 @@ def _people(config: Config, settings: dict[str, str]) -> Iterator[Finding]:
     names = {name for names in config.role_to_recipients.values() for name in names}
     by_email = mattermost.suggested_reviewers == "email" or mattermost.notify_requester
     if settings.get("ShowEmailAddress") != "true" and (by_email or any(map(is_email, names))):
-        message = "Mattermost hides email addresses from the bot, so nobody is found by theirs (ShowEmailAddress)."
+        message = (
+            "Mattermost hides email addresses from the bot, so nobody can be found by email address (ShowEmailAddress)."
+        )
         fix = (
             "In the System Console, Users and Teams, show email addresses; or name people as @username, in "
             "[requesters] and in [reviewers]."

@@ -12,10 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from sidecar.check.report import Step, failure, ok, sentence, side_by_side, warning
+from msgspec.structs import replace
+
+from sidecar.check.report import TELEPORT_LOG, Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.rights import rule, version_of
 from sidecar.config import Config
-from sidecar.errors import LinkError, RequestGone, ReviewRejected
+from sidecar.errors import ConfigError, LinkError, RequestGone, ReviewRejected
+from sidecar.files import reviewer_certificates
 from sidecar.model import DENIED, Ping
 from sidecar.teleport.client import AuthClient
 from sidecar.teleport.connect import Connector
@@ -27,48 +30,53 @@ from sidecar.teleport.x509 import read_certificate
 _SECONDS = 7.0
 _ON_BEHALF = (18, 11)
 _REASON = "sidecar check"
-_LOOK = "Look at the log of the Auth Service."
 
 
 async def check_decisions(
     client: AuthClient, connector: Connector, config: Config, info: Ping, credentials: Credentials
 ) -> list[Finding]:
     """Check what `reviews.submit_as` needs of Teleport."""
-    ours = read_certificate(credentials.certificate)
+    ours, nobody = read_certificate(credentials.certificate), str(uuid.uuid4())
+    role = ours.roles[0] if ours.roles else ours.user
     findings = list(_edition(config, info))
     steps: list[Step] = []
+    ask: Callable[[], Awaitable[object]]
     match config.reviews.submit_as:
         case "plugin":
-            steps = [_step("teleport.rights.review", ours.user, partial(_may_review, client, ours.user, ours.roles))]
+            fix = f"Add to allow of the role {role}:\n  review_requests:\n    roles: [dbadmin]"
+            ask = partial(client.submit_review, nobody, ours.user, DENIED, _REASON)
+            steps = [_step("teleport.rights.review", ours.user, "We may submit reviews.", fix, ask)]
         case "state":
-            steps = [_step("teleport.rights.state", ours.user, partial(_may_set_state, client, ours.user, ours.roles))]
+            fix = rule(ours.roles, "  - resources: [access_request]\n    verbs: [list, read, update]")
+            ask = partial(client.set_state, nobody, DENIED, _REASON, ours.user)
+            steps = [_step("teleport.rights.state", ours.user, "We may set the state of access requests.", fix, ask)]
         case "on_behalf" if version_of(info) >= _ON_BEHALF:
-            steps = [
-                _step("reviewer.rights", user, partial(_may_submit_for, client, user, ours.user, ours.roles))
-                for user in _mapped(config)
-            ]
+            for user in _mapped(config):
+                fix = f"Add to allow of the role {role}:\n  review_requests:\n    submit_for_users: [{user}]"
+                ask = partial(client.submit_review, nobody, user, DENIED, _REASON, on_behalf_by=ours.user)
+                steps.append(_step("reviewer.rights", user, f"We may submit reviews for {user}.", fix, ask))
         case "reviewer":
-            folder = config.reviews.identities or Path()
-            findings += _folder(config, folder)
-            cas = config.teleport.identity or config.teleport.root_cas
-            for user in _users(config, folder):
-                found, theirs = _credential(user, folder, cas, info.cluster)
-                findings += found
-                if theirs is not None:
-                    ask = partial(_may_review_as, connector, user, theirs, credentials)
-                    steps.append(_step("reviewer.rights", user, ask))
+            found, steps = _reviewers(config, connector, info.cluster, credentials)
+            findings += found
     return findings + await side_by_side(steps, _SECONDS)
 
 
-def _step(id: str, subject: str, ask: Callable[[], Awaitable[Finding]]) -> Step:
+def _step(id: str, subject: str, granted: str, fix: str, ask: Callable[[], Awaitable[object]]) -> Step:
+    """Try a right: `ask` names a request that nobody has."""
+
     async def run() -> list[Finding]:
         try:
-            return [await ask()]
+            await ask()
+        except RequestGone:
+            pass
+        except ReviewRejected as refused:
+            return [_refused(id, subject, refused, fix)]
         except LinkError as exc:
-            return [failure(f"{id}.{exc.reason}", subject, sentence(exc.detail), _LOOK)]
+            return [failure(f"{id}.{exc.reason}", subject, sentence(exc.detail), TELEPORT_LOG)]
+        return [ok(id, subject, granted)]
 
     message = f"Teleport did not answer within {_SECONDS:g} s whether reviews may be submitted."
-    return Step(run, failure(f"{id}.timeout", subject, message, _LOOK))
+    return Step(run, failure(f"{id}.timeout", subject, message, TELEPORT_LOG))
 
 
 def _edition(config: Config, info: Ping) -> Iterator[Finding]:
@@ -100,41 +108,49 @@ def _mapped(config: Config) -> list[str]:
     return list(dict.fromkeys(reviewer.user for reviewer in config.reviewers.values()))
 
 
-def _users(config: Config, folder: Path) -> list[str]:
-    """Whose credentials are needed: everybody's in the map; without one, everybody's who has any."""
-    if config.reviews.identity == "map":
-        return _mapped(config)
-    return sorted(path.stem for path in folder.glob("*.crt"))
-
-
-def _folder(config: Config, folder: Path) -> Iterator[Finding]:
-    if not folder.is_dir():
-        fix = "Make it, and put <teleport user>.crt and .key into it for each reviewer."
-        yield failure("reviews.identities", str(folder), "There is no such folder.", fix)
-        return
-    mapped = set(_mapped(config))
-    unused = sorted(path.stem for path in folder.glob("*.crt") if path.stem not in mapped)
-    if unused and config.reviews.identity == "map":
+def _reviewers(
+    config: Config, connector: Connector, cluster: str, credentials: Credentials
+) -> tuple[list[Finding], list[Step]]:
+    """Each reviewer's own credentials: of everybody in the map; without one, of everybody who has any."""
+    users, folder = _mapped(config), config.reviews.identities or Path()
+    try:
+        held = list(reviewer_certificates(folder))
+    except ConfigError:
+        held = []  # which has been said
+    findings: list[Finding] = []
+    if config.reviews.identity == "email":
+        users = held
+    elif unused := [user for user in held if user not in users]:
         message = f"It holds credentials of {', '.join(unused)}, whom [reviewers] does not name."
         fix = "Remove what is not needed: whoever holds these files can review."
-        yield warning("reviews.identities.unused", str(folder), message, fix)
+        findings.append(warning("reviews.identities.unused", str(folder), message, fix))
+    steps: list[Step] = []
+    for user in users:
+        found, theirs = _credential(user, folder, config.teleport.identity or config.teleport.root_cas, cluster)
+        findings.append(found)
+        if theirs is not None:
+            own = replace(credentials, certificate=theirs.certificate, key=theirs.key)
+            granted = f"Teleport accepts the credentials of {user} and would take a review."
+            fix = f"Give {user} a role with review_requests on Teleport."
+            steps.append(_step("reviewer.rights", user, granted, fix, partial(_review_as, connector, user, own)))
+    return findings, steps
 
 
-def _credential(user: str, folder: Path, cas: Path, cluster: str) -> tuple[list[Finding], Credentials | None]:
+def _credential(user: str, folder: Path, cas: Path, cluster: str) -> tuple[Finding, Credentials | None]:
     crt, key = folder / f"{user}.crt", folder / f"{user}.key"
     sign = _sign(user, folder)
     try:
         found = read_reviewer(user, crt, key, cas, cluster)
     except ReviewRejected as refused:
         fix = f"chmod 600 {shlex.quote(str(key))}" if "mode" in refused.detail else sign
-        return [failure("reviewer.credential.refused", user, sentence(refused.detail), fix)], None
+        return failure("reviewer.credential.refused", user, sentence(refused.detail), fix), None
     theirs, now = read_certificate(found.certificate), time.time()
     if ending(theirs, now):
         left = theirs.not_after - now
         when = f"{int(left // 86_400)} days" if left >= 2 * 86_400 else f"{int(left // 3600)} hours"
         message = f"The certificate expires in {when}."
-        return [warning("reviewer.credential.expires_soon", user, message, sign)], found
-    return [ok("reviewer.credential", user, f"{crt.name} and {key.name} are {user}'s and fit together.")], found
+        return warning("reviewer.credential.expires_soon", user, message, sign), found
+    return ok("reviewer.credential", user, f"{crt.name} and {key.name} are {user}'s and fit together."), found
 
 
 def _sign(user: str, folder: Path) -> str:
@@ -145,50 +161,9 @@ def _sign(user: str, folder: Path) -> str:
     )
 
 
-async def _may_review_as(connector: Connector, user: str, theirs: Credentials, main: Credentials) -> Finding:
-    credentials = Credentials(theirs.certificate, theirs.key, main.authorities, ca_pins=main.ca_pins)
+async def _review_as(connector: Connector, user: str, credentials: Credentials) -> None:
     async with connector.open(credentials) as client:
-        try:
-            await client.submit_review(str(uuid.uuid4()), user, DENIED, _REASON)
-        except RequestGone:
-            pass
-        except ReviewRejected as refused:
-            return _refused("reviewer.rights", user, refused, f"Give {user} a role with review_requests on Teleport.")
-    return ok("reviewer.rights", user, f"Teleport accepts the credentials of {user} and would take a review.")
-
-
-async def _may_review(client: AuthClient, user: str, roles: tuple[str, ...]) -> Finding:
-    try:
         await client.submit_review(str(uuid.uuid4()), user, DENIED, _REASON)
-    except RequestGone:
-        pass
-    except ReviewRejected as refused:
-        fix = f"Add to allow of the role {roles[0] if roles else user}:\n  review_requests:\n    roles: [dbadmin]"
-        return _refused("teleport.rights.review", user, refused, fix)
-    return ok("teleport.rights.review", user, "We may submit reviews.")
-
-
-async def _may_set_state(client: AuthClient, user: str, roles: tuple[str, ...]) -> Finding:
-    try:
-        await client.set_state(str(uuid.uuid4()), DENIED, _REASON, user)
-    except RequestGone:
-        pass
-    except ReviewRejected as refused:
-        lines = "  - resources: [access_request]\n    verbs: [list, read, update]"
-        return _refused("teleport.rights.state", user, refused, rule(roles, lines))
-    return ok("teleport.rights.state", user, "We may set the state of access requests.")
-
-
-async def _may_submit_for(client: AuthClient, author: str, user: str, roles: tuple[str, ...]) -> Finding:
-    try:
-        await client.submit_review(str(uuid.uuid4()), author, DENIED, _REASON, on_behalf_by=user)
-    except RequestGone:
-        pass
-    except ReviewRejected as refused:
-        role = roles[0] if roles else user
-        fix = f"Add to allow of the role {role}:\n  review_requests:\n    submit_for_users: [{author}]"
-        return _refused("reviewer.rights", author, refused, fix)
-    return ok("reviewer.rights", author, f"We may submit reviews for {author}.")
 
 
 def _refused(id: str, subject: str, refused: ReviewRejected, fix: str) -> Finding:

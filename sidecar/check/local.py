@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidecar.check.report import count, failure, ok, warning
-from sidecar.config import Config, MattermostConfig
+from sidecar.config import Config, MattermostConfig, ReviewsConfig
+from sidecar.config.sections import EndpointsConfig
 from sidecar.decisions.routing import is_email
-from sidecar.errors import LinkRefused
+from sidecar.errors import ConfigError, LinkRefused
+from sidecar.files import load_pair, read_token, reviewer_certificates, trusting
 from sidecar.teleport.findings import Finding
 from sidecar.teleport.identity import check_files, check_identity
 
@@ -33,19 +35,16 @@ def check_local(config: Config) -> list[Finding]:
         *files,
         *_token(config.mattermost),
         *_authority(config.mattermost.ca_file),
-        *_endpoint_files(config),
+        *_endpoint_files(config.endpoints),
+        *_identities(config.reviews),
         *_policies(config),
     ]
 
 
 def _notice(text: str) -> Finding:
     subject, _, message = text.partition(": ")
-    fix = ""
-    if "without an id" in message:
-        fix = "sidecar check --pin prints the table with the ids."
-    elif subject == "endpoints.listen":
-        fix = "Give bearer_token_file, and tls_crt with tls_key; or listen on 127.0.0.1 alone."
-    return warning("config.notice", subject, message, fix)
+    listen = "Give bearer_token_file, and tls_crt with tls_key; or listen on 127.0.0.1 alone."
+    return warning("config.notice", subject, message, listen if subject == "endpoints.listen" else "")
 
 
 def _token(mattermost: MattermostConfig) -> Iterator[Finding]:
@@ -61,56 +60,52 @@ def _token(mattermost: MattermostConfig) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & stat.S_IRWXO:
-        message = f"Every user of this machine can reach the bot's token (mode {mode:04o})."
+        message = f"Every user of this machine can read the bot's token (mode {mode:04o})."
         yield warning("mattermost.token.world_readable", str(path), message, f"chmod 600 {path}")
     else:
         yield ok("mattermost.token.file", str(path), "The token file is there.")
 
 
-def load_authority(path: Path | None) -> ssl.SSLContext | None:
-    """A context that trusts `path` beside what the system trusts. Raises OSError (ssl.SSLError is one)."""
-    if path is None:
-        return None
-    context = ssl.create_default_context()
-    context.load_verify_locations(path)
-    return context
-
-
 def _authority(path: Path | None) -> Iterator[Finding]:
     try:
-        load_authority(path)
-    except OSError as exc:
-        message = f"The certificate authority of Mattermost cannot be used: {exc.strerror or exc}."
-        fix = "Correct mattermost.ca_file: a PEM file with the authority's certificate."
-        yield failure("mattermost.ca_file", str(path), message, fix)
+        trusting("mattermost.ca_file", path)
+    except ConfigError as exc:
+        yield _broken(
+            "mattermost.ca_file", exc, "Correct mattermost.ca_file: a PEM file with the authority's certificate."
+        )
 
 
-def _endpoint_files(config: Config) -> Iterator[Finding]:
-    endpoints = config.endpoints
-    readable = True
-    for name in ("tls_crt", "tls_key", "bearer_token_file"):
-        path: Path | None = getattr(endpoints, name)
+def _endpoint_files(endpoints: EndpointsConfig) -> Iterator[Finding]:
+    if endpoints.bearer_token_file is not None:
         try:
-            content = path.read_bytes() if path is not None else b""
-        except OSError as exc:
-            readable = False
-            fix = f"Correct endpoints.{name}, or give the file to the user that runs the sidecar."
-            yield failure("endpoints.file", str(path), f"The file cannot be read: {exc.strerror}.", fix)
+            read_token("endpoints.bearer_token_file", endpoints.bearer_token_file)
+        except ConfigError as exc:
+            yield _broken("endpoints.file", exc, "Put the token into this file, for the user that runs the sidecar.")
+    if endpoints.tls_crt is not None:
+        try:
+            load_pair(
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
+                "endpoints.tls_crt",
+                endpoints.tls_crt,
+                endpoints.tls_key,
+            )
+        except ConfigError as exc:
+            yield _broken("endpoints.file", exc, "Put a certificate and its own key, both PEM, in place.")
         else:
-            if path is not None and not content.strip():
-                readable = False
-                yield failure("endpoints.file", str(path), "The file is empty.", f"Correct endpoints.{name}.")
-    if readable and endpoints.tls_crt is not None and endpoints.tls_key is not None:
-        yield _endpoint_pair(endpoints.tls_crt, endpoints.tls_key)
+            yield ok("endpoints.file", str(endpoints.tls_crt), "The endpoints can show this certificate.")
 
 
-def _endpoint_pair(crt: Path, key: Path) -> Finding:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(crt, key)
-    except (OSError, ssl.SSLError) as exc:
-        message = f"It cannot be used with {key}: {exc.strerror or exc}."
-        return failure("endpoints.file", str(crt), message, "Put a certificate and its own key, both PEM, in place.")
-    return ok("endpoints.file", str(crt), "The endpoints can show this certificate.")
+def _identities(reviews: ReviewsConfig) -> Iterator[Finding]:
+    if reviews.submit_as == "reviewer" and reviews.identities is not None:
+        try:
+            reviewer_certificates(reviews.identities)
+        except ConfigError as exc:
+            yield _broken("reviews.identities", exc, "Put <teleport user>.crt and .key there for each reviewer.")
+
+
+def _broken(id: str, exc: ConfigError, fix: str) -> Finding:
+    setting, _, message = str(exc).partition(": ")
+    return failure(id, setting, f"{message}.", fix)
 
 
 def _policies(config: Config) -> Iterator[Finding]:
@@ -123,10 +118,10 @@ def _policies(config: Config) -> Iterator[Finding]:
         subject = f"reviews.policy.{role}"
         if reviews.identity == "email":
             missing = [user for user in policy.reviewers if not is_email(user)]
-            who = "no email address, so no Mattermost user is taken for them"
+            who = "not an email address, so no Mattermost user can be recognised as them"
         else:
             missing = [user for user in policy.reviewers if user not in known]
-            who = "not in [reviewers], so no Mattermost user is taken for them"
+            who = "not in [reviewers], so no Mattermost user can be recognised as them"
         heard = len(set(policy.reviewers)) - len(set(missing))
         if heard < policy.approvals:
             message = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from sidecar.check.report import failure, ok, passed, sentence, warning
+from sidecar.check.report import MATTERMOST_LOG, failure, ok, passed, sentence, warning
 from sidecar.errors import LinkError, PostRejected, RecipientError
 from sidecar.mattermost.client import MattermostClient
 from sidecar.mattermost.recipients import Recipients
@@ -15,7 +15,6 @@ from sidecar.teleport.findings import Finding
 _NO_ROOT = "api.post.create_post.root_id.app_error"
 _PERSON = "Write @username as in the person's profile in Mattermost, or the email address of that account."
 _REQUESTER = 'Write in [requesters] "bob@example.com" = "@username": Teleport user, Mattermost name.'
-_LOOK = "Run the check again; look at the log of Mattermost."
 
 
 async def check_recipient(
@@ -30,7 +29,7 @@ async def check_recipient(
         fix = _PERSON if exc.reason == "not_found" and "@" in name else _fix(exc.reason, bot)
         return [failure(f"{id}.{exc.reason}", name, sentence(message), fix)]
     except LinkError as exc:
-        return [failure(f"{id}.{exc.reason}", name, sentence(exc.detail), _LOOK)]
+        return [failure(f"{id}.{exc.reason}", name, sentence(exc.detail), MATTERMOST_LOG)]
     if problem:
         message = f"The bot may not post there: Mattermost would answer {problem}."
         fix = "Look at the permissions of the channel's members, and at the channel's moderation."
@@ -89,5 +88,5 @@ async def send_test(client: MattermostClient, recipients: Recipients, name: str,
         destination = await recipients.resolve(name)
         post = await client.create_post(destination.channel_id, Draft(text), key="", tm={})
     except (RecipientError, LinkError, PostRejected) as exc:
-        return [failure(id, name, f"The test message was not sent: {exc}.", _LOOK)]
+        return [failure(id, name, f"The test message was not sent: {exc}.", MATTERMOST_LOG)]
     return [ok(id, name, f"The test message stands at {url}/_redirect/pl/{post.id}")]

@@ -12,6 +12,9 @@ from sidecar.teleport.findings import Finding
 
 _WORDS = {"ok": "ok", "warning": "warning", "failure": "FAILURE"}
 _INDENT = " " * 8
+# Where nothing better can be said.
+TELEPORT_LOG = "Look at the log of the Auth Service."
+MATTERMOST_LOG = "Run the check again; look at the log of Mattermost."
 
 
 def ok(id: str, subject: str, message: str) -> Finding:
@@ -47,8 +50,10 @@ def to_json(findings: Sequence[Finding]) -> str:
 
 
 def sentence(words: str) -> str:
-    """Words of an error as a sentence."""
-    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?')) else '.'}"
+    """Words of an error as a sentence; a name at the beginning keeps its spelling."""
+    first, space, rest = words.partition(" ")
+    capital = first[:1].upper() + first[1:] if first.isalpha() else first
+    return f"{capital}{space}{rest}{'' if words.endswith(('.', '?')) else '.'}"
 
 
 def count(number: int, noun: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from sidecar.check.report import failure, ok, sentence, warning
-from sidecar.config import Config, ReviewsConfig
+from sidecar.check.report import MATTERMOST_LOG, failure, ok, sentence, warning
+from sidecar.config import Config
 from sidecar.errors import LinkError, PostRejected
 from sidecar.mattermost.client import MattermostClient
 from sidecar.model import User
@@ -33,18 +33,17 @@ class Account(msgspec.Struct):
     found: User | None = None
 
 
-async def check_reviewer(client: MattermostClient, account: Account, reviews: ReviewsConfig) -> list[Finding]:
+async def check_reviewer(client: MattermostClient, account: Account) -> list[Finding]:
     """Look the person up, and judge as `run` does at each decision."""
     subject, line = f"@{account.name}", Reviewer(account.name, account.user, account.id)
-    people = People(client, Identity((line,), require_ids=reviews.require_ids))
+    people = People(client, Identity((line,)))
     try:
         account.found = found = await (
             client.user(account.id) if account.id else client.user_by_username(account.name)
         )  # fmt: skip
         problem = "unknown" if found is None else (await people.find(found.id)).problem
     except (LinkError, PostRejected) as exc:
-        fix = "Run the check again; look at the log of Mattermost."
-        return [failure("reviewer.account.unanswered", subject, sentence(str(exc)), fix)]
+        return [failure("reviewer.account.unanswered", subject, sentence(str(exc)), MATTERMOST_LOG)]
     if found is None:
         what = f"No user has the id {account.id}." if account.id else "There is no user of this name."
         fix = (
@@ -56,7 +55,7 @@ async def check_reviewer(client: MattermostClient, account: Account, reviews: Re
         message = _PROBLEMS.get(problem, f"This account cannot review: {problem}.")
         return [failure(f"reviewer.account.{problem}", subject, message, "Correct or remove the line in [reviewers].")]
     if account.id and found.username != account.name:
-        message = f"The account with this id is now @{found.username}; the id counts, the name is but a label."
+        message = f"The account with this id is now @{found.username}; the id counts, the name is only a label."
         return [warning("reviewer.account.renamed", subject, message, to_toml([account]))]
     return [ok("reviewer.account", subject, f"An active account, taken for {account.user} on Teleport.")]
 

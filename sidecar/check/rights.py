@@ -1,16 +1,18 @@
-"""What Teleport's answers say of its version, its clock, our rights and our records. Pure.
+"""What Teleport's answers say about its version, its clock, our rights and our records. Pure.
 
 Rights cannot be asked for, only tried; Teleport 7 to 18 deny all of them in the same words.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 
 import msgspec
 
 from sidecar.check.report import count, failure, ok, warning
+from sidecar.config.checks import doubt
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.model import PENDING, AccessRequest, Ping, PluginData
 from sidecar.teleport.findings import Finding, our_cluster, shown
@@ -30,6 +32,8 @@ class Answers(msgspec.Struct):
     addr: str
     ours: CertificateFacts
     plugin_name: str
+    # The names in role_to_recipients.
+    roles: tuple[str, ...] = ()
     info: Ping | None = None
     watched: bool = False
     requests: list[AccessRequest] | None = None
@@ -65,6 +69,7 @@ def judge(answers: Answers, now: float) -> list[Finding]:
         *_watch(answers),
         *_list(answers, now),
         *_records(answers, now),
+        *_role_names(answers),
     ]
 
 
@@ -89,29 +94,29 @@ def _server(answers: Answers) -> Iterator[Finding]:
         yield failure("teleport.ping.other_cluster", addr, message, fix)
     major, _ = version_of(info)
     if not major:
-        yield warning("teleport.version.unknown", addr, f"{version} is no version that the sidecar can read.")
+        yield warning("teleport.version.unknown", addr, f"{version} is not a version that the sidecar can read.")
     elif major < _OLDEST:
         message = f"Teleport {version} is older than 7, the oldest that the sidecar knows."
         yield failure("teleport.version.too_old", addr, message, "Upgrade Teleport.")
 
 
 def _clock(answers: Answers, now: float) -> Iterator[Finding]:
-    """Teleport tells no time. What it has dated shows a clock of ours that is behind, and nothing shows one ahead."""
+    """Teleport does not report its time: what it has dated shows a slow local clock, and nothing shows a fast one."""
     if answers.requests is None:
         return
     newest = max((request.created or 0.0 for request in answers.requests), default=0.0)
     if newest - now > _SKEW_SECONDS:
         message = (
-            f"Our clock is behind Teleport's by {int(newest - now)} s or more: the newest access request was made so "
-            "long from now."
+            f"Our clock is at least {int(newest - now)} s behind Teleport's: the newest access request was made that "
+            "far in the future."
         )
         fix = "Compare `date -u` on both hosts and let NTP set them."
         yield warning("teleport.clock", answers.addr, message, fix)
         return
     requests = count(len(answers.requests), "access request")
     message = (
-        f"Nothing that Teleport has dated (our certificate, {requests}) is {_SKEW_SECONDS:g} s later than our clock. "
-        "It does not tell its time, so other differences stay unseen."
+        f"Our clock is not behind Teleport's, judged by our certificate and {requests}. Teleport does not report its "
+        "time, so a fast local clock cannot be detected."
     )
     yield ok("teleport.clock", answers.addr, message)
 
@@ -126,7 +131,7 @@ def _watch(answers: Answers) -> Iterator[Finding]:
 
 
 def _list(answers: Answers, now: float) -> Iterator[Finding]:
-    """A missing `list` is no error in Teleport: it shows nothing, or what we may review. Plugin data betrays it."""
+    """A missing `list` is no error in Teleport: it shows nothing, or what we may review. Plugin data shows it."""
     id, addr, roles = "teleport.rights.list", answers.addr, answers.ours.roles
     denied = answers.denials.get(id) or answers.denials.get("teleport.plugin_data", "")
     found = _DENIED.search(denied)
@@ -199,6 +204,21 @@ def _official_plugin(answers: Answers, now: float) -> Iterator[Finding]:
         "plugin_name in [teleport]. If it is stopped already, all is well: the sidecar takes its requests over."
     )
     yield warning("teleport.official_plugin", name, message, fix)
+
+
+def _role_names(answers: Answers) -> Iterator[Finding]:
+    """Names that match no role, but nearly one that people ask for. Our rights do not allow listing all roles."""
+    asked = {role.lower(): role for request in answers.requests or () for role in request.roles}
+    for name in answers.roles:
+        if name in asked.values():
+            continue
+        near = difflib.get_close_matches(name.strip().lower(), asked, n=1, cutoff=0.8 if doubt(name) else 1.0)
+        if near:
+            message = (
+                f'No request asks for "{name}", but for {shown(asked[near[0]])}; names of roles must match exactly.'
+            )
+            fix = f'Write it in role_to_recipients as "{shown(asked[near[0]])}".'
+            yield warning("role_to_recipients", f'"{name}"', message, fix)
 
 
 def _words(detail: str) -> str:

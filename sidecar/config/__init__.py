@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.config.checks import find_notices, find_problems
+from sidecar.config.checks import find_bare_names, find_notices, find_problems
 from sidecar.config.layers import gather
 from sidecar.config.sections import Config, MattermostConfig, Policy, Reviewer, ReviewsConfig, Sections, TeleportConfig
 from sidecar.config.values import Names, Problems, Secret, read_struct
@@ -33,17 +33,23 @@ _MAPS = frozenset({"role_to_recipients", "reviewers", "requesters"})
 
 
 def load(
-    path: Path | None, environment: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+    path: Path | None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+    *,
+    pinning: bool = False,
 ) -> Config:
     """Read the settings: `flags` ("section.key" to text) beat `environment` (SIDECAR_SECTION__KEY) beats the file.
 
-    Raises ConfigError with every problem found.
+    With `pinning`, reviewers without an id are a notice, for `check --pin` to find their ids. Raises ConfigError with
+    every problem found.
     """
     source = gather(path, environment or {}, flags or {}, _MAPS, _settings())
     problems: Problems = {}
     given = read_struct(Sections, source.tables, "", problems)
     sections = _normalise(given, source.notices)
-    for name, sentence in find_problems(sections, source.tables):
+    bare = () if pinning else find_bare_names(sections)
+    for name, sentence in (*find_problems(sections, source.tables), *bare):
         if not any(f"{name}.".startswith(f"{known}.") for known in problems):  # what a default stood in for is no news
             problems[name] = sentence
     told = source.problems + [f"{name}: {sentence}" for name, sentence in problems.items()]
@@ -72,7 +78,7 @@ def _settings() -> list[str]:
 
 
 def _normalise(given: Sections, notices: list[str]) -> Sections:
-    """Bring the spellings that mean the same to one."""
+    """Reduce spellings that mean the same to one."""
     routes = {role: _tidy(names) for role, names in given.role_to_recipients.items()}
     if given.mattermost.recipients:
         if routes:
@@ -82,12 +88,17 @@ def _normalise(given: Sections, notices: list[str]) -> Sections:
     return replace(
         given,
         role_to_recipients=routes,
-        teleport=replace(given.teleport, web_url=given.teleport.web_url.rstrip("/")),
+        teleport=replace(
+            given.teleport,
+            web_url=given.teleport.web_url.rstrip("/"),
+            ca_pin=tuple(pin.lower() for pin in given.teleport.ca_pin),
+        ),
         mattermost=replace(given.mattermost, url=given.mattermost.url.rstrip("/")),
         reviews=replace(
             given.reviews,
             approve=tuple(emoji.strip(":") for emoji in given.reviews.approve),
             deny=tuple(emoji.strip(":") for emoji in given.reviews.deny),
+            looking=tuple(emoji.strip(":") for emoji in given.reviews.looking),
         ),
         reviewers={name.removeprefix("@").lower(): reviewer for name, reviewer in given.reviewers.items()},
     )

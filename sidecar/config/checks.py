@@ -1,4 +1,4 @@
-"""What a type cannot say of a setting: problems that stop the start, and notices that do not.
+"""What a type cannot say about a setting: problems that stop the start, and notices that do not.
 
 Rule: pure; a file that is not there is nobody's problem here, since `run` waits for it.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from sidecar.config.sections import EndpointsConfig, Policy, ReviewsConfig, Sections
+from sidecar.config.sections import EndpointsConfig, Policy, RemindersConfig, Requester, ReviewsConfig, Sections
 from sidecar.config.values import split_address
 
 # The name of a setting, and what is wrong with it.
@@ -20,6 +20,9 @@ _FILES = ("client_crt", "client_key", "root_cas")
 _EMOJI = re.compile(r"[a-z0-9_+-]+")
 _PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _USER_ID = re.compile(r"[a-z0-9]{26}")
+_CA_PIN = re.compile(r"sha256:[0-9a-f]{64}")
+_NO_ID = "has an id that is not a Mattermost user id (26 lower-case letters and digits)"
+_MONTH = 30 * 86400
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -33,11 +36,20 @@ def find_problems(sections: Sections, given: Mapping[str, Any]) -> Iterator[Prob
     yield from _requesters(sections.requesters)
     yield from _emoji(sections.reviews)
     yield from _submission(sections.reviews)
+    yield from _reminders(sections.reminders)
     yield from _endpoints(sections.endpoints)
     if not 0 <= sections.announce.delay <= 86400:
-        yield "announce.delay", "is at most one day"
+        yield "announce.delay", "must be at most one day"
     if not _is_time_zone(sections.messages.time_zone):
-        yield "messages.time_zone", "is no time zone of this system, write it as Europe/Vienna"
+        yield "messages.time_zone", "must be a time zone that this system knows, such as Europe/Vienna"
+
+
+def find_bare_names(sections: Sections) -> Iterator[Problem]:
+    """Yield the lines of [reviewers] that `run` does not accept while decisions are on, and `check --pin` completes."""
+    bare = sorted(name for name, reviewer in sections.reviewers.items() if not reviewer.id)
+    if bare and sections.reviews.submit_as != "none":
+        why = "a username can change hands, so decisions need user ids; `sidecar check --pin` prints the table to paste"
+        yield "reviewers", f"{', '.join(bare)} without an id: {why}"
 
 
 def _credentials(teleport: Mapping[str, Any]) -> Iterator[Problem]:
@@ -53,13 +65,15 @@ def _teleport(sections: Sections) -> Iterator[Problem]:
     teleport = sections.teleport
     address = split_address(teleport.addr)
     if address is None or not all(address):
-        yield "teleport.addr", "is host:port of the Auth Service, such as localhost:3025"
+        yield "teleport.addr", "must be host:port of the Auth Service or the Proxy Service, such as localhost:3025"
     if teleport.web_url:
         yield from _url("teleport.web_url", teleport.web_url)
     if not _PLUGIN_NAME.fullmatch(teleport.plugin_name):
-        yield "teleport.plugin_name", "is a word of letters, digits, dots and dashes"
+        yield "teleport.plugin_name", "must be one word of letters, digits, dots and dashes"
     if not 1 <= teleport.lease <= 3600:
-        yield "teleport.lease", "is between one second and one hour"
+        yield "teleport.lease", "must be between one second and one hour"
+    if not all(map(_CA_PIN.fullmatch, teleport.ca_pin)):
+        yield "teleport.ca_pin", "must be sha256: and 64 hexadecimal digits, as tctl status prints it"
 
 
 def _mattermost(sections: Sections) -> Iterator[Problem]:
@@ -83,11 +97,11 @@ def _url(name: str, url: str) -> Iterator[Problem]:
     except ValueError:
         parts, good = urlsplit(""), False
     if not good or re.search(r"\s", url):
-        yield name, "is no http:// or https:// address"
+        yield name, "must be an http:// or https:// address"
     elif "@" in parts.netloc:
-        yield name, "carries a user name or a password, which has no place in an address"
+        yield name, "must not contain a user name or a password"
     elif parts.query or parts.fragment:
-        yield name, "ends with its path, without ? and #"
+        yield name, "must end with its path, without ? or #"
 
 
 def _reviewers(sections: Sections) -> Iterator[Problem]:
@@ -97,39 +111,38 @@ def _reviewers(sections: Sections) -> Iterator[Problem]:
         if not reviewer.user:
             yield place, 'is missing its user: write "alice@example.com" or { id = "…", user = "alice@example.com" }'
         if reviewer.id and not _USER_ID.fullmatch(reviewer.id):
-            yield place, "has an id that is no Mattermost user id (26 letters and digits)"
+            yield place, _NO_ID
         if reviewer.id and ids.setdefault(reviewer.id, name) != name:
             yield place, f"has the id of reviewers.{ids[reviewer.id]}"
-        if not reviewer.id and sections.reviews.require_ids:
-            yield place, "has no id, and reviews.require_ids is set"
 
 
-def _requesters(requesters: Mapping[str, str]) -> Iterator[Problem]:
+def _requesters(requesters: Mapping[str, Requester]) -> Iterator[Problem]:
     for key, value in requesters.items():
-        if not value:
-            yield f"requesters.{key}", "is empty"
-        elif key != value and value in requesters:
-            yield f"requesters.{key}", f"{value} stands on both sides of the table, so nobody can tell who is who"
+        place = f"requesters.{key}"
+        if bool(value.name) == bool(value.id):
+            yield place, 'must name one Mattermost user: "@bob", an email address or { id = "…" }'
+        elif value.id and not _USER_ID.fullmatch(value.id):
+            yield place, _NO_ID
+        elif key != value.name and value.name in requesters:
+            yield place, f"{value.name} stands on both sides of the table, so nobody can tell who is who"
 
 
 def _emoji(reviews: ReviewsConfig) -> Iterator[Problem]:
-    for key, emoji in (("approve", reviews.approve), ("deny", reviews.deny)):
-        if not emoji:
+    seen: dict[str, str] = {}
+    for key, emoji in (("approve", reviews.approve), ("deny", reviews.deny), ("looking", reviews.looking)):
+        if not emoji and key != "looking":
             yield f"reviews.{key}", "is empty: name at least one emoji"
-        if any(not _EMOJI.fullmatch(name) for name in emoji):
-            yield f"reviews.{key}", "holds something that is no emoji name, such as white_check_mark"
-    if both := set(reviews.approve) & set(reviews.deny):
-        yield "reviews.deny", f"and reviews.approve share {', '.join(sorted(both))}"
+        if not all(map(_EMOJI.fullmatch, emoji)):
+            yield f"reviews.{key}", "must hold emoji names, such as white_check_mark"
+        if both := [name for name in emoji if seen.setdefault(name, key) != key]:
+            yield f"reviews.{key}", f"and reviews.{seen[both[0]]} share {', '.join(sorted(set(both)))}"
 
 
 def _submission(reviews: ReviewsConfig) -> Iterator[Problem]:
     if reviews.submit_as != "none" and not reviews.ways:
         yield "reviews.ways", "is empty, and reviews.submit_as is set: name at least one way"
     if reviews.submit_as == "reviewer" and reviews.identities is None:
-        yield (
-            "reviews.identities",
-            'is missing: submit_as = "reviewer" needs the folder with the reviewers\' credentials',
-        )
+        yield "reviews.identities", 'is missing: submit_as = "reviewer" needs the folder with reviewers\' credentials'
     if reviews.submit_as in {"plugin", "state"} and not reviews.policy:
         yield "reviews.policy", f'is missing: submit_as = "{reviews.submit_as}" needs one for each role, or for "*"'
     for role, policy in reviews.policy.items():
@@ -147,9 +160,16 @@ def _policy(name: str, policy: Policy) -> Iterator[Problem]:
             yield f"{name}.{key}", f"is {count}, but reviewers names only {people}"
 
 
+def _reminders(reminders: RemindersConfig) -> Iterator[Problem]:
+    if not 0 <= reminders.after <= _MONTH:
+        yield "reminders.after", "must be at most 30 days"
+    if not 1 <= reminders.every <= _MONTH:
+        yield "reminders.every", "must be between one second and 30 days"
+
+
 def _endpoints(endpoints: EndpointsConfig) -> Iterator[Problem]:
     if split_address(endpoints.listen) is None:
-        yield "endpoints.listen", "is host:port, such as 127.0.0.1:9464"
+        yield "endpoints.listen", "must be host:port, such as 127.0.0.1:9464"
     if (endpoints.tls_crt is None) != (endpoints.tls_key is None):
         yield "endpoints.tls_crt", "and endpoints.tls_key belong together"
 
@@ -166,21 +186,34 @@ def _is_time_zone(name: str) -> bool:
 
 
 def find_notices(sections: Sections) -> Iterator[str]:
-    """Yield what deserves a second look and does not stop the start."""
-    mattermost, reviews = sections.mattermost, sections.reviews
+    """Yield what is worth a look but does not prevent the start."""
+    mattermost, reviews, endpoints = sections.mattermost, sections.reviews, sections.endpoints
     if mattermost.token is not None:
-        yield "mattermost.token: the token stands in the configuration, better give token_file"
+        yield "mattermost.token: the token stands in the configuration; token_file is a better place"
     if mattermost.url.startswith("http:") and urlsplit(mattermost.url).hostname not in _LOOPBACK:
         yield "mattermost.url: without https the token travels in the clear"
-    if "*" not in sections.role_to_recipients:
-        yield 'role_to_recipients: has no "*" entry, so other roles are announced to suggested reviewers only'
-    endpoints = sections.endpoints
+    yield from _roles(sections.role_to_recipients)
     if endpoints.address[0] not in _LOOPBACK and not (endpoints.tls_crt or endpoints.bearer_token_file):
         yield f"endpoints.listen: others can reach {endpoints.listen}, and neither TLS nor a bearer token guards it"
-    if reviews.submit_as == "none":
-        return
-    unpinned = sorted(name for name, reviewer in sections.reviewers.items() if not reviewer.id)
-    if unpinned and reviews.identity == "map":
-        yield f"reviewers: {', '.join(unpinned)} named without an id; a renamed Mattermost user could take the name"
-    if not sections.reviewers and reviews.identity == "map":
+    if reviews.submit_as != "none" and not sections.reviewers and reviews.identity == "map":
         yield "reviewers: is empty, so nobody can decide from Mattermost"
+    for name, sentence in find_bare_names(sections):
+        yield f"{name}: {sentence}"
+
+
+def _roles(recipients: Mapping[str, object]) -> Iterator[str]:
+    if "*" not in recipients:
+        yield 'role_to_recipients: has no "*" entry, so other roles are announced to suggested reviewers only'
+    for role in recipients:
+        if why := doubt(role):
+            yield f'role_to_recipients: "{role}" {why}'
+
+
+def doubt(role: str) -> str:
+    """Say why a name in role_to_recipients probably matches no role; "" where nothing speaks against it."""
+    if role != role.strip():
+        return f'begins or ends with a blank, which no role does: write "{role.strip()}"'
+    if role.startswith("^") or role.endswith("$") or ".*" in role:
+        plain = role.removeprefix("^").removesuffix("$").replace(".*", "*")
+        return f'is a regular expression, but only * is special here: write "{plain}"'
+    return "" if role == role.lower() else "matches only a role of exactly this spelling: upper and lower case differ"

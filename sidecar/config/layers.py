@@ -31,18 +31,19 @@ class Text(str):
 
 
 class Source(msgspec.Struct):
-    """Everything that was given, and what has to be said about it."""
+    """Everything that was given, and what is to be reported about it."""
 
     tables: Tables
     problems: list[str]
     notices: list[str]
 
 
-# The official plugin's keys without a meaning here. "section.*" is a whole table.
+# Keys without a meaning here: the official plugin's, and one that this sidecar had. "section.*" is a whole table.
 _DEAD = {
     "http.*": "the sidecar takes no calls from Mattermost, so there is no listener to configure",
     "storage.*": "the sidecar keeps nothing on disk; its state is in Teleport plugin data",
     "mattermost.secret": "there are no buttons to sign",
+    "reviews.require_ids": "wherever decisions are on, [reviewers] is by id",
     "teleport.refresh_identity": "credential files are always watched",
     "teleport.refresh_identity_interval": "credential files are always watched",
     "log.output": "the log goes to standard error",

@@ -1,6 +1,6 @@
 """The settings: one frozen value for each section of the file, with its defaults.
 
-Rule: values only; what a type cannot say is said in `checks.py`. No I/O but the token file.
+Rule: values only; what a type cannot say is said in `checks.py`. No I/O but files that are read anew each time.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from sidecar.config.values import Names, Seconds, Secret, split_address
-from sidecar.errors import LinkRefused
+from sidecar.errors import ConfigError, LinkRefused
+from sidecar.files import read_token
 
 _FOLDER = Path("/var/lib/teleport/plugins/mattermost")
-_TOKEN_BYTES = 2000  # the official plugin reads no more of its token file
 
 Way = Literal["reaction", "reply", "direct"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -45,26 +45,31 @@ class MattermostConfig(msgspec.Struct, frozen=True, kw_only=True):
     recipients: Names = ()
     suggested_reviewers: Literal["off", "mapped", "email"] = "email"
     notify_requester: bool = True
-    max_connections: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
-    max_posts_per_second: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 20.0
+    max_suggested_reviewers: Annotated[int, msgspec.Meta(ge=1, le=400)] = 20
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=100)] = 24
+    max_posts_per_second: Annotated[float, msgspec.Meta(ge=0.01, le=1000)] = 20.0
     ca_file: Path | None = None
 
     def read_token(self) -> str:
-        """Return the bot's token, from its file each time. Raises LinkRefused where there is none to read."""
+        """Return the bot's token, from its file each time. Raises LinkRefused where there is none to use."""
+        source = "mattermost.token:"
         if self.token is not None:
-            return self.token.reveal()
-        try:
-            token = (self.token_file or Path()).read_bytes()[:_TOKEN_BYTES].decode().strip()
-        except OSError as exc:
-            sentence = f"mattermost.token_file: {self.token_file} cannot be read: {exc.strerror}"
-            raise LinkRefused("mattermost", "token", sentence) from exc
-        except UnicodeDecodeError:
-            raise LinkRefused(
-                "mattermost", "token", f"mattermost.token_file: {self.token_file} holds no token"
-            ) from None
-        if not token:
-            raise LinkRefused("mattermost", "token", f"mattermost.token_file: {self.token_file} is empty")
+            token = self.token.reveal()
+        else:
+            source = f"mattermost.token_file: {self.token_file}"
+            try:
+                token = read_token("mattermost.token_file", self.token_file or Path())
+            except ConfigError as exc:
+                raise LinkRefused("mattermost", "token", str(exc)) from exc.__cause__
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise LinkRefused("mattermost", "token", f"{source} holds characters that no token has")
         return token
+
+
+class RulesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[rules]: what Teleport's access monitoring rules that name our plugin mean beside role_to_recipients."""
+
+    mode: Literal["replace", "add", "off"] = "replace"
 
 
 class AnnounceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,18 +96,42 @@ class ReviewsConfig(msgspec.Struct, frozen=True, kw_only=True):
     deny: Names = ("x",)
     ways: tuple[Way, ...] = ("reaction", "reply", "direct")
     require_reason: Literal["none", "approve", "deny", "both"] = "none"
-    require_ids: bool = False
     identity: Literal["map", "email"] = "map"
+    looking: Names = ("eyes",)
     policy: dict[str, Policy] = {}
 
 
 class Reviewer(msgspec.Struct, frozen=True, kw_only=True):
-    """A value of [reviewers]: the Teleport user, and the Mattermost user id where it is pinned ("" where not)."""
+    """A value of [reviewers]: the Teleport user, and the Mattermost user id ("" for whoever bears the name)."""
 
     alone: ClassVar[str] = "user"
 
     user: str = ""
     id: str = ""
+
+
+class Requester(msgspec.Struct, frozen=True, kw_only=True):
+    """A value of [requesters]: a Mattermost user by "@name" or address, or by user id."""
+
+    alone: ClassVar[str] = "name"
+
+    name: str = ""
+    id: str = ""
+
+    @property
+    def recipient(self) -> str:
+        """Return the name of a direct recipient."""
+        if self.id:
+            return f"user:{self.id}"
+        return self.name if not self.name or "@" in self.name or "/" in self.name else f"@{self.name}"
+
+
+class RemindersConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[reminders]: the first `after` so long without a review (0: never), then `every` so often, `most` in all."""
+
+    after: Seconds = 0.0
+    every: Seconds = 7200.0
+    most: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,11 +175,14 @@ class Sections(msgspec.Struct, frozen=True, kw_only=True):
     teleport: TeleportConfig = TeleportConfig()
     mattermost: MattermostConfig = MattermostConfig()
     role_to_recipients: dict[str, Names] = {}
+    rules: RulesConfig = RulesConfig()
     announce: AnnounceConfig = AnnounceConfig()
     reviews: ReviewsConfig = ReviewsConfig()
     # Mattermost username -> who that is on Teleport
     reviewers: dict[str, Reviewer] = {}
-    requesters: dict[str, str] = {}
+    # Teleport user -> who that is in Mattermost; or Mattermost user -> Teleport user
+    requesters: dict[str, Requester] = {}
+    reminders: RemindersConfig = RemindersConfig()
     limits: LimitsConfig = LimitsConfig()
     endpoints: EndpointsConfig = EndpointsConfig()
     log: LogConfig = LogConfig()
@@ -163,10 +195,16 @@ class Config(Sections, frozen=True, kw_only=True):
     notices: tuple[str, ...] = ()
 
     def requester_recipient(self, user: str) -> str:
-        """Return the Mattermost recipient of a Teleport user by [requesters], "" where it has none.
+        """Return the direct recipient of a Teleport user by [requesters], "" where it has none.
 
-        An entry reads either way: Teleport user = Mattermost recipient, or Mattermost user = Teleport user.
+        An entry reads either way: Teleport user = Mattermost user, or Mattermost user = Teleport user.
         """
-        backwards = [key for key, value in self.requesters.items() if value == user]
-        found = self.requesters.get(user) or (backwards[0] if len(backwards) == 1 else "")
-        return found if not found or "@" in found or "/" in found else f"@{found}"
+        if user in self.requesters:
+            return self.requesters[user].recipient
+        backwards = [key for key, value in self.requesters.items() if user and value.name == user]
+        return Requester(name=backwards[0]).recipient if len(backwards) == 1 else ""
+
+    def requester_recipients(self) -> dict[str, str]:
+        """Return the direct recipient of each name that [requesters] holds, on either side."""
+        names = dict.fromkeys((*self.requesters, *(value.name for value in self.requesters.values())))
+        return {name: self.requester_recipient(name) for name in names if name}

@@ -8,12 +8,13 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec.structs import FieldInfo
 
 from sidecar.config.layers import Text
 
@@ -32,7 +33,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Secret:
-    """A text that neither a log nor an exception shows by accident."""
+    """A text that does not get into a log or an exception by accident."""
 
     __slots__ = ("_text",)
 
@@ -71,31 +72,34 @@ def split_address(address: str) -> tuple[str, int] | None:
 
 def read_struct(kind: type[S], table: object, name: str, problems: Problems) -> S:
     """Build a `kind` from a table. What is wrong goes into `problems`, and its key keeps the default."""
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    if not isinstance(table, dict):
-        problems[name] = "is a table of keys, not a value"
-        table = {}
+    kinds = {field.name: _without_none(field.type) for field in msgspec.structs.fields(kind)}
+
+    def kind_of(key: str) -> Any:  # noqa: ANN401 - a type expression has no type of its own
+        if key in kinds:
+            return kinds[key]
+        close = difflib.get_close_matches(key.lower(), list(kinds), n=1)
+        raise _WrongError(f"unknown key, did you mean {close[0]}?" if close else "unknown key")
+
+    return kind(**_read_table(kind_of, table, name, problems))
+
+
+def _read_table(kind_of: Callable[[str], Any], table: object, name: str, problems: Problems) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    if not isinstance(table, dict):
+        problems[name] = "must be a table of keys, not a value"
+        return values
     for key, raw in table.items():
         place = f"{name}.{key}" if name else key
-        if key not in fields:
-            problems[place] = "unknown key" + _suggestion(key, list(fields))
-            continue
         try:
-            values[key] = _read(_without_none(fields[key]), raw, place, problems)
+            values[key] = _read(kind_of(key), raw, place, problems)
         except _WrongError as exc:
             problems[place] = str(exc)
-    return kind(**values)
+    return values
 
 
-def _without_none(field: FieldInfo) -> Any:  # noqa: ANN401 - a type expression has no type of its own
-    alternatives = [kind for kind in get_args(field.type) if kind is not NoneType]
-    return alternatives[0] if NoneType in get_args(field.type) else field.type
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key.lower(), known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
+def _without_none(kind: Any) -> Any:  # noqa: ANN401 - as above
+    given = [one for one in get_args(kind) if one is not NoneType]
+    return given[0] if NoneType in get_args(kind) else kind
 
 
 def _read(kind: Any, raw: object, name: str, problems: Problems) -> Any:  # noqa: ANN401 - as above
@@ -105,62 +109,60 @@ def _read(kind: Any, raw: object, name: str, problems: Problems) -> Any:  # noqa
         alone = getattr(kind, "alone", None)  # the key that a lone text stands for
         return read_struct(kind, {alone: raw} if alone and isinstance(raw, str) else raw, name, problems)
     if get_origin(kind) is dict:
-        return _read_map(get_args(kind)[1], raw, name, problems)
-    if get_origin(kind) is Literal:
-        return _read_choice(get_args(kind), raw)
+        return _read_table(lambda _: get_args(kind)[1], raw, name, problems)
+    if get_origin(kind) is tuple:
+        return _read_list(get_args(kind)[0], raw, name, problems)
+    return _read_value(kind, raw)
+
+
+def _read_value(kind: Any, raw: object) -> Any:  # noqa: ANN401 - as above
     if kind == Seconds:
         return _read_seconds(raw)
-    if kind == Names and isinstance(raw, str):
-        return (raw,)
+    if isinstance(raw, str) and get_origin(kind) is Literal:
+        # A word in any case, as the official plugin takes its severities.
+        raw = {choice.lower(): choice for choice in get_args(kind)}.get(raw.lower())
+    if isinstance(raw, str) and kind in (Path, Secret):
+        return kind(raw)
     try:
-        return msgspec.convert(raw, kind, dec_hook=_read_wrapped)
-    except msgspec.ValidationError as exc:
-        sentence, _, place = str(exc).partition(" - at ")
-        item = re.search(r"\d+", place)
-        raise _WrongError(sentence.lower() + (f" as item {int(item[0]) + 1}" if item else "")) from None
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError:
+        raise _WrongError(f"must be {_expected(kind)}") from None
 
 
-def _read_map(kind: Any, raw: object, name: str, problems: Problems) -> dict[str, Any]:  # noqa: ANN401 - as above
-    if not isinstance(raw, dict):
-        raise _WrongError("is a table of keys, not a value")
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        place = f"{name}.{key}"
+def _expected(kind: Any) -> str:  # noqa: ANN401 - as above
+    """Name a kind of value in the words of somebody who writes the file."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is not Annotated:
+        return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text in quotes")
+    plain, meta = get_args(kind)
+    upper = f" to {meta.le:g}" if meta.le is not None else " upwards"
+    return f"{_expected(plain)} from {meta.ge:g}{upper}"
+
+
+def _read_list(kind: Any, raw: object, name: str, problems: Problems) -> tuple[Any, ...]:  # noqa: ANN401 - as above
+    """One value may stand alone."""
+    items = []
+    for number, item in enumerate(raw if isinstance(raw, list) else [raw], 1):
         try:
-            values[key] = _read(kind, value, place, problems)
+            items.append(_read(kind, item, name, problems))
         except _WrongError as exc:
-            problems[place] = str(exc)
-    return values
-
-
-def _read_choice(choices: tuple[str, ...], raw: object) -> str:
-    """A choice is a word in any case, as the official plugin takes its severities."""
-    for choice in choices:
-        if isinstance(raw, str) and raw.lower() == choice.lower():
-            return choice
-    raise _WrongError(f"is one of {', '.join(choices)}")
+            raise _WrongError(f"{exc}; item {number} is not" if isinstance(raw, list) else str(exc)) from None
+    return tuple(items)
 
 
 def _read_seconds(raw: object) -> float:
     if isinstance(raw, str):
-        try:
+        with suppress(ValueError):
             return parse_duration(raw)
-        except ValueError:
-            pass
-    raise _WrongError('is a duration, such as "90s", "10m" or "1h30m"')
-
-
-def _read_wrapped(kind: type, raw: object) -> object:
-    if not isinstance(raw, str):
-        raise _WrongError(f"expected `str`, got `{type(raw).__name__}`")
-    return kind(raw)
+    raise _WrongError('must be a duration such as "90s", "10m" or "1h30m"')
 
 
 def _from_text(kind: Any, text: Text) -> object:  # noqa: ANN401 - as above
     """Read a value out of the text of a variable or a flag: plain words as they are, anything else as TOML."""
     if kind in (str, Path, Secret, Seconds) or get_origin(kind) is Literal:
         return str(text)
-    if kind == Names and not text.lstrip().startswith("["):
+    if get_origin(kind) is tuple and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:
         return tomllib.loads(f"value = {text}")["value"]

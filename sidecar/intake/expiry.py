@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from sidecar.once import Once
 from sidecar.teleport.findings import ending, of_one_file, sign_again
 
 if TYPE_CHECKING:
@@ -40,11 +41,10 @@ class Expiry:
         self._one_file = one_file
         self._read = read
         self._metrics = metrics
-        # What was said, of which end: each thing once.
-        self._said: dict[str, tuple[float, int]] = {}
+        self._once = Once()
 
     def look(self) -> None:
-        """Set the metric, and say what is new to be said."""
+        """Set the metric, and log what is news."""
         certificates, now = self._read(), time.time()
         metric = self._metrics.certificate_expiry_seconds
         if certificates:
@@ -53,29 +53,26 @@ class Expiry:
             # A series that says 0, or what was true once, would wake somebody for nothing.
             metric.remove(self._identity)
         for reviewer, one in certificates.items():
-            self._tell(reviewer, one, _LEVELS[ending(one, now)])
+            level = _LEVELS[ending(one, now)]
+            if level and self._once.news(reviewer, (one.not_after, level)):
+                self._tell(level, reviewer, one)
 
-    def _tell(self, reviewer: str, one: CertificateFacts, level: int) -> None:
-        end, said = self._said.get(reviewer, (0.0, logging.NOTSET))
-        if end != one.not_after:
-            said = logging.NOTSET
-        if level > said:
-            fix = sign_again(reviewer or one.user, reviewer or "auth")
-            log.log(
-                level,
-                "certificate.expires",
-                extra={
-                    "identity": self._identity,
-                    "reviewer": reviewer,
-                    "expires": datetime.fromtimestamp(one.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-                    "detail": of_one_file(fix) if self._one_file else fix,
-                },
-            )
-        self._said[reviewer] = (one.not_after, max(level, said))
+    def _tell(self, level: int, reviewer: str, one: CertificateFacts) -> None:
+        fix = sign_again(reviewer or one.user, reviewer or "auth")
+        log.log(
+            level,
+            "certificate.expires",
+            extra={
+                "identity": self._identity,
+                "reviewer": reviewer,
+                "expires": datetime.fromtimestamp(one.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                "detail": of_one_file(fix) if self._one_file else fix,
+            },
+        )
 
 
 async def watch(expiries: list[Expiry], every: float) -> NoReturn:
-    """Look again and again."""
+    """Look at intervals."""
     while True:
         for expiry in expiries:
             expiry.look()

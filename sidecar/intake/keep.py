@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import trio
 
 from sidecar.errors import LinkError, LinkLost, LinkRefused
-from sidecar.times import USUAL, Times
+from sidecar.once import Once
+from sidecar.times import USUAL, Backoff, Times
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -48,8 +48,8 @@ class LinkStatus:
         self._metrics = metrics
         self._answered = -math.inf
         self._became_ready = math.inf
-        # What was said of the incident that lasts.
-        self._said: set[str] = set()
+        # Of the outage that lasts.
+        self._once = Once()
 
     @property
     def working(self) -> bool:
@@ -74,11 +74,11 @@ class LinkStatus:
         self._enter("ready", "")
         self._became_ready = trio.current_time()
         self.was_ready = True
-        self._said.clear()
+        self._once.clear()
         log.info("link.ready", extra={"link": self.name})
 
     def ended(self) -> None:
-        """Nobody holds the link for now: the work begins anew."""
+        """The link was closed on purpose, by a reload or a stop."""
         self._enter("lost", "not connected yet")
 
     def failed(self, exc: LinkError) -> None:
@@ -87,11 +87,9 @@ class LinkStatus:
         self.healthy_spell = self.state == "ready" and trio.current_time() - self._became_ready >= self.times.healthy
         self._metrics.link_reconnects_total.labels(self.name, exc.reason).inc()
         level = logging.DEBUG
-        # What a server away says changes all the time, and asks nothing of anybody; a refusal names what to mend.
-        what = f"{exc.reason} {exc.detail}" if refused else "lost"
-        if what not in self._said:
+        # An unreachable server gives ever new reasons, and none asks for anything; a refusal names what to mend.
+        if self._once.news(f"{exc.reason} {exc.detail}" if refused else ""):
             level = logging.ERROR if refused else logging.WARNING
-            self._said.add(what)
         log.log(
             level,
             "link.refused" if refused else "link.lost",
@@ -106,23 +104,6 @@ class LinkStatus:
         self._metrics.link_up.labels(self.name).set(1 if state == "ready" else 0)
 
 
-class Backoff:
-    """Waits that double from `first` to `most` seconds, each with full jitter above a tenth."""
-
-    def __init__(self, first: float, most: float) -> None:
-        self._first, self._most = first, most
-        self._next = first
-
-    def reset(self) -> None:
-        """Start again from `first`."""
-        self._next = self._first
-
-    def take(self) -> float:
-        """The seconds to wait now."""
-        wait, self._next = self._next, min(self._next * 2, self._most)
-        return wait * random.uniform(0.1, 1.0)  # noqa: S311 - jitter, not a secret
-
-
 async def keep(
     status: LinkStatus,
     live: Callable[[], Awaitable[None]],
@@ -131,7 +112,7 @@ async def keep(
     *,
     fail_fast: bool,
 ) -> NoReturn:
-    """Live one life of the link after another, for ever; `live` ends by raising a LinkError.
+    """Connect again and again, for ever; `live` is one connection, and ends by raising a LinkError.
 
     Raises LinkRefused with `fail_fast` when the peer refuses before the link was ever ready.
     """
@@ -154,7 +135,7 @@ async def keep(
 
 @contextmanager
 def one_error() -> Iterator[None]:
-    """Let a nursery's group of errors out as one plain LinkError; a bug beside it goes first."""
+    """Raise a nursery's group of LinkErrors as its first one; a bug in the group takes precedence."""
     leaf: LinkError | None = None
     try:
         yield
@@ -165,7 +146,7 @@ def one_error() -> Iterator[None]:
 
 
 async def pinging(ping: Callable[[], Awaitable[object]], every: float, limit: float, status: LinkStatus) -> NoReturn:
-    """Ask for a sign of life again and again. Raises LinkLost ("deaf") when there is none within `limit` seconds."""
+    """Ping at intervals. Raises LinkLost ("deaf") when there is none within `limit` seconds."""
     while True:
         await trio.sleep(every)
         with trio.move_on_after(limit) as scope:
@@ -184,7 +165,7 @@ def _leaf(group: BaseExceptionGroup[LinkError]) -> LinkError:
 
 
 async def changed(files: Callable[[], Iterable[Path]], seen: list[object], poll: float) -> list[object]:
-    """Wait until the files differ from `seen` and have come to rest, so that a pair is not read half written."""
+    """Wait until the files differ from `seen` and have stopped changing, so that no half-written pair is read."""
     now = signature(files())
     while now == seen:
         await trio.sleep(poll)

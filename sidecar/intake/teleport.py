@@ -13,8 +13,9 @@ import trio
 
 from sidecar.decisions.record import KEY
 from sidecar.errors import Conflict, LinkError, LinkGarbled, LinkLost, LinkRefused, RequestGone
-from sidecar.intake.keep import Backoff, changed, one_error, pinging, signature
+from sidecar.intake.keep import changed, one_error, pinging, signature
 from sidecar.model import Put
+from sidecar.times import Backoff
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager

@@ -367,7 +367,7 @@ def _deciding(stage: Stage) -> dict[str, str]:
     return {
         "reviews__submit_as": "reviewer",
         "reviews__identities": str(identities),
-        "reviewers__alice": "alice@example.com",
+        "reviewers__alice": f'{{ id = "{here.alice.id}", user = "alice@example.com" }}',
     }
 
 

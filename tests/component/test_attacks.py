@@ -34,6 +34,7 @@ from tests.deciding import (
     says,
     submitted,
     tells,
+    user_id,
 )
 from tests.world import World, field, running, world
 
@@ -109,7 +110,7 @@ def with_both_emoji(here: World, card: Post) -> User:
         (through_a_remote_server, "remote"),
         (by_somebody_unlinked, "unmapped"),
         (by_the_requester, "own_request"),
-        (by_somebody_with_alices_old_name, "renamed"),
+        (by_somebody_with_alices_old_name, "unmapped"),
         (with_both_emoji, "conflict"),
     ],
 )
@@ -150,7 +151,7 @@ async def test_replies_that_were_edited(tmp_path: Path) -> None:
     with trio.fail_after(10):
         async with deciding(tmp_path) as here:
             _, card = await ask(here)
-            admin = mallory(here, "admin", roles="system_user system_admin")
+            admin = mallory(here, "admin", roles="system_user system_admin", id=user_id("admin"))
             mine = here.chat.post(here.alice, here.channel, "looking at it", root_id=card.id)
             here.chat.edit(here.alice, mine, "approve")
             await refused(here, "edited", here.alice)
@@ -264,7 +265,7 @@ async def test_a_colleague_sees_only_what_is_before_them(tmp_path: Path) -> None
     """A linked reviewer outside the card's channel learns nothing: an id that exists reads like one that does not."""
     with trio.fail_after(10):
         async with deciding(tmp_path, reviewers__carol="carol@example.com") as here:
-            carol = here.chat.add_user("carol")
+            carol = here.chat.add_user("carol", id=user_id("carol"))
             request_id, card = await ask(here)
             assert "No open request" in await says(here, carol, "list")
             unknown = await says(here, carol, "show ffffffff")
@@ -279,7 +280,7 @@ async def test_a_direct_message_that_is_not_between_the_two(tmp_path: Path) -> N
     with trio.fail_after(10):
         async with deciding(tmp_path, reviewers__admin="admin@example.com") as here:
             request_id, card = await ask(here)
-            admin = mallory(here, "admin", roles="system_user system_admin")
+            admin = mallory(here, "admin", roles="system_user system_admin", id=user_id("admin"))
             direct = here.chat.open_direct(here.alice, here.bot)
             here.chat.post(admin, direct, f"approve {request_id}")
             here.chat.post_as_webhook(here.alice, direct, f"approve {request_id}")
@@ -314,7 +315,7 @@ async def test_two_accounts_of_one_teleport_user(tmp_path: Path) -> None:
     with trio.fail_after(10):
         async with deciding(tmp_path, "state", reviews__policy=POLICY, reviewers__alice2=ALICE) as here:
             here.auth.advanced_workflows = False
-            second = mallory(here, "alice2")
+            second = mallory(here, "alice2", id=user_id("alice2"))
             _, card = await ask(here)
             here.chat.react(here.alice, card, APPROVE)
             here.chat.react(second, card, APPROVE)

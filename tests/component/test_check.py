@@ -134,7 +134,7 @@ def deciding(here: World, mode: str, **changes: str) -> Config:
         "reviews__identities": str(folder),
         "reviews__policy": f'{{ "*" = {policy} }}',
         "reviewers__alice": f'{{ id = "{here.alice.id}", user = "alice@example.com" }}',
-        "reviewers__ivan": "ivan@example.com",
+        "reviewers__ivan": f'{{ id = "{here.ivan.id}", user = "ivan@example.com" }}',
     }
     return here.config(**(settings | changes))
 
@@ -154,12 +154,13 @@ async def test_ten_things_wrong_are_ten_lines(tmp_path: Path) -> None:
         archive = here.chat.add_channel(here.team, "old", members=[here.bot])
         here.chat.archive(archive)
         here.chat.add_channel(here.team, "team-leads", display_name="Team Leads", members=[here.bot])
-        config = here.config(
-            mattermost__recipients=f'["{archive.id}", "ops/Team Leads", "@nobody", "ops/access-requests"]',
-            reviews__submit_as="plugin",
-            reviews__policy='{ "*" = { reviewers = ["alice@example.com"], approvals = 1, denials = 1 } }',
-            reviewers__alicia="alice@example.com",
-        )
+        flags = {
+            "mattermost.recipients": f'["{archive.id}", "ops/Team Leads", "@nobody", "ops/access-requests"]',
+            "reviews.submit_as": "plugin",
+            "reviews.policy": '{ "*" = { reviewers = ["alice@example.com"], approvals = 1, denials = 1 } }',
+            "reviewers.alicia": "alice@example.com",
+        }
+        config = load(None, {}, here.settings() | flags, pinning=True)
         told = await read(config)
         assert told == ten_lines(here, archive.id)
         quiet(here)
@@ -172,9 +173,9 @@ def ten_lines(here: World, archived: str) -> str:
         "%Y-%m-%d %H:%M:%S", time.gmtime(read_certificate(here.credentials.crt.read_bytes()).not_after)
     )
     return f"""\
-warning reviewers: alicia named without an id; a renamed Mattermost user could take the name
-        sidecar check --pin prints the table with the ids.
-warning {here.token_file}: Every user of this machine can reach the bot's token (mode 0644).
+warning reviewers: alicia without an id: a username can change hands, so decisions need user ids; `sidecar check \
+--pin` prints the table to paste
+warning {here.token_file}: Every user of this machine can read the bot's token (mode 0644).
         chmod 600 {here.token_file}
 warning client_crt: Our certificate expires on {until} UTC, in {left}; tbot would renew it by itself.
         Do it now: Sign new credentials on the Auth Service host and put the three files in place: \
@@ -426,6 +427,20 @@ async def test_without_a_token_the_way_is_checked_all_the_same(tmp_path: Path) -
         assert "mattermost.token.refused" not in by_id
 
 
+async def test_a_token_that_no_header_can_hold_says_nothing_of_the_way(tmp_path: Path) -> None:
+    """Nothing listens there: that is to be said, whatever is wrong with the token."""
+    async with world(tmp_path) as here:
+        here.token_file.write_text("two\nlines")
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        await listeners[0].aclose()
+        by_id = await found(here.config(mattermost__url=f"http://127.0.0.1:{port}"))
+        (finding,) = by_id["mattermost.token.file"]
+        assert finding.message == f"{here.token_file} holds characters that no token has."
+        assert "mattermost.reach" not in by_id
+        assert by_id["mattermost.reach.unreachable"][0].status == "failure"
+
+
 async def test_an_unknown_authority_names_ca_file(tmp_path: Path, ca: trustme.CA) -> None:
     """And with it all is well."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -569,9 +584,7 @@ async def test_a_call_that_mattermost_refuses_is_a_line(tmp_path: Path, path: st
     async with world(tmp_path) as here:
         refusal = Answer(403, {"id": "api.context.permissions.app_error", "status_code": 403})
         here.chat.fail(path=path, answer=refusal, times=None)
-        by_id = await found(
-            here.config(reviews__submit_as="reviewer", reviews__identities=str(tmp_path), reviewers__alice="a")
-        )
+        by_id = await found(here.config(reviewers__alice="a"))
         (finding,) = by_id[id]
         assert finding.status == "failure"
         assert "403 api.context.permissions.app_error" in finding.message
@@ -715,7 +728,9 @@ async def test_credentials_that_nobody_needs_and_a_folder_that_is_not_there(tmp_
         (unused,) = (await found(config))["reviews.identities.unused"]
         assert unused.message == "It holds credentials of bob@example.com, whom [reviewers] does not name."
         by_id = await found(deciding(here, "reviewer", reviews__identities=str(tmp_path / "nowhere")))
-        assert by_id["reviews.identities"][0].message == "There is no such folder."
+        assert (
+            by_id["reviews.identities"][0].message == f"{tmp_path}/nowhere cannot be read: No such file or directory."
+        )
         assert len(by_id["reviewer.credential.refused"]) == 2
 
 
@@ -801,13 +816,14 @@ async def test_pin_prints_what_can_be_pasted(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         here.chat.add_user("dots.and-dashes")
         names = {"alice": "alice@example.com", "dots.and-dashes": "d", "nobody": "n@example.com"}
-        config = here.config(**{f"reviewers__{name}": user for name, user in names.items()})
+        settings = here.settings() | {"reviews.submit_as": "on_behalf"}
+        config = load(None, {}, settings | {f"reviewers.{name}": user for name, user in names.items()}, pinning=True)
         _, accounts = await check.run(config)
         table = check.to_toml(accounts)
         assert table.splitlines()[2] == '# nobody: no such user in Mattermost, or not asked; was for "n@example.com"'
         path = tmp_path / "pinned.toml"
         path.write_text(f"[reviewers]\n{table}\n")
-        pinned = load(path, {}, here.settings()).reviewers
+        pinned = load(path, {}, settings).reviewers
         assert {name: (one.user, one.id) for name, one in pinned.items()} == {
             "alice": ("alice@example.com", here.alice.id),
             "dots.and-dashes": ("d", here.chat.user_by_name("dots.and-dashes").id),  # type: ignore[union-attr]

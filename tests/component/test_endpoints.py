@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import trustme
 from sidecar import cli, endpoints
 from sidecar.errors import ConfigError
 from sidecar.metrics import Metrics
+from tests.tree import ROOT
 from tests.world import process
 
 
@@ -51,14 +54,8 @@ async def start(
     ssl_context: ssl.SSLContext | None = None,
     bearer_token: Callable[[], str] | None = None,
 ) -> str:
-    serve = functools.partial(
-        endpoints.serve,
-        ("127.0.0.1", 0),
-        metrics=Metrics().generate,
-        ready=state.readiness,
-        ssl_context=ssl_context,
-        bearer_token=bearer_token,
-    )
+    pages = endpoints.Pages(Metrics().generate, state.readiness, bearer_token)
+    serve = functools.partial(endpoints.serve, ("127.0.0.1", 0), pages, ssl_context=ssl_context)
     address: str = await nursery.start(serve)
     return address
 
@@ -283,13 +280,22 @@ async def _speak_plainly(address: str) -> bytes:
 async def test_an_address_in_use_is_a_sentence(address: str, state: State) -> None:
     host, _, port = address.rpartition(":")
     with pytest.raises(ConfigError, match=rf"endpoints\.listen: {address} cannot be bound: Address already in use"):
-        await endpoints.serve((host, int(port)), metrics=bytes, ready=state.readiness)
+        await endpoints.serve((host, int(port)), endpoints.Pages(bytes, state.readiness))
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid", "a..b"])
 async def test_an_address_of_somebody_else_is_a_sentence(host: str, state: State) -> None:
     with pytest.raises(ConfigError, match=r"cannot be bound: .+"):
-        await endpoints.serve((host, 0), metrics=bytes, ready=state.readiness)
+        await endpoints.serve((host, 0), endpoints.Pages(bytes, state.readiness))
+
+
+@pytest.mark.parametrize(("descriptors", "connections"), [("8", "2"), ("64", "8"), ("1024", "64")])
+def test_connections_leave_descriptors_for_the_links(descriptors: str, connections: str) -> None:
+    show = f"{sys.executable} -c 'from sidecar import endpoints; print(endpoints.MAX_CONNECTIONS)'"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"ulimit -n {descriptors}; {show}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == f"{connections}\n"
 
 
 async def test_the_health_command_asks_the_running_sidecar(address: str, capsys: pytest.CaptureFixture[str]) -> None:

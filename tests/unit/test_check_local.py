@@ -57,6 +57,7 @@ UNREADABLE = (
         (b"", "is empty", NEW_TOKEN),
         (b" \n", "is empty", NEW_TOKEN),
         (b"\xff", "holds no token", NEW_TOKEN),
+        (b"two\nlines", "holds characters that no token has", NEW_TOKEN),
         (None, "cannot be read: No such file or directory", UNREADABLE),
     ],
 )
@@ -85,7 +86,7 @@ def test_a_token_in_the_configuration_is_a_notice(settings: dict[str, str]) -> N
         "config.notice",
         "warning",
         "mattermost.token",
-        "the token stands in the configuration, better give token_file",
+        "the token stands in the configuration; token_file is a better place",
     )
 
 
@@ -95,23 +96,29 @@ def test_an_authority_that_cannot_be_used(settings: dict[str, str], tmp_path: Pa
     if content is not None:
         path.write_bytes(content)
     (finding,) = wrong(config(settings, mattermost__ca_file=str(path)))
-    assert (finding.id, finding.subject) == ("mattermost.ca_file", str(path))
+    assert (finding.id, finding.subject) == ("mattermost.ca_file", "mattermost.ca_file")
+    assert finding.message.startswith(f"{path} cannot be used: ")
 
 
 def test_files_of_the_endpoints(settings: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "tls.crt").touch()
+    (tmp_path / "tls.key").touch()
+    (tmp_path / "scrape").write_text("")
     found = wrong(
         config(
             settings,
             endpoints__tls_crt=str(tmp_path / "tls.crt"),
             endpoints__tls_key=str(tmp_path / "tls.key"),
-            endpoints__bearer_token_file=str(tmp_path / "token"),
+            endpoints__bearer_token_file=str(tmp_path / "scrape"),
         )
     )
     assert [one.message for one in found] == [
-        "The file is empty.",
-        "The file cannot be read: No such file or directory.",
+        f"{tmp_path}/scrape is empty.",
+        f"{tmp_path}/tls.crt and {tmp_path}/tls.key cannot be used: they are not a certificate and its key in PEM.",
     ]
+
+
+ALICE = '{ id = "p8c3tyf1wbbyjkyqkyhmsbg3se", user = "alice" }'
 
 
 def policy(settings: dict[str, str], *, reviewers: str, approvals: int, **flags: str) -> list[tuple[str, str]]:
@@ -121,7 +128,7 @@ def policy(settings: dict[str, str], *, reviewers: str, approvals: int, **flags:
 
 
 def test_a_policy_that_can_be_met(settings: dict[str, str]) -> None:
-    people = {"reviewers__alice": "alice", "reviewers__ivan": "ivan"}
+    people = {"reviewers__alice": ALICE, "reviewers__ivan": '{ id = "qr3azbgeipd3tn99i78geigkpa", user = "ivan" }'}
     assert policy(settings, reviewers='"alice", "ivan"', approvals=2, **people) == [
         ("reviews.policy", "It takes 2 approvals or 1 denial of 2 who are known.")
     ]
@@ -129,14 +136,17 @@ def test_a_policy_that_can_be_met(settings: dict[str, str]) -> None:
 
 def test_a_policy_that_can_never_be_met(settings: dict[str, str]) -> None:
     """Nobody would learn it before a request waits for ever."""
-    assert policy(settings, reviewers='"alice", "ivan"', approvals=2, reviewers__alice="alice") == [
+    assert policy(settings, reviewers='"alice", "ivan"', approvals=2, reviewers__alice=ALICE) == [
         ("reviews.policy.unreachable", "It needs 2 approvals, but only 1 of its reviewers can be recognised.")
     ]
 
 
 def test_a_policy_with_somebody_unknown(settings: dict[str, str]) -> None:
-    assert policy(settings, reviewers='"alice", "ivan"', approvals=1, reviewers__alice="alice") == [
-        ("reviews.policy.unknown_reviewer", "ivan: not in [reviewers], so no Mattermost user is taken for them.")
+    assert policy(settings, reviewers='"alice", "ivan"', approvals=1, reviewers__alice=ALICE) == [
+        (
+            "reviews.policy.unknown_reviewer",
+            "ivan: not in [reviewers], so no Mattermost user can be recognised as them.",
+        )
     ]
 
 
@@ -144,14 +154,14 @@ def test_by_email_only_addresses_are_anybody(settings: dict[str, str]) -> None:
     assert policy(settings, reviewers='"alice@example.com", "ivan"', approvals=1, reviews__identity="email") == [
         (
             "reviews.policy.unknown_reviewer",
-            "ivan: no email address, so no Mattermost user is taken for them.",
+            "ivan: not an email address, so no Mattermost user can be recognised as them.",
         )
     ]
 
 
 def test_an_announced_role_without_a_policy(settings: dict[str, str]) -> None:
     found = policy(
-        settings, reviewers='"alice"', approvals=1, reviewers__alice="alice", role_to_recipients__editor="ops/editors"
+        settings, reviewers='"alice"', approvals=1, reviewers__alice=ALICE, role_to_recipients__editor="ops/editors"
     )
     assert found[1] == (
         "reviews.policy.missing",
@@ -165,7 +175,7 @@ def test_a_key_of_another_certificate_for_the_endpoints(settings: dict[str, str]
     pair = {"endpoints__tls_crt": settings["teleport.client_crt"], "endpoints__tls_key": str(other.key)}
     (finding,) = wrong(config(settings, **pair))
     assert (finding.id, finding.status) == ("endpoints.file", "failure")
-    assert finding.message.startswith(f"It cannot be used with {other.key}: ")
+    assert finding.message.endswith(f" and {other.key} cannot be used: the key is not the certificate's.")
     pair["endpoints__tls_key"] = settings["teleport.client_key"]
     assert not wrong(config(settings, **pair))
 

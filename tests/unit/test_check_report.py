@@ -44,7 +44,13 @@ def test_json() -> None:
 
 @pytest.mark.parametrize(
     ("words", "whole"),
-    [("an end", "An end."), ("an end.", "An end."), ("did you mean x?", "Did you mean x?"), ("", ".")],
+    [
+        ("an end", "An end."),
+        ("an end.", "An end."),
+        ("did you mean x?", "Did you mean x?"),
+        ("", "."),
+        ("alice@example.com's key", "alice@example.com's key."),
+    ],
 )
 def test_sentence(words: str, whole: str) -> None:
     assert sentence(words) == whole

@@ -84,8 +84,8 @@ def test_what_can_be_known_of_teleport_s_clock(ahead: float | None) -> None:
     status, message = told(requests=[request(created=created)])["teleport.clock"]
     assert status == "ok"
     assert message == (
-        "Nothing that Teleport has dated (our certificate, 1 access request) is 60 s later than our clock. It does not "
-        "tell its time, so other differences stay unseen."
+        "Our clock is not behind Teleport's, judged by our certificate and 1 access request. Teleport does not report "
+        "its time, so a fast local clock cannot be detected."
     )
 
 
@@ -93,7 +93,7 @@ def test_a_request_from_the_future_is_a_clock() -> None:
     status, message = told(requests=[request(created=NOW), request(created=NOW + 61)])["teleport.clock"]
     assert status == "warning"
     assert message == (
-        "Our clock is behind Teleport's by 61 s or more: the newest access request was made so long from now."
+        "Our clock is at least 61 s behind Teleport's: the newest access request was made that far in the future."
     )
 
 
@@ -169,3 +169,21 @@ def test_what_did_not_answer_is_not_judged() -> None:
 def test_the_rule_names_our_roles() -> None:
     assert rule(("a",), "x").startswith("Add to allow.rules of the role a;")
     assert rule(("a", "b\x1b"), "x").startswith("Add to allow.rules of one of our roles (a, b?);")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("DBADMIN", "dbadmin"), (" dbadmin ", "dbadmin"), ("prod-db", "Prod-DB"), ("^dbadmin$", "dbadmin")],
+)
+def test_a_name_that_matches_no_role_has_the_nearest_one(name: str, near: str) -> None:
+    asked = AccessRequest(id="r", user="bob", state="PENDING", roles=("dbadmin", "Prod-DB"))
+    assert told(requests=[asked], roles=(name,))["role_to_recipients"] == (
+        "warning",
+        f'No request asks for "{name}", but for {near}; names of roles must match exactly.',
+    )
+
+
+@pytest.mark.parametrize("name", ["dbadmin", "dbadmins", "*", "db*", "Prod-DB"])
+def test_a_name_of_its_own_is_well(name: str) -> None:
+    asked = AccessRequest(id="r", user="bob", state="PENDING", roles=("dbadmin", "Prod-DB"))
+    assert "role_to_recipients" not in told(requests=[asked], roles=(name,))

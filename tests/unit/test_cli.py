@@ -121,6 +121,37 @@ def test_notices_are_one_line_each(app: Callable[[int | Exception], Calls], caps
     assert len(lines) == 7
 
 
+@pytest.fixture
+def decided(tmp_path: Path) -> Path:
+    """A configuration by which Alice decides, who is named by her username."""
+    path = tmp_path / "config.toml"
+    people = f'[reviews]\nsubmit_as = "reviewer"\nidentities = "{tmp_path}/reviewers"\n[reviewers]\nalice = "a"\n'
+    path.write_text(Path(GOOD).read_text() + people)
+    return path
+
+
+def test_credentials_of_reviewers_that_are_not_there_are_a_notice(
+    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str], decided: Path, tmp_path: Path
+) -> None:
+    """With the path and why: nobody could review, and only their first decision would tell."""
+    app(0)
+    decided.write_text(decided.read_text().replace('"a"', f'{{ id = "{"a" * 26}", user = "a" }}'))
+
+    def noticed() -> list[str]:
+        assert cli.main(["run", "-c", str(decided), "--set", "log.format=json"]) == 0
+        lines = map(json.loads, capsys.readouterr().err.splitlines())
+        return [
+            line["detail"] for line in lines if line["event"] == "config.noticed" and "identities" in line["detail"]
+        ]
+
+    folder = tmp_path / "reviewers"
+    assert noticed() == [f"reviews.identities: {folder} cannot be read: No such file or directory"]
+    folder.mkdir()
+    assert noticed() == [f"reviews.identities: {folder} holds no certificate, such as alice@example.com.crt"]
+    (folder / "a.crt").touch()
+    assert noticed() == []
+
+
 def test_every_problem_of_the_configuration_is_printed(
     app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,6 +308,18 @@ def test_check_pin_prints_the_table(checked: Callable[..., list[str]], capsys: p
     ]
 
 
+def test_check_pin_reads_names_that_run_refuses(
+    checked: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], decided: Path
+) -> None:
+    from sidecar.check import Account
+
+    checked(accounts=(Account("alice", "a", ""),))
+    assert cli.main(["check", "-c", str(decided)]) == 2
+    assert "`sidecar check --pin` prints the table" in capsys.readouterr().err
+    assert cli.main(["check", "-c", str(decided), "--pin"]) == 0
+    assert "[reviewers]" in capsys.readouterr().out
+
+
 def test_version_tells_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["version"]) == 0
     out = capsys.readouterr().out
@@ -321,6 +364,12 @@ def test_demo_with_another_package_missing_is_a_bug(
     assert cli.main(["demo"]) == 1
 
 
+def test_help_spells_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    assert "an embedded Teleport and Mattermost." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("listen", "tls", "url"),
     [
@@ -340,7 +389,7 @@ def test_health_asks_where_the_sidecar_listens(listen: str, url: str, *, tls: bo
 @pytest.mark.parametrize("url", ["ftp://localhost", "localhost:9464", "http://localhost:port", "http://"])
 def test_health_refuses_what_is_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["health", "--url", url]) == 2
-    assert "is no http:// or https:// address" in capsys.readouterr().err
+    assert "is not an http:// or https:// address" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ MINIMAL = {
     "mattermost.token_file": "/run/secrets/token",
     "mattermost.recipients": "ops/requests",
 }
+WITHOUT_ID = "a username can change hands, so decisions need user ids; `sidecar check --pin` prints the table to paste"
+ID = "qr3azbgeipd3tn99i78geigkpa"
 POLICY = '{ "*" = { reviewers = ["alice", "ivan"], approvals = 2, denials = 1 } }'
 
 
@@ -57,7 +59,7 @@ def test_example_shows_true_defaults(tmp_path: Path) -> None:
     """A commented key of the example is its default: putting it in changes nothing."""
     uncommented = re.sub(r"^# (\w+ = .*)$", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
     people = re.compile(r'^(alice|ivan|bob|# "dbadmin") = .*$', re.MULTILINE)
-    assert len(people.findall(uncommented)) == 4
+    assert len(people.findall(uncommented)) == 5
     assert uncommented.count("\n# ") < EXAMPLE.read_text().count("\n# ")
     path = tmp_path / "config.toml"
     path.write_text(people.sub("", uncommented))
@@ -139,14 +141,14 @@ def test_every_problem_is_told_at_once() -> None:
     assert caught.value.problems == [
         "zeleport: unknown key, did you mean teleport?",
         "teleport.adr: unknown key, did you mean addr?",
-        "teleport.client_crt: expected `str`, got `int`",
-        "teleport.verify: is one of cluster, hostname",
-        'teleport.lease: is a duration, such as "90s", "10m" or "1h30m"',
-        "mattermost.max_connections: expected `int`, got `str`",
-        "mattermost.recipients: expected `str`, got `int` as item 2",
-        "limits.workers: expected `int` >= 1",
+        "teleport.client_crt: must be text in quotes",
+        "teleport.verify: must be one of cluster, hostname",
+        'teleport.lease: must be a duration such as "90s", "10m" or "1h30m"',
+        "mattermost.max_connections: must be a whole number from 1 to 100",
+        "mattermost.recipients: must be text in quotes; item 2 is not",
+        "limits.workers: must be a whole number from 1 upwards",
         "teleport.client_key: is missing: client_crt, client_key, root_cas belong together",
-        "mattermost.url: is no http:// or https:// address",
+        "mattermost.url: must be an http:// or https:// address",
         "reviews.policy.dbadmin.approvals: is 2, but reviewers names only 1",
         "reviews.policy.dbadmin.denials: is missing or below 1",
     ]
@@ -157,14 +159,14 @@ def test_problems_of_reviews_and_people() -> None:
     with pytest.raises(ConfigError) as caught:
         load(DATA / "invalid-reviews.toml")
     assert caught.value.problems == [
-        "reviewers.alice: has no id, and reviews.require_ids is set",
-        "reviewers.ivan: has an id that is no Mattermost user id (26 letters and digits)",
+        "reviewers.ivan: has an id that is not a Mattermost user id (26 lower-case letters and digits)",
         'reviewers.eve: is missing its user: write "alice@example.com" or { id = "…", user = "alice@example.com" }',
         "reviewers.david: has the id of reviewers.carol",
         "requesters.a: b stands on both sides of the table, so nobody can tell who is who",
-        "reviews.deny: holds something that is no emoji name, such as white_check_mark",
+        "reviews.deny: must hold emoji names, such as white_check_mark",
         "reviews.ways: is empty, and reviews.submit_as is set: name at least one way",
-        'reviews.identities: is missing: submit_as = "reviewer" needs the folder with the reviewers\' credentials',
+        'reviews.identities: is missing: submit_as = "reviewer" needs the folder with reviewers\' credentials',
+        "reviewers: alice without an id: " + WITHOUT_ID,
     ]
 
 
@@ -189,39 +191,65 @@ def test_a_file_that_is_no_text_is_one_problem(tmp_path: Path) -> None:
     ("flags", "problem"),
     [
         ({"mattermost__url": ""}, "mattermost.url: is missing"),
-        ({"mattermost__url": "https://bot:pw@chat.example.com"}, "mattermost.url: carries a user name or a password"),
-        ({"mattermost__url": "https://chat.example.com/?a=b"}, "mattermost.url: ends with its path"),
-        ({"mattermost__url": "https://[::1"}, "mattermost.url: is no http:// or https:// address"),
-        ({"mattermost__url": "https://a b"}, "mattermost.url: is no http:// or https:// address"),
-        ({"mattermost__url": "https://chat.example.com:99999"}, "mattermost.url: is no http:// or https:// address"),
+        (
+            {"mattermost__url": "https://bot:pw@chat.example.com"},
+            "mattermost.url: must not contain a user name or a password",
+        ),
+        ({"mattermost__url": "https://chat.example.com/?a=b"}, "mattermost.url: must end with its path"),
+        ({"mattermost__url": "https://[::1"}, "mattermost.url: must be an http:// or https:// address"),
+        ({"mattermost__url": "https://a b"}, "mattermost.url: must be an http:// or https:// address"),
+        (
+            {"mattermost__url": "https://chat.example.com:99999"},
+            "mattermost.url: must be an http:// or https:// address",
+        ),
         ({"mattermost__token_file": ""}, "mattermost.token_file: is missing"),
         ({"mattermost__recipients": ""}, "mattermost.recipients: is missing"),
-        ({"mattermost__max_posts_per_second": "0"}, "mattermost.max_posts_per_second: expected `float` > 0"),
-        ({"teleport__addr": "https://auth:3025"}, "teleport.addr: is host:port"),
-        ({"teleport__addr": "auth"}, "teleport.addr: is host:port"),
-        ({"teleport__addr": ":3025"}, "teleport.addr: is host:port"),
-        ({"teleport__web_url": "teleport.example.com"}, "teleport.web_url: is no http:// or https:// address"),
-        ({"teleport__plugin_name": "a b"}, "teleport.plugin_name: is a word"),
-        ({"teleport__lease": "2h"}, "teleport.lease: is between"),
+        (
+            {"mattermost__max_posts_per_second": "0"},
+            "mattermost.max_posts_per_second: must be a number from 0.01 to 1000",
+        ),
+        ({"teleport__addr": "https://auth:3025"}, "teleport.addr: must be host:port"),
+        ({"teleport__addr": "auth"}, "teleport.addr: must be host:port"),
+        ({"teleport__addr": ":3025"}, "teleport.addr: must be host:port"),
+        ({"teleport__web_url": "teleport.example.com"}, "teleport.web_url: must be an http:// or https:// address"),
+        ({"teleport__plugin_name": "a b"}, "teleport.plugin_name: must be one word"),
+        ({"teleport__lease": "2h"}, "teleport.lease: must be between"),
         ({"teleport__client_crt": "a.crt", "teleport__root_cas": "a.cas"}, "teleport.client_key: is missing"),
-        ({"announce__delay": "2d"}, "announce.delay: is at most one day"),
-        ({"announce__resolved": "perhaps"}, "announce.resolved: expected `bool`, got `str`"),
-        ({"messages__time_zone": "Europe/Atlantis"}, "messages.time_zone: is no time zone"),
-        ({"messages__time_zone": "/etc/passwd"}, "messages.time_zone: is no time zone"),
-        ({"endpoints__listen": "9464"}, "endpoints.listen: is host:port"),
+        ({"announce__delay": "2d"}, "announce.delay: must be at most one day"),
+        ({"announce__resolved": "perhaps"}, "announce.resolved: must be true or false"),
+        ({"messages__time_zone": "Europe/Atlantis"}, "messages.time_zone: must be a time zone"),
+        ({"messages__time_zone": "/etc/passwd"}, "messages.time_zone: must be a time zone"),
+        ({"endpoints__listen": "9464"}, "endpoints.listen: must be host:port"),
         ({"endpoints__tls_crt": "a"}, "endpoints.tls_crt: and endpoints.tls_key belong together"),
-        ({"log__severity": "loud"}, "log.severity: is one of TRACE, DEBUG"),
+        ({"log__severity": "loud"}, "log.severity: must be one of TRACE, DEBUG"),
         ({"reviews__approve": "[]"}, "reviews.approve: is empty"),
         ({"reviews__deny": "white_check_mark,x"}, "reviews.deny: and reviews.approve share white_check_mark"),
-        ({"reviews__ways": '["carrier pigeon"]'}, "reviews.ways: invalid enum value 'carrier pigeon' as item 1"),
+        (
+            {"reviews__ways": '["reply", "carrier pigeon"]'},
+            "reviews.ways: must be one of reaction, reply, direct; item 2 is not",
+        ),
+        ({"reviews__ways": "letter"}, "reviews.ways: must be one of reaction, reply, direct; item 1 is not"),
+        ({"reviews__looking": "x"}, "reviews.looking: and reviews.deny share x"),
+        ({"reviews__looking": "no way"}, "reviews.looking: must hold emoji names"),
+        ({"teleport__ca_pin": "sha256:abc"}, "teleport.ca_pin: must be sha256: and 64 hexadecimal digits"),
+        ({"rules__mode": "both"}, "rules.mode: must be one of replace, add, off"),
+        (
+            {"mattermost__max_suggested_reviewers": "0"},
+            "mattermost.max_suggested_reviewers: must be a whole number from 1",
+        ),
+        ({"reminders__after": "31d"}, "reminders.after: must be at most 30 days"),
+        ({"reminders__every": "0s"}, "reminders.every: must be between one second and 30 days"),
+        ({"reminders__most": "many"}, "reminders.most: must be a whole number from 1 to 100"),
         ({"reviews__submit_as": "plugin"}, 'reviews.policy: is missing: submit_as = "plugin"'),
         ({"reviews__submit_as": "state"}, 'reviews.policy: is missing: submit_as = "state"'),
-        ({"reviews__policy": "{ dba = 3 }"}, "reviews.policy.dba: is a table of keys, not a value"),
-        ({"reviews__policy": "3"}, "reviews.policy: is a table of keys, not a value"),
+        ({"reviews__policy": "{ dba = 3 }"}, "reviews.policy.dba: must be a table of keys, not a value"),
+        ({"reviews__policy": "3"}, "reviews.policy: must be a table of keys, not a value"),
         ({"reviews__policy": "{ dba = { approvals = 1, denials = 1 } }"}, "reviews.policy.dba.reviewers: is empty"),
-        ({"requesters__bob": ""}, "requesters.bob: is empty"),
-        ({"role_to_recipients__dba": "[1]"}, "role_to_recipients.dba: expected `str`, got `int` as item 1"),
-        ({"teleport__lease": "soon"}, "teleport.lease: is a duration"),
+        ({"requesters__bob": ""}, "requesters.bob: must name one Mattermost user"),
+        ({"requesters__bob": '{ id = "short" }'}, "requesters.bob: has an id that is not a Mattermost user id"),
+        ({"requesters__bob": f'{{ id = "{ID}", name = "@bob" }}'}, "requesters.bob: must name one Mattermost user"),
+        ({"role_to_recipients__dba": "[1]"}, "role_to_recipients.dba: must be text in quotes; item 1 is not"),
+        ({"teleport__lease": "soon"}, "teleport.lease: must be a duration"),
         ({"mattermost": "x"}, "mattermost: expected section.key"),
         ({"notices__x": "y"}, "notices: unknown key"),
         ({"mattermost__role": "y"}, "mattermost.role: unknown key"),
@@ -329,11 +357,11 @@ def test_policies_and_people_are_read() -> None:
         reviews__submit_as="plugin",
         reviews__policy=POLICY,
         reviews__approve=":+1:,ok",
-        reviewers__ivan='{ id = "qr3azbgeipd3tn99i78geigkpa", user = "ivan" }',
+        reviewers__ivan=f'{{ id = "{ID}", user = "ivan" }}',
     )
     assert config.reviews.approve == ("+1", "ok")
     assert config.reviews.policy["*"].approvals == 2
-    assert config.reviewers["ivan"].id == "qr3azbgeipd3tn99i78geigkpa"
+    assert config.reviewers["ivan"].id == ID
     assert config.notices == ()
 
 
@@ -343,14 +371,41 @@ def test_policies_and_people_are_read() -> None:
         ({"mattermost__url": "http://chat.example.com"}, "mattermost.url: without https"),
         ({"mattermost__token": "inline"}, "mattermost.token: the token stands"),
         ({"mattermost__recipients": "", "role_to_recipients__dba": "a/b"}, 'role_to_recipients: has no "*" entry'),
-        ({"reviews__submit_as": "on_behalf", "reviewers__al": "al"}, "reviewers: al named without an id"),
+        (
+            {"role_to_recipients__ dbadmin ": "a/b"},
+            'role_to_recipients: " dbadmin " begins or ends with a blank',
+        ),
+        ({"role_to_recipients__^prod-.*$": "a/b"}, 'role_to_recipients: "^prod-.*$" is a regular expression'),
+        ({"role_to_recipients__DBADMIN": "a/b"}, 'role_to_recipients: "DBADMIN" matches only a role of exactly'),
         ({"reviews__submit_as": "on_behalf"}, "reviewers: is empty"),
     ],
 )
 def test_what_is_only_noticed(flags: dict[str, str], notice: str) -> None:
-    notices = settings(**flags).notices
+    notices = [one for one in settings(**flags).notices if "read as the" not in one]
     assert len(notices) == 1
     assert notices[0].startswith(notice)
+
+
+def test_a_regular_expression_is_told_how_to_write_it() -> None:
+    _, notice = settings(**{"role_to_recipients__^prod-.*$": "c/d"}).notices
+    assert notice.endswith('is a regular expression, but only * is special here: write "prod-*"')
+    assert len(settings(**{"role_to_recipients__prod-*": "c/d"}).notices) == 1
+
+
+def test_who_decides_is_named_by_id() -> None:
+    """A username can be given up and taken. `check --pin` reads the file all the same: it prints what is missing."""
+    flags = MINIMAL | {"reviews.submit_as": "on_behalf", "reviewers.ivan": "i", "reviewers.alice": "a"}
+    sentence = "reviewers: alice, ivan without an id: " + WITHOUT_ID
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, flags)
+    assert caught.value.problems == [sentence]
+    assert load(None, {}, flags, pinning=True).notices == (sentence,)
+    assert load(None, {}, flags | {"reviews.submit_as": "none"}).notices == ()
+
+
+def test_require_ids_says_nothing_any_more() -> None:
+    (notice,) = settings(reviews__require_ids="true").notices
+    assert notice == "reviews.require_ids: ignored, wherever decisions are on, [reviewers] is by id"
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:9464", ":9464", "[::]:9464", "10.0.0.5:9464"])
@@ -380,6 +435,8 @@ def test_endpoints_that_somebody_guards_are_not(flags: dict[str, str]) -> None:
         ('{ "bob@example.com" = "bobby" }', "bob@example.com", "@bobby"),
         ('{ bob = "@bobby" }', "bob", "@bobby"),
         ('{ bob = "bob" }', "bob", "@bob"),
+        (f'{{ bob = {{ id = "{ID}" }} }}', "bob", f"user:{ID}"),
+        (f'{{ bob = {{ id = "{ID}" }} }}', "", ""),
         ('{ bob = "bob@example.com" }', "carol", ""),
         ('{ bob = "shared", carol = "shared" }', "shared", ""),
     ],

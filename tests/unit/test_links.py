@@ -12,8 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
-from sidecar.intake.keep import Backoff, LinkStatus, changed, keep, one_error, pinging, signature
+from sidecar.intake.keep import LinkStatus, changed, keep, one_error, pinging, signature
 from sidecar.metrics import Metrics
+from sidecar.times import Backoff
 
 LOST = LinkLost("teleport", "unavailable", "nobody there")
 REFUSED = LinkRefused("teleport", "denied", "not you")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from sidecar import cli, errors, log
+from sidecar import cli, errors
 from sidecar.config.sections import Policy, Sections
 from sidecar.config.values import Seconds, parse_duration
 from sidecar.decisions.answers import _SENTENCES as SENTENCES
@@ -306,14 +306,12 @@ def words(node: ast.AST) -> set[str]:
 
 
 def fields(call: ast.Call) -> Iterator[str]:
-    """The keys of `extra`; a constant of `sidecar.log` is a key by another name."""
+    """The keys of `extra`."""
     for extra in (one.value for one in call.keywords if one.arg == "extra"):
         assert isinstance(extra, ast.Dict), ast.unparse(extra)
         for key in extra.keys:
             assert key is not None, ast.unparse(extra)
-            if isinstance(key, ast.Attribute):
-                yield getattr(log, key.attr)
-            elif isinstance(key, ast.IfExp):
+            if isinstance(key, ast.IfExp):
                 yield from words(key.body) | words(key.orelse)
             else:
                 yield from words(key)

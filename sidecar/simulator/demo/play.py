@@ -46,7 +46,6 @@ recipients = [{recipient}]
 [reviews]
 submit_as = "reviewer"
 identities = {identities}
-require_ids = true
 
 [reviewers]
 {reviewers}

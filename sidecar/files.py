@@ -1,0 +1,68 @@
+"""The files that the configuration names, read the same way by whoever uses them, `check` among them.
+
+Rule: what is wrong is a ConfigError that begins with the setting and the path.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from sidecar.errors import ConfigError
+
+_TOKEN_BYTES = 2000  # the official plugin reads no more of its token file
+
+
+def read_token(setting: str, path: Path) -> str:
+    """Return the token that a file holds alone. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            token = file.read(_TOKEN_BYTES).decode().strip()
+    except OSError as exc:
+        raise ConfigError([f"{setting}: {path} cannot be read: {exc.strerror}"]) from exc
+    except UnicodeDecodeError:
+        raise ConfigError([f"{setting}: {path} holds no token"]) from None
+    if not token:
+        raise ConfigError([f"{setting}: {path} is empty"])
+    return token
+
+
+def trusting(setting: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    """Return a context that trusts the system's authorities and those in a file. Raises ConfigError."""
+    if ca_file is None:
+        return None
+    try:
+        context = ssl.create_default_context()
+        context.load_verify_locations(ca_file)
+    except OSError as exc:
+        why = "it holds no PEM certificate" if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise ConfigError([f"{setting}: {ca_file} cannot be used: {why}"]) from exc
+    return context
+
+
+def load_pair(context: ssl.SSLContext, setting: str, crt: Path | None, key: Path | None) -> None:
+    """Let a server show the certificate that is in its files now, if it has any. Raises ConfigError."""
+    if crt is None or key is None:
+        return
+    try:
+        context.load_cert_chain(crt, key)
+    except OSError as exc:
+        why = exc.strerror
+        if isinstance(exc, ssl.SSLError):
+            mismatch = exc.reason == "KEY_VALUES_MISMATCH"
+            why = "the key is not the certificate's" if mismatch else "they are not a certificate and its key in PEM"
+        raise ConfigError([f"{setting}: {crt} and {key} cannot be used: {why}"]) from exc
+
+
+def reviewer_certificates(folder: Path) -> dict[str, Path]:
+    """Return the certificates in `reviews.identities` by their Teleport users. Raises ConfigError where there are none.
+
+    What is in them is not read.
+    """
+    try:
+        found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix == ".crt"}
+    except OSError as exc:
+        raise ConfigError([f"reviews.identities: {folder} cannot be read: {exc.strerror}"]) from exc
+    if not found:
+        raise ConfigError([f"reviews.identities: {folder} holds no certificate, such as alice@example.com.crt"])
+    return found
