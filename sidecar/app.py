@@ -98,7 +98,7 @@ class _Process:
         )
 
     async def work(self, *, fail_fast: bool) -> None:
-        """Work by the configuration of now, and by its successors, until asked to stop."""
+        """Work by the current configuration, and by each reloaded one, until asked to stop."""
         while not self._stop.is_set():
             self._turn = trio.Event()
             assembly = Assembly(self._config, self._metrics, self._times, self._statuses, self._kept)
@@ -134,7 +134,7 @@ class _Process:
         await endpoints.serve(settings.address, pages, ssl_context=self._context, task_status=task_status)
 
     async def listen_to_signals(self, everything: trio.CancelScope) -> None:
-        """The first signal asks to stop, the second cuts; SIGHUP asks to begin anew."""
+        """The first signal stops in order, the second at once; SIGHUP reloads."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
@@ -152,7 +152,7 @@ class _Process:
                     self._stop.set()
 
     def _read_again(self) -> None:
-        """Take the configuration of now, or keep the old one and say why."""
+        """Load the configuration again, or keep the old one and say why."""
         if self._reload is None:
             return
         try:

@@ -17,7 +17,7 @@ import trio
 from sidecar.decisions.judge import Policy, Rules
 from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
-from sidecar.errors import LinkError, LinkLost, LinkRefused
+from sidecar.errors import LinkError
 from sidecar.files import trusting
 from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry, watch
@@ -37,10 +37,10 @@ from sidecar.reconcile.observe import Observer
 from sidecar.reconcile.people import Identity, People, Reviewer
 from sidecar.reconcile.resolve import Resolver
 from sidecar.reconcile.submit import Submitter
-from sidecar.teleport.client import open_client as open_teleport
+from sidecar.teleport.connect import Connector
+from sidecar.teleport.findings import to_error
 from sidecar.teleport.identity import credential_files, load_credentials
 from sidecar.teleport.reviewers import open_reviewers
-from sidecar.teleport.tls import preflight
 from sidecar.teleport.x509 import read_certificate
 from sidecar.text.fields import TextOptions
 from sidecar.times import Backoff
@@ -64,9 +64,6 @@ log = logging.getLogger(__name__)
 # One answer of Mattermost, and the share of a lease that it may take: a write must end before the lease does.
 REQUEST_SECONDS = 10.0
 ORPHANS_RETRY_SECONDS = 60.0
-# Findings that say the peer is away, not that it says no.
-AWAY = ("teleport.connect", "teleport.resolve", "teleport.handshake.timeout", "teleport.handshake.closed",
-        "teleport.client.timeout", "teleport.client.closed")  # fmt: skip
 
 
 class Assembly:
@@ -125,6 +122,7 @@ class Assembly:
             ) as client,
             trio.open_nursery() as nursery,
         ):
+            self._connector = self._open_connector(nursery)
             ears: list[Ear] = []
             recipients = Recipients(client, unknown_seconds=self._times.unknown_recipient)
             link = MattermostLink(
@@ -247,8 +245,8 @@ class Assembly:
         """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""
         info = self._teleport.info
         web_url = self._config.teleport.web_url
-        if not web_url and info is not None and info.proxy_public_addr:
-            web_url = f"https://{info.proxy_public_addr}"
+        if not web_url and info is not None and (proxy := self._connector.web_addr or info.proxy_public_addr):
+            web_url = f"https://{proxy}"
         has_reviews = info is not None and (info.advanced_workflows or info.any_entitlement)
         return TextOptions(
             cluster=info.cluster if info is not None else "",
@@ -308,14 +306,19 @@ class Assembly:
                 with suppress(ValueError):
                     self._watch_end(read_certificate(credentials.certificate))
         await self._inspect(credentials)
-        async with open_teleport(
-            teleport.addr,
-            credentials,
-            server_name=self._server_name,
-            plugin_name=teleport.plugin_name,
-            observe=self._metrics.observe_grpc,
-        ) as client:
+        async with self._connector.open(credentials) as client:
             yield client, credentials
+
+    def _open_connector(self, nursery: trio.Nursery) -> Connector:
+        teleport = self._config.teleport
+        return Connector(
+            nursery,
+            teleport.addr,
+            server_name="teleport.cluster.local" if teleport.verify == "cluster" else None,
+            plugin_name=teleport.plugin_name,
+            proxy_ca_file=teleport.proxy_ca_file,
+            observe=self._metrics.observe_grpc,
+        )
 
     def _adopt(self, credentials: Credentials) -> None:
         """A connection has proven to work: its certificate is who we are."""
@@ -329,18 +332,15 @@ class Assembly:
 
     async def _inspect(self, credentials: Credentials) -> None:
         """Raise what stands in the way as its one sentence with the fix; warn of the rest once."""
-        teleport = self._config.teleport
-        findings = await preflight(teleport.addr, credentials, verify=teleport.verify, now=time.time())
+        verify = self._config.teleport.verify
+        findings = await self._connector.preflight(credentials, verify=verify, now=time.time())
+        self._teleport_status.way = self._connector.way
         for finding in findings:
-            # Teleport's own sentences end without a full stop.
-            detail = f"{finding.message.rstrip('.')}. {finding.fix}".rstrip()
             if finding.status == "failure":
-                if finding.id.startswith(AWAY):
-                    raise LinkLost("teleport", "unreachable", detail)
-                raise LinkRefused("teleport", "tls", detail)
+                raise to_error(finding)
             if finding.status == "warning" and finding.id not in self._warned:
                 self._warned.add(finding.id)
-                log.warning("preflight.warned", extra={"check": finding.id, "detail": detail})
+                log.warning("preflight.warned", extra={"check": finding.id, "detail": to_error(finding).detail})
 
     async def _open_pool(self, stack: AsyncExitStack) -> Reviewers | None:
         config = self._config
@@ -349,10 +349,9 @@ class Assembly:
         return await stack.enter_async_context(
             open_reviewers(
                 config.reviews.identities,
-                config.teleport.addr,
                 config.teleport.identity or config.teleport.root_cas,
-                server_name=self._server_name,
-                observe=self._metrics.observe_grpc,
+                self._connector.open,
+                ca_pins=config.teleport.ca_pin,
             )
         )
 
@@ -361,11 +360,6 @@ class Assembly:
         if pool is not None:
             expiries.append(Expiry("reviewer", pool.certificates, self._metrics))
         return expiries
-
-    @property
-    def _server_name(self) -> str | None:
-        """The name that the Auth Service's certificate must bear; None is the host that is dialled."""
-        return "teleport.cluster.local" if self._config.teleport.verify == "cluster" else None
 
     def _credential_files(self) -> tuple[Path, ...]:
         return credential_files(self._config.teleport)

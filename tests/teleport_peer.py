@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
 import trustme
 
+from sidecar.simulator.teleport.pki import ClusterPki, write_files
 from sidecar.teleport.client import AuthClient, Credentials, open_client
+from sidecar.teleport.pb import teleport_pb2 as pb
 
 import grpc  # isort: skip - after the bridge, which quietens it; a test that needs its names takes them from here
 
@@ -21,6 +26,9 @@ Context = grpc.ServicerContext
 StatusCode = grpc.StatusCode
 
 NAME = "teleport.cluster.local"
+CLUSTER = "example.com"
+# The answer to a Ping.
+PONG = pb.PingResponse(ClusterName=CLUSTER.encode()).SerializeToString()
 # How long a test waits for another thread before it fails.
 PATIENCE = 60.0
 
@@ -33,10 +41,15 @@ Unary = Callable[[bytes, Context], bytes]
 Stream = Callable[[bytes, Context], Iterator[bytes]]
 
 
+def other_authority() -> trustme.CA:
+    """An authority of a cluster of the same name."""
+    return trustme.CA(organization_name=CLUSTER)
+
+
 @cache
 def authority() -> trustme.CA:
     """The one authority of a test run, for both sides."""
-    return trustme.CA()
+    return other_authority()
 
 
 def credentials(ca: trustme.CA | None = None, trust: trustme.CA | None = None, **issue: Any) -> Credentials:
@@ -54,7 +67,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.addr = ""
-        self.unary: dict[str, Unary] = {}
+        self.unary: dict[str, Unary] = {"Ping": lambda _request, _context: PONG}
         self.streams: dict[str, Stream] = {}
         self.calls: list[tuple[str, bytes]] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -119,6 +132,43 @@ def serve(name: str = NAME, ca: trustme.CA | None = None, **issue: Any) -> Itera
 
 
 @asynccontextmanager
+async def serve_openssl(pki: ClusterPki, folder: Path) -> AsyncIterator[Peer]:
+    """Serve with the TLS of Python, which takes every kind of key that Go's takes."""
+    peer = Peer()
+    files = write_files(folder, pki.server_certificate(), pki.user_ca.pem, name="openssl")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.cas)
+    context.load_cert_chain(files.crt, files.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    with ThreadPoolExecutor(16, thread_name_prefix="peer") as pool:
+        server = grpc.server(pool, handlers=[peer.handlers()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+
+        async def terminate(raw: trio.SocketStream) -> None:
+            with suppress(trio.BrokenResourceError):
+                async with trio.SSLStream(raw, context, server_side=True) as tls:
+                    await tls.do_handshake()
+                    async with await trio.open_tcp_stream("127.0.0.1", port) as plain, trio.open_nursery() as nursery:
+                        nursery.start_soon(_carry, tls, plain, nursery.cancel_scope)
+                        nursery.start_soon(_carry, plain, tls, nursery.cancel_scope)
+
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, terminate, 0, host="127.0.0.1"))
+            peer.addr = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+            yield peer
+            nursery.cancel_scope.cancel()
+        server.stop(None).wait(PATIENCE)
+
+
+async def _carry(source: trio.abc.Stream, sink: trio.abc.Stream, both: trio.CancelScope) -> None:
+    with suppress(trio.BrokenResourceError):
+        while data := await source.receive_some(65_536):
+            await sink.send_all(data)
+    both.cancel()
+
+
+@asynccontextmanager
 async def connect(peer: Peer, **options: Any) -> AsyncIterator[AuthClient]:
     """Open a client with good credentials."""
     async with open_client(peer.addr, credentials(), **options) as client:
@@ -142,9 +192,14 @@ def hang(context: Context) -> None:
 
 
 def client_threads() -> set[threading.Thread]:
-    """All threads but those of the server, of trio's pool and of the test run itself."""
-    foreign = ("peer", "Trio thread", "MainThread")
+    """All threads but those of the servers, of trio's pool and of the test run itself."""
+    foreign = ("peer", "simulator", "Trio thread", "MainThread")
     return {thread for thread in threading.enumerate() if not thread.name.startswith(foreign)}
+
+
+def descriptors() -> int:
+    """How many this process, which holds both sides, has open."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - it only counts
 
 
 async def wait_no_more_than(before: set[threading.Thread]) -> None:

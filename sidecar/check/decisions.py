@@ -12,13 +12,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from sidecar.check.report import TELEPORT_LOG, Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.rights import rule, version_of
 from sidecar.config import Config
 from sidecar.errors import ConfigError, LinkError, RequestGone, ReviewRejected
 from sidecar.files import reviewer_certificates
 from sidecar.model import DENIED, Ping
-from sidecar.teleport.client import AuthClient, open_client
+from sidecar.teleport.client import AuthClient
+from sidecar.teleport.connect import Connector
 from sidecar.teleport.credentials import Credentials
 from sidecar.teleport.findings import Finding, ending
 from sidecar.teleport.reviewers import read_reviewer
@@ -29,7 +32,9 @@ _ON_BEHALF = (18, 11)
 _REASON = "sidecar check"
 
 
-async def check_decisions(client: AuthClient, config: Config, info: Ping, credentials: Credentials) -> list[Finding]:
+async def check_decisions(
+    client: AuthClient, connector: Connector, config: Config, info: Ping, credentials: Credentials
+) -> list[Finding]:
     """Check what `reviews.submit_as` needs of Teleport."""
     ours, nobody = read_certificate(credentials.certificate), str(uuid.uuid4())
     role = ours.roles[0] if ours.roles else ours.user
@@ -51,9 +56,7 @@ async def check_decisions(client: AuthClient, config: Config, info: Ping, creden
                 ask = partial(client.submit_review, nobody, user, DENIED, _REASON, on_behalf_by=ours.user)
                 steps.append(_step("reviewer.rights", user, f"We may submit reviews for {user}.", fix, ask))
         case "reviewer":
-            found, steps = _reviewers(
-                config, config.reviews.identities or Path(), info.cluster, credentials.authorities
-            )
+            found, steps = _reviewers(config, connector, info.cluster, credentials)
             findings += found
     return findings + await side_by_side(steps, _SECONDS)
 
@@ -105,9 +108,11 @@ def _mapped(config: Config) -> list[str]:
     return list(dict.fromkeys(reviewer.user for reviewer in config.reviewers.values()))
 
 
-def _reviewers(config: Config, folder: Path, cluster: str, authorities: bytes) -> tuple[list[Finding], list[Step]]:
+def _reviewers(
+    config: Config, connector: Connector, cluster: str, credentials: Credentials
+) -> tuple[list[Finding], list[Step]]:
     """Each reviewer's own credentials: of everybody in the map; without one, of everybody who has any."""
-    users = _mapped(config)
+    users, folder = _mapped(config), config.reviews.identities or Path()
     try:
         held = list(reviewer_certificates(folder))
     except ConfigError:
@@ -124,10 +129,10 @@ def _reviewers(config: Config, folder: Path, cluster: str, authorities: bytes) -
         found, theirs = _credential(user, folder, config.teleport.identity or config.teleport.root_cas, cluster)
         findings.append(found)
         if theirs is not None:
-            own = Credentials(theirs.certificate, theirs.key, authorities)
+            own = replace(credentials, certificate=theirs.certificate, key=theirs.key)
             granted = f"Teleport accepts the credentials of {user} and would take a review."
             fix = f"Give {user} a role with review_requests on Teleport."
-            steps.append(_step("reviewer.rights", user, granted, fix, partial(_review_as, config, user, own)))
+            steps.append(_step("reviewer.rights", user, granted, fix, partial(_review_as, connector, user, own)))
     return findings, steps
 
 
@@ -156,8 +161,8 @@ def _sign(user: str, folder: Path) -> str:
     )
 
 
-async def _review_as(config: Config, user: str, credentials: Credentials) -> None:
-    async with open_client(config.teleport.addr, credentials) as client:
+async def _review_as(connector: Connector, user: str, credentials: Credentials) -> None:
+    async with connector.open(credentials) as client:
         await client.submit_review(str(uuid.uuid4()), user, DENIED, _REASON)
 
 

@@ -1,4 +1,4 @@
-"""What Teleport's answers say of its version, its clock, our rights and our records. Pure.
+"""What Teleport's answers say about its version, its clock, our rights and our records. Pure.
 
 Rights cannot be asked for, only tried; Teleport 7 to 18 deny all of them in the same words.
 """
@@ -207,7 +207,7 @@ def _official_plugin(answers: Answers, now: float) -> Iterator[Finding]:
 
 
 def _role_names(answers: Answers) -> Iterator[Finding]:
-    """Names that match no role, but nearly one that people ask for. All roles may not be listed with our rights."""
+    """Names that match no role, but nearly one that people ask for. Our rights do not allow listing all roles."""
     asked = {role.lower(): role for request in answers.requests or () for role in request.roles}
     for name in answers.roles:
         if name in asked.values():

@@ -78,7 +78,7 @@ def _settings() -> list[str]:
 
 
 def _normalise(given: Sections, notices: list[str]) -> Sections:
-    """Bring the spellings that mean the same to one."""
+    """Reduce spellings that mean the same to one."""
     routes = {role: _tidy(names) for role, names in given.role_to_recipients.items()}
     if given.mattermost.recipients:
         if routes:

@@ -1,4 +1,4 @@
-"""What a type cannot say of a setting: problems that stop the start, and notices that do not.
+"""What a type cannot say about a setting: problems that stop the start, and notices that do not.
 
 Rule: pure; a file that is not there is nobody's problem here, since `run` waits for it.
 """
@@ -201,7 +201,7 @@ def _is_time_zone(name: str) -> bool:
 
 
 def find_notices(sections: Sections) -> Iterator[str]:
-    """Yield what deserves a second look and does not stop the start."""
+    """Yield what is worth a look but does not prevent the start."""
     mattermost, reviews, endpoints = sections.mattermost, sections.reviews, sections.endpoints
     if mattermost.token is not None:
         yield "mattermost.token: the token stands in the configuration; token_file is a better place"

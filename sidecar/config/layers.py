@@ -31,7 +31,7 @@ class Text(str):
 
 
 class Source(msgspec.Struct):
-    """Everything that was given, and what has to be said about it."""
+    """Everything that was given, and what is to be reported about it."""
 
     tables: Tables
     problems: list[str]

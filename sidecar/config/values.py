@@ -135,7 +135,7 @@ def _read_value(kind: Any, raw: object) -> Any:  # noqa: ANN401 - as above
 
 
 def _expected(kind: Any) -> str:  # noqa: ANN401 - as above
-    """Name a kind of value as somebody says it who writes a file."""
+    """Name a kind of value in the words of somebody who writes the file."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     if get_origin(kind) is not Annotated:

@@ -44,7 +44,7 @@ class Expiry:
         self._once = Once()
 
     def look(self) -> None:
-        """Set the metric, and say what is new to be said."""
+        """Set the metric, and log what is news."""
         certificates, now = self._read(), time.time()
         metric = self._metrics.certificate_expiry_seconds
         if certificates:
@@ -72,7 +72,7 @@ class Expiry:
 
 
 async def watch(expiries: list[Expiry], every: float) -> NoReturn:
-    """Look again and again."""
+    """Look at intervals."""
     while True:
         for expiry in expiries:
             expiry.look()

@@ -39,6 +39,8 @@ class LinkStatus:
         self.name: LinkName = name
         self.state: LinkState = "lost"
         self.detail = "not connected yet"
+        # How the peer is reached, where there is more than one way.
+        self.way = ""
         self.since = time.time()
         self.was_ready = False
         # Whether the last life was long enough for its end to be a new incident.
@@ -57,7 +59,8 @@ class LinkStatus:
     def body(self) -> dict[str, object]:
         """What /readyz says of this link."""
         state = "lost" if self.state == "ready" and not self.working else self.state
-        return {"state": state, "since": int(self.since), "detail": self.detail}
+        body: dict[str, object] = {"state": state, "since": int(self.since), "detail": self.detail}
+        return body | {"way": self.way} if self.way else body
 
     def answered(self) -> None:
         """The peer has just answered."""
@@ -75,7 +78,7 @@ class LinkStatus:
         log.info("link.ready", extra={"link": self.name})
 
     def ended(self) -> None:
-        """Nobody holds the link for now: the work begins anew."""
+        """The link was closed on purpose, by a reload or a stop."""
         self._enter("lost", "not connected yet")
 
     def failed(self, exc: LinkError) -> None:
@@ -109,7 +112,7 @@ async def keep(
     *,
     fail_fast: bool,
 ) -> NoReturn:
-    """Live one life of the link after another, for ever; `live` ends by raising a LinkError.
+    """Connect again and again, for ever; `live` is one connection, and ends by raising a LinkError.
 
     Raises LinkRefused with `fail_fast` when the peer refuses before the link was ever ready.
     """
@@ -132,7 +135,7 @@ async def keep(
 
 @contextmanager
 def one_error() -> Iterator[None]:
-    """Let a nursery's group of errors out as one plain LinkError; a bug beside it goes first."""
+    """Raise a nursery's group of LinkErrors as its first one; a bug in the group takes precedence."""
     leaf: LinkError | None = None
     try:
         yield
@@ -143,7 +146,7 @@ def one_error() -> Iterator[None]:
 
 
 async def pinging(ping: Callable[[], Awaitable[object]], every: float, limit: float, status: LinkStatus) -> NoReturn:
-    """Ask for a sign of life again and again. Raises LinkLost ("deaf") when there is none within `limit` seconds."""
+    """Ping at intervals. Raises LinkLost ("deaf") when there is none within `limit` seconds."""
     while True:
         await trio.sleep(every)
         with trio.move_on_after(limit) as scope:
@@ -162,7 +165,7 @@ def _leaf(group: BaseExceptionGroup[LinkError]) -> LinkError:
 
 
 async def changed(files: Callable[[], Iterable[Path]], seen: list[object], poll: float) -> list[object]:
-    """Wait until the files differ from `seen` and have come to rest, so that a pair is not read half written."""
+    """Wait until the files differ from `seen` and have stopped changing, so that no half-written pair is read."""
     now = signature(files())
     while now == seen:
         await trio.sleep(poll)

@@ -1,4 +1,4 @@
-"""What worked last, for the time in which its files do not; a SIGHUP leaves it as it is."""
+"""The credentials and the token that worked last, for when their files do not; they outlive a reload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """One of each; what the configuration names by another server or other files begins anew."""
+    """One of each; another server or other files in the configuration start with none."""
 
     def __init__(self) -> None:
         self._proven: tuple[object, Proven] = (None, Proven())

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import trio
 
 from sidecar import __version__
 from sidecar.errors import LinkLost
 from sidecar.teleport.credentials import Credentials
+from sidecar.teleport.findings import API_DOMAIN
 from sidecar.teleport.status import CallFailed
 
 # grpcio's core writes its own lines to stderr on each failed handshake; it reads this when it is imported.
@@ -35,30 +36,40 @@ Observe = Callable[[str, str, float], None]
 
 AUTH_SERVICE = "/proto.AuthService/"
 _WINDOW = 64
+_CLOSE_SECONDS = 5.0
 _MIB = 1 << 20
+_READY = grpc.ChannelConnectivity.READY.value[0]
+
+
+def open_channel(
+    addr: str,
+    credentials: Credentials,
+    roots: bytes,
+    *,
+    server_name: str | None,
+    observe: Observe,
+    max_message_mib: int = 64,
+) -> Channel:
+    """Open a channel with grpcio's own TLS.
+
+    Only what `roots` (PEM) signed is trusted; `server_name` None checks it against the dialled host itself.
+    """
+    tls = grpc.ssl_channel_credentials(roots, credentials.key, credentials.certificate)
+    return Channel(grpc.secure_channel(f"dns:///{addr}", tls, _options(server_name, max_message_mib)), observe)
+
+
+def open_local_channel(target: str, *, observe: Observe, max_message_mib: int = 64) -> Channel:
+    """Open a channel over a socket of this process, behind which a connection is protected already."""
+    options = [*_options(None, max_message_mib), ("grpc.default_authority", API_DOMAIN)]
+    return Channel(grpc.insecure_channel(target, options), observe)
 
 
 class Channel:
-    """One lazily opened connection to one Auth Service; as a context manager it is closed at the end.
+    """One lazily opened connection to one Auth Service; as a context manager it is closed at the end."""
 
-    `server_name` None checks the certificate against the dialled host itself.
-    """
-
-    def __init__(
-        self,
-        addr: str,
-        credentials: Credentials,
-        *,
-        server_name: str | None,
-        observe: Observe,
-        max_message_mib: int = 64,
-    ) -> None:
+    def __init__(self, channel: grpc.Channel, observe: Observe) -> None:
         self._observe = observe
-        self._channel = grpc.secure_channel(
-            f"dns:///{addr}",
-            grpc.ssl_channel_credentials(credentials.authorities, credentials.key, credentials.certificate),
-            _options(server_name, max_message_mib),
-        )
+        self._channel = channel
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +78,12 @@ class Channel:
         self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
     ) -> None:
         self._channel.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the next call goes over a connection that stands; else grpcio opens one for it."""
+        core: Any = self._channel
+        return bool(core._channel.check_connectivity_state(False) == _READY)  # noqa: FBT003, SLF001 - public it costs a thread
 
     async def unary(self, method: str, request: bytes, *, seconds: float, service: str = AUTH_SERVICE) -> bytes:
         """Call a method of the Auth Service, or of another service beside it, within `seconds`.
@@ -106,7 +123,7 @@ class Channel:
             threading.Thread(target=stream.pump, name=f"grpc {method}", daemon=True).start()
             yield stream
         finally:
-            stream.close()
+            await stream.aclose()
 
 
 class _Ended(Protocol):
@@ -116,7 +133,6 @@ class _Ended(Protocol):
 
 class _Messages(_Ended, Protocol):
     def __iter__(self) -> Iterator[bytes]: ...
-    def cancel(self) -> bool: ...
 
 
 class ServerStream:
@@ -165,21 +181,28 @@ class ServerStream:
         end: CallFailed | None = CallFailed(self._method, "UNKNOWN", "the reader of the stream broke")
         try:
             for message in self._call:
-                self._put(message)
-                self._credits.acquire()
-                if self._closed:
-                    return
+                # Also read to its end once nobody listens: the core keeps a call, and its connection, until then.
+                if not self._closed:
+                    self._put(message)
+                    self._credits.acquire()
             end = None
         except grpc.RpcError:
             end = _failure(self._method, self._call)
         finally:
             self._put(end)
 
-    def close(self) -> None:
-        """Cancel the call and let the thread go."""
+    async def aclose(self) -> None:
+        """Cancel the call, and return when it and its thread are over."""
         self._closed = True
-        self._call.cancel()
+        # Not `cancel` of the iterator: it forgets the call at once, and then nobody reads how the core ended it.
+        core: Any = self._call
+        core._call.cancel(grpc.StatusCode.CANCELLED.value[0], "left")  # noqa: SLF001 - there is no other way
         self._credits.release()
+        # No peer is asked, so the limit only says so. An interpreter that ends meanwhile would hang on the call's lock.
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+            while not self._arrived or isinstance(self._arrived[-1], bytes):
+                self._news = trio.Event()
+                await self._news.wait()
 
     def _put(self, item: bytes | CallFailed | None) -> None:
         self._arrived.append(item)

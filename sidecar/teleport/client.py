@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 
 import trio
 
-from sidecar.errors import LinkGarbled, LinkLost, SidecarError
+from sidecar.errors import LinkGarbled, LinkLost, LinkRefused, SidecarError
 from sidecar.model import AccessRequest, Delete, MonitoringRule, Ping, PluginData, Put, Review, RuleDelete, RulePut
 from sidecar.teleport import codec
-from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, ServerStream
+from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, ServerStream, open_channel, open_local_channel
 from sidecar.teleport.credentials import Credentials, read_credentials
+from sidecar.teleport.findings import API_DOMAIN, our_cluster, shown
+from sidecar.teleport.identity import own_roots
+from sidecar.teleport.splice import splice
 from sidecar.teleport.status import CallFailed, is_missing_method, link_error, review_error, update_error, watch_error
+from sidecar.teleport.tls import dial_through_proxy
+from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
 __all__ = ["AuthClient", "Credentials", "Observe", "open_client", "read_credentials"]
 
@@ -42,43 +47,100 @@ async def open_client(
     addr: str,
     credentials: Credentials,
     *,
-    server_name: str | None = "teleport.cluster.local",
+    server_name: str | None = API_DOMAIN,
     plugin_name: str = "mattermost",
     observe: Observe = lambda _method, _outcome, _seconds: None,
+    through: trio.Nursery | None = None,
 ) -> AsyncIterator[AuthClient]:
     """Open a client for the Auth Service at `addr` ("host:port"). Does no I/O: the first call connects.
 
-    `server_name` is expected in the certificate; None means the host of `addr`. `observe` is told each call's method,
-    outcome ("ok", "cancelled" or a status code in lower case) and seconds; of a stream the wait for the first message.
+    With `through`, `addr` is a Proxy's: it connects at once, and once only. The nursery owns what carries the bytes.
+
+    Only the CAs of our own cluster are trusted, and `server_name` is expected in the certificate; None means the host
+    of `addr`. `observe` is told each call's method, outcome ("ok", "cancelled" or a status code in lower case) and
+    seconds; of a stream the wait for the first message.
+
+    Raises:
+        LinkRefused: "credentials": they cannot be read, or hold no CA of our own cluster; with `through`, "tls".
+        LinkLost: with `through`, "unreachable".
+
     """
+    ours, roots = _judged(credentials)
 
-    def open_channel(max_message_mib: int) -> Channel:
-        return Channel(addr, credentials, server_name=server_name, observe=observe, max_message_mib=max_message_mib)
+    @asynccontextmanager
+    async def connect(mib: int) -> AsyncIterator[tuple[Channel, Callable[[], bool]]]:
+        if through is None:
+            with open_channel(
+                addr, credentials, roots, server_name=server_name, observe=observe, max_message_mib=mib
+            ) as channel:
+                yield channel, lambda: False
+            return
+        tls, heard = await dial_through_proxy(addr, credentials, now=time.time())
+        async with splice(through, tls, heard) as spliced:
+            with open_local_channel(spliced.target, observe=observe, max_message_mib=mib) as channel:
+                yield channel, lambda: spliced.over
 
-    with open_channel(64) as channel:
-        yield AuthClient(channel, lambda: open_channel(_WIDE_MIB), plugin_name)
+    async with connect(64) as (channel, is_over):
+        yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, our_cluster(ours))
+
+
+def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
+    """Who we are, and the CAs to trust, which are never none: grpcio would take the system's."""
+    try:
+        ours = read_certificate(credentials.certificate)
+        if roots := own_roots(credentials, ours):
+            return ours, roots
+    except ValueError as exc:
+        raise LinkRefused("teleport", "credentials", "our certificate or the CA file cannot be read") from exc
+    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(our_cluster(ours))}")
+
+
+_Connect = Callable[[], AbstractAsyncContextManager[tuple[Channel, Callable[[], bool]]]]
 
 
 class AuthClient:
     """One connection to an Auth Service, for any number of tasks."""
 
-    def __init__(self, channel: Channel, open_wide: Callable[[], Channel], plugin_name: str) -> None:
+    def __init__(
+        self, channel: Channel, is_over: Callable[[], bool], open_wide: _Connect, plugin_name: str, cluster: str
+    ) -> None:
         self._channel = channel
+        self._is_over = is_over
         self._open_wide = open_wide
         self._plugin = plugin_name
+        self._cluster = cluster
+        self._met = False
         self._legacy_list = False
         self._legacy_rules = False
         self._major = 0
         # Whether the watch that was opened last tells of rules, too.
         self.watches_rules = False
 
+    @property
+    def over(self) -> bool:
+        """Whether no call can succeed any more: the connection through a Proxy was lost."""
+        return self._is_over()
+
     async def ping(self) -> Ping:
-        """Ask what server this is. Proves the way, not our rights: it needs none."""
+        """Ask what server this is. Proves the way, not our rights: it needs none.
+
+        Raises LinkRefused ("tls") where it is not of our own cluster.
+        """
+        self._met = False
         answer = await self._call("Ping", codec.encode_ping(), link_error, seconds=_PING_SECONDS)
         info = codec.decode_ping(answer)
+        if info.cluster != self._cluster:
+            sentence = f"the Auth Service says that it is of cluster {shown(info.cluster)}, we are of {self._cluster}"
+            raise LinkRefused("teleport", "tls", sentence)
         major = info.server_version.removeprefix("v").partition(".")[0]
         self._major = int(major) if major.isdecimal() and len(major) < 5 else 0
+        self._met = True
         return info
+
+    async def meet(self) -> None:
+        """Ping unless the present connection was: what is called next goes to a server of our own cluster."""
+        if not (self._met and self._channel.connected):
+            await self.ping()
 
     async def get_request(self, request_id: str) -> AccessRequest | None:
         """Read one request from the backend itself (lists may come from a cache that lags); None: there is none."""
@@ -106,8 +168,9 @@ class AuthClient:
 
         Iterating may raise LinkGarbled.
         """
-        with self._open_wide() as channel:
-            wide = AuthClient(channel, self._open_wide, self._plugin)
+        async with self._open_wide() as (channel, is_over):
+            wide = AuthClient(channel, is_over, self._open_wide, self._plugin, self._cluster)
+            await wide.meet()
             request = codec.encode_plugin_filter(self._plugin)
             answer = await wide._call("GetPluginData", request, link_error, seconds=_LIST_SECONDS)
         return codec.decode_plugin_data(answer, self._plugin)

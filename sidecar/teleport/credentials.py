@@ -13,26 +13,33 @@ from sidecar.errors import LinkRefused
 class Credentials(msgspec.Struct, frozen=True):
     """PEM as it stands in the files: certificate chain, private key, and the authorities to trust.
 
-    `one_file` says that all of it stands in one identity file, for the sentences about it.
+    `one_file` says that all of it stands in one identity file, for the sentences about it. `ca_pins` ("sha256:" and
+    hex of a CA's key, as `tctl status` prints it) narrow the authorities where there are any.
     """
 
     certificate: bytes
     key: bytes
     authorities: bytes
     one_file: bool = False
+    ca_pins: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "Credentials(***)"
 
 
-def read_credentials(crt: Path, key: Path, cas: Path) -> Credentials:
+def read_credentials(crt: Path, key: Path, cas: Path, ca_pins: tuple[str, ...] = ()) -> Credentials:
     """Read the three files; whether they fit together is for the handshake to tell.
 
     Raises:
         LinkRefused: "credentials": a file is missing, unreadable or not PEM.
 
     """
-    return Credentials(_read(crt, b"CERTIFICATE"), _read(key, b"PRIVATE KEY"), _read(cas, b"CERTIFICATE"))
+    certificate, secret, authorities = (
+        _read(crt, b"CERTIFICATE"),
+        _read(key, b"PRIVATE KEY"),
+        _read(cas, b"CERTIFICATE"),
+    )
+    return Credentials(certificate, secret, authorities, ca_pins=ca_pins)
 
 
 def _read(path: Path, label: bytes) -> bytes:

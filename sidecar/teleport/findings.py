@@ -10,10 +10,12 @@ import ipaddress
 import shlex
 import ssl
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from sidecar.errors import LinkError, LinkLost, LinkRefused
 from sidecar.teleport.x509 import CertificateFacts
 
 # The name every Auth Service answers to, and the one that Teleport's own clients ask for (api/constants, 7 to 18).
@@ -45,6 +47,17 @@ _PROXY_PROTOCOL = (
 )
 
 
+_WITHOUT_IT = (
+    "Let it pass TCP through (layer 4), or set addr in [teleport] to an address of the Proxy, or of the Auth Service, "
+    "that is reached without it."
+)
+# Findings that say that a peer is away, not that it says no.
+_AWAY = (
+    *("teleport.connect", "teleport.resolve", "teleport.handshake.timeout", "teleport.handshake.closed"),
+    *("teleport.client.timeout", "teleport.client.closed"),
+)
+
+
 class Finding(msgspec.Struct, frozen=True):
     """The result of one check; `fix` says what to do, "" when there is nothing to do."""
 
@@ -53,6 +66,17 @@ class Finding(msgspec.Struct, frozen=True):
     subject: str
     message: str
     fix: str = ""
+
+
+class ProxyPing(msgspec.Struct, frozen=True):
+    """What a Proxy says of itself."""
+
+    cluster: str
+    version: str
+    tls_routing: bool
+    public_addr: str
+    # How long it took to ask.
+    seconds: float
 
 
 class Failed(Exception):
@@ -66,6 +90,15 @@ class Failed(Exception):
 def failure(id: str, subject: str, message: str, fix: str) -> Finding:
     """A finding that stops the sidecar from working."""
     return Finding(f"teleport.{id}", "failure", subject, message, fix)
+
+
+def to_error(finding: Finding) -> LinkError:
+    """The error that a failure is where a link, and not a person, meets it."""
+    # Teleport's own sentences end without a full stop.
+    detail = f"{finding.message.rstrip('.')}. {finding.fix}".rstrip()
+    if finding.id.startswith(_AWAY):
+        return LinkLost("teleport", "unreachable", detail)
+    return LinkRefused("teleport", "tls", detail)
 
 
 def sign_again(user: str = "", out: str = "auth") -> str:
@@ -135,12 +168,26 @@ def _judge_dates(ours: CertificateFacts, now: float) -> list[Finding]:
     return [Finding(f"teleport.certificate.{cause}", "warning", "client_crt", message, fix)]
 
 
-def judge_authorities(authorities: list[CertificateFacts], ours: CertificateFacts) -> Finding:
-    """Whether root_cas knows the cluster of our certificate. A CA of Teleport bears the cluster as its O."""
+def is_own_root(authority: CertificateFacts, ours: CertificateFacts, ca_pins: tuple[str, ...] = ()) -> bool:
+    """Whether it is a CA of our own cluster, and one of the pinned. A CA of Teleport bears the cluster as its O."""
+    pinned = not ca_pins or f"sha256:{authority.spki_sha256}" in ca_pins
+    return authority.is_ca and our_cluster(ours) in authority.roles and pinned
+
+
+def judge_authorities(
+    authorities: list[CertificateFacts], ours: CertificateFacts, ca_pins: tuple[str, ...] = ()
+) -> Finding:
+    """Whether root_cas knows the cluster of our certificate, by a CA that is pinned where any is."""
     clusters = sorted({cluster for authority in authorities for cluster in authority.roles})
-    if our_cluster(ours) in clusters:
+    own = [authority for authority in authorities if is_own_root(authority, ours)]
+    if any(is_own_root(authority, ours, ca_pins) for authority in own):
         message = f"root_cas holds {len(authorities)} certificate(s) of the cluster(s) {shown(*clusters)}."
         return Finding("teleport.authorities", "ok", "root_cas", message)
+    if own:
+        pins = shown(*(f"sha256:{authority.spki_sha256}" for authority in own))
+        message = f"root_cas holds no CA with the pin of teleport.ca_pin; those of our cluster have {pins}."
+        fix = f"Correct ca_pin by `tctl status` on the Auth Service host. Or: {sign_again(ours.user)}"
+        return failure("authorities.not_pinned", "root_cas", message, fix)
     message = f"Our certificate is of cluster {shown(our_cluster(ours))}, but root_cas holds only {shown(*clusters)}."
     fix = f"Use the three files of one run. {sign_again(ours.user)}"
     return failure("authorities.other_cluster", "root_cas", message, fix)
@@ -272,9 +319,7 @@ def _other_cluster(addr: str, theirs: CertificateFacts, ours: CertificateFacts) 
     return failure("server.other_cluster", addr, message, fix)
 
 
-def judge_refusal(
-    addr: str, alert: str, ours: CertificateFacts, theirs: CertificateFacts | None, now: float
-) -> Finding:
+def judge_refusal(addr: str, alert: str, ours: CertificateFacts, now: float) -> Finding:
     """Name the cause of a TLS alert about our certificate. Go 1.19 says "bad certificate" for all, 1.26 more."""
     said = f'The Auth Service refused our certificate (TLS alert "{alert}")'
     if ours.not_after <= now:
@@ -285,10 +330,6 @@ def judge_refusal(
             f"{said}: it is not valid before {_when(ours.not_before)}; the clock of this machine says {_when(now)}."
         )
         return failure("client.not_yet_valid", addr, message, _SET_CLOCKS)
-    if theirs is not None and theirs.issuer_organisation != our_cluster(ours):
-        other = shown(theirs.issuer_organisation)
-        message = f"{said}: it is of cluster {shown(our_cluster(ours))}, and this is cluster {other}."
-        return failure("client.other_cluster", addr, message, sign_again(ours.user))
     if alert == "certificate expired" or now - ours.not_before < _FRESH_SECONDS:
         message = (
             f"{said}, though it is valid from {_when(ours.not_before)} until {_when(ours.not_after)} and the clock of "
@@ -334,6 +375,80 @@ def no_http2(addr: str) -> Finding:
     return failure("handshake.no_http2", addr, message, fix)
 
 
+def way_taken(addr: str, tcp_seconds: float, tls_seconds: float, *, is_proxy: bool) -> Finding:
+    """Which way the Auth Service was reached, and what each hop took."""
+    way, peer = ("through the Proxy", "Proxy") if is_proxy else ("directly", "Auth Service")
+    hops = f"TCP with the {peer} took {_ms(tcp_seconds)}, TLS with the Auth Service {_ms(tls_seconds)}"
+    return Finding("teleport.way", "ok", addr, f"The Auth Service is reached {way}: {hops}.")
+
+
+def judge_proxy(addr: str, proxy: ProxyPing, ours: CertificateFacts) -> Finding:
+    """Whether a Proxy leads to our Auth Service. Raises Failed."""
+    what = f"{addr} is the Proxy of cluster {shown(proxy.cluster)} (Teleport {shown(proxy.version)})"
+    if proxy.cluster != our_cluster(ours):
+        message = f"{what}; our certificate is of cluster {shown(our_cluster(ours))}."
+        fix = f"Set addr in [teleport] to the Proxy or the Auth Service of our cluster. Or: {sign_again(ours.user)}"
+        raise Failed(failure("proxy.other_cluster", addr, message, fix))
+    if not proxy.tls_routing:
+        message = (
+            f"{what}, without TLS routing: it leads to the Auth Service through SSH alone, which is not spoken here."
+        )
+        fix = (
+            f"{_USE_AUTH_PORT} Or switch TLS routing on (Teleport 8 and newer), in /etc/teleport.yaml there:"
+            "\nauth_service:\n  proxy_listener_mode: multiplex"
+        )
+        raise Failed(failure("proxy.no_tls_routing", addr, message, fix))
+    return Finding("teleport.proxy", "ok", addr, f"{what}, with TLS routing: /webapi/ping took {_ms(proxy.seconds)}.")
+
+
+def of_legs(finding: Finding, addr: str, *, behind: bool) -> Finding:
+    """A failure on the way through a Proxy, said of the leg that it is about; `behind` the Proxy or before it."""
+    cause = finding.id.removeprefix("teleport.")
+    if cause.startswith(("connect", "resolve")) or not behind:
+        message = f"{finding.message} It is the address of a Proxy."
+        return failure(cause, addr, message, "Is the Proxy Service running, and is this its address?")
+    if cause in ("handshake.no_http2", "server.not_auth", "server.untrusted"):
+        message = (
+            f"{addr} is the Proxy of a Teleport cluster, but something before it ends TLS and strips ALPN, as a load "
+            "balancer does: what was meant for the Auth Service did not get there."
+        )
+        return failure("proxy.terminated", addr, message, _WITHOUT_IT)
+    if cause.startswith(("handshake", "client.closed", "client.timeout")):
+        message = f"{finding.message} It is a Proxy that does not reach its Auth Service."
+        return failure(cause, addr, message, "Is the Auth Service running? Look at the log of the Proxy Service.")
+    return finding
+
+
+def untrusted_proxy(addr: str, verdict: ssl.SSLCertVerificationError) -> Finding:
+    """A Proxy is believed what it says of itself only where somebody vouches for its certificate."""
+    message = (
+        f"{addr} is the Proxy of a Teleport cluster, but its certificate is not trusted: {verdict.verify_message}."
+    )
+    fix = f"Set proxy_ca_file in [teleport] to the CA that signed it. Or: {_lower(_USE_AUTH_PORT)}"
+    return failure("proxy.untrusted", addr, message, fix)
+
+
+def unusable_proxy_ca(ca_file: Path | None, problem: str) -> Finding:
+    """The file that is to vouch for the Proxy does not serve."""
+    message = f"The certificate authority of the Proxy cannot be used: {problem}."
+    fix = "Correct proxy_ca_file in [teleport]: a PEM file with the authority's certificate."
+    return failure("proxy.ca_file", str(ca_file), message, fix)
+
+
+def cluster_name_too_long(addr: str) -> Finding:
+    """An ALPN name has at most 255 bytes, and Teleport writes the cluster's into it twice as long."""
+    message = f"The name of our cluster is too long for the way through the Proxy at {addr}."
+    return failure("proxy.cluster_name", addr, message, _USE_AUTH_PORT)
+
+
+def out_of_descriptors(exc: OSError) -> Finding:
+    """Nothing is wrong with the peer or the files."""
+    message = f"This process can open nothing more: {exc.strerror}."
+    return failure(
+        "connect.resources", "client_key", message, "Raise its limit of open files (LimitNOFILE, ulimit -n)."
+    )
+
+
 def too_slow(step: Literal["resolve", "connect", "handshake", "client"], addr: str, seconds: float) -> Finding:
     """Name the step at which a peer went silent."""
     message, fix = {
@@ -343,6 +458,10 @@ def too_slow(step: Literal["resolve", "connect", "handshake", "client"], addr: s
         "client": (f"{addr} did not answer HTTP/2 after the TLS handshake", "Look at the log of the Auth Service."),
     }[step]
     return failure(f"{step}.timeout", addr, f"{message} within {seconds:g} s.", fix)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"
 
 
 def _when(seconds: float) -> str:

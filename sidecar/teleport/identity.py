@@ -36,6 +36,9 @@ class CredentialPaths(Protocol):
     @property
     def identity(self) -> Path | None: ...
 
+    @property
+    def ca_pin(self) -> tuple[str, ...]: ...
+
 
 def credential_files(paths: CredentialPaths) -> tuple[Path, ...]:
     """The files that `load_credentials` reads, to be watched for changes."""
@@ -52,9 +55,9 @@ def load_credentials(paths: CredentialPaths) -> Credentials:
 
     """
     if paths.identity is None:
-        return read_credentials(paths.client_crt, paths.client_key, paths.root_cas)
+        return read_credentials(paths.client_crt, paths.client_key, paths.root_cas, paths.ca_pin)
     try:
-        return split_identity(paths.identity.read_bytes())
+        return split_identity(paths.identity.read_bytes(), paths.ca_pin)
     except OSError as exc:
         sentence = f"cannot read {paths.identity}: {exc.strerror or type(exc).__name__}"
         raise LinkRefused("teleport", "credentials", sentence) from exc
@@ -63,7 +66,7 @@ def load_credentials(paths: CredentialPaths) -> Credentials:
         raise LinkRefused("teleport", "credentials", sentence) from refused
 
 
-def split_identity(data: bytes) -> Credentials:
+def split_identity(data: bytes, ca_pins: tuple[str, ...] = ()) -> Credentials:
     """Split an identity file (api/identityfile, 7 to 18): key, our certificate, the authorities, SSH lines between.
 
     Raises:
@@ -76,7 +79,7 @@ def split_identity(data: bytes) -> Credentials:
     for found, what in ((keys, "private key"), (certificates, "certificate"), (certificates[1:], "authority")):
         if not found:
             raise LinkRefused("teleport", "credentials", f"The identity file holds no {what}.")
-    return Credentials(certificates[0], keys[0], b"".join(certificates[1:]), one_file=True)
+    return Credentials(certificates[0], keys[0], b"".join(certificates[1:]), one_file=True, ca_pins=ca_pins)
 
 
 def check_files(crt: Path, key: Path, cas: Path) -> list[Finding]:
@@ -145,21 +148,21 @@ def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple
         message = "client_crt holds no certificate that can be read."
         raise Failed(failure("certificate.garbled", "client_crt", message, say.sign_again())) from exc
     findings += say.judge_certificate(ours, now)
-    context = new_context(verify_mode=ssl.CERT_REQUIRED, alpn="h2")
+    context = new_context(verify_mode=ssl.CERT_REQUIRED)
     _load_key(context, credentials)
     findings.append(Finding("teleport.key", "ok", "client_key", "The key and the certificate belong together."))
     count = len(certificate_ders(credentials.certificate))
     if count > 1:
         message = f"client_crt holds {count} certificates; the Auth Service refuses one that comes with intermediaries."
         findings.append(failure("certificate.chain", "client_crt", message, "Leave only the first one in the file."))
-    findings.append(say.judge_authorities(_load_authorities(context, credentials.authorities), ours))
+    findings.append(_load_authorities(context, credentials, ours))
     return context, ours
 
 
 def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
     # OpenSSL wants a file; this one has no name, so the key is never on a disk.
-    memory = os.memfd_create("credentials", os.MFD_CLOEXEC)
     try:
+        memory = os.memfd_create("credentials", os.MFD_CLOEXEC)
         with os.fdopen(memory, "wb") as file:
             file.write(credentials.certificate + b"\n" + credentials.key)
             file.flush()
@@ -171,22 +174,37 @@ def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
             raise Failed(failure("key.mismatch", "client_key", message, fix)) from exc
         message = "The key cannot be read: it is broken, or protected by a password."
         raise Failed(failure("key.garbled", "client_key", message, say.sign_again())) from exc
+    except OSError as exc:
+        raise Failed(say.out_of_descriptors(exc)) from exc
 
 
-def _load_authorities(context: ssl.SSLContext, authorities: bytes) -> list[CertificateFacts]:
+def _load_authorities(context: ssl.SSLContext, credentials: Credentials, ours: CertificateFacts) -> Finding:
     try:
-        ders = certificate_ders(authorities)
-        context.load_verify_locations(cadata=b"".join(ders))
-        return [read_certificate(der) for der in ders]
+        ders = certificate_ders(credentials.authorities)
+        roots = own_roots(credentials, ours)
+        # Where none is left nobody is trusted, and the handshake tells who was met.
+        if roots or not ders:
+            context.load_verify_locations(cadata=roots.decode())
     except (ssl.SSLError, ValueError) as exc:
         message = "root_cas holds no certificate, or one that cannot be read."
         raise Failed(failure("authorities.garbled", "root_cas", message, say.sign_again())) from exc
+    return say.judge_authorities([read_certificate(der) for der in ders], ours, credentials.ca_pins)
 
 
-def new_context(*, verify_mode: ssl.VerifyMode, alpn: str) -> ssl.SSLContext:
+def own_roots(credentials: Credentials, ours: CertificateFacts) -> bytes:
+    """Pick the authorities that may vouch for our Auth Service, as PEM; b"" where there are none.
+
+    The files hold more: the CAs of trusted leaf clusters, and an identity file our own certificate. Raises ValueError
+    where one cannot be read.
+    """
+    ders = certificate_ders(credentials.authorities)
+    own = [der for der in ders if say.is_own_root(read_certificate(der), ours, credentials.ca_pins)]
+    return "".join(map(ssl.DER_cert_to_PEM_cert, own)).encode()
+
+
+def new_context(*, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
     """A client's TLS context that leaves the judgement of names to findings.py, which has Go's words for it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = verify_mode
-    context.set_alpn_protocols([alpn])
     return context

@@ -13,21 +13,20 @@ import time
 from collections import OrderedDict
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
 from sidecar.errors import LinkRefused, ReviewRejected
-from sidecar.teleport.client import open_client
 from sidecar.teleport.credentials import Credentials, read_credentials
 from sidecar.teleport.identity import check_credentials
 from sidecar.teleport.x509 import read_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from sidecar.model import AccessRequest
-    from sidecar.teleport.bridge import Observe
     from sidecar.teleport.client import AuthClient
     from sidecar.teleport.x509 import CertificateFacts
 
@@ -41,6 +40,10 @@ _USER = re.compile(r"[A-Za-z0-9_+@-][A-Za-z0-9._+@-]{0,200}")
 
 # What tells a replaced file from the one that was read.
 Signature = tuple[tuple[int, ...], ...]
+
+
+# Opens a connection with one reviewer's credentials.
+Connect: TypeAlias = "Callable[[Credentials], AbstractAsyncContextManager[AuthClient]]"
 
 
 class _Open:
@@ -58,12 +61,11 @@ class _Open:
 class Reviewers:
     """Submits reviews as the reviewers themselves. Made by `open_reviewers`."""
 
-    def __init__(self, folder: Path, addr: str, root_cas: Path, server_name: str | None, observe: Observe) -> None:
+    def __init__(self, folder: Path, root_cas: Path, ca_pins: tuple[str, ...], connect: Connect) -> None:
         self._folder = folder
-        self._addr = addr
         self._root_cas = root_cas
-        self._server_name = server_name
-        self._observe = observe
+        self._ca_pins = ca_pins
+        self._connect = connect
         self._open: OrderedDict[str, _Open] = OrderedDict()
         # One at a time opens and closes: two must not open the same one.
         self._turn = trio.Lock()
@@ -84,12 +86,13 @@ class Reviewers:
             raise
 
     async def _submit(self, user: str, request_id: str, state: str, reason: str, cluster: str) -> AccessRequest:
-        async with self._client(user, cluster) as client:
-            try:
+        try:
+            async with self._client(user, cluster) as client:
+                await client.meet()
                 return await client.submit_review(request_id, user, state, reason)
-            except LinkRefused as exc:
-                # The main link knows that the server is there and right; what was refused is this reviewer.
-                raise ReviewRejected("credential", f"Teleport does not accept {user}'s credentials") from exc
+        except LinkRefused as exc:
+            # The main link knows that the server is there and right; what was refused is this reviewer.
+            raise ReviewRejected("credential", f"Teleport does not accept {user}'s credentials") from exc
 
     def certificates(self) -> dict[str, CertificateFacts]:
         """Every certificate in the folder that can be read, by the reviewer."""
@@ -118,12 +121,12 @@ class Reviewers:
             await self._retire(user)
             raise ReviewRejected("credential", f"there are no credentials for {user}")
         opened = self._open.get(user)
-        if opened is not None and opened.not_after <= time.time():
+        if opened is not None and (opened.not_after <= time.time() or opened.client.over):
             await self._retire(user)
             opened = None
         if opened is None or opened.signature != signature:
             try:
-                credentials = read_reviewer(user, crt, key, self._root_cas, cluster)
+                credentials = read_reviewer(user, crt, key, self._root_cas, cluster, self._ca_pins)
             except ReviewRejected as exc:
                 # The connection of before is still this very reviewer's.
                 if opened is None:
@@ -131,16 +134,14 @@ class Reviewers:
                 if detail := self._news("credentials.kept", crt, key, exc):
                     log.warning("credentials.kept", extra={"reviewer": user, "reason": exc.reason, "detail": detail})
             else:
-                opened = await self._connect(user, credentials, signature)
+                opened = await self._replace(user, credentials, signature)
         self._open.move_to_end(user)
         return opened
 
-    async def _connect(self, user: str, credentials: Credentials, signature: Signature) -> _Open:
+    async def _replace(self, user: str, credentials: Credentials, signature: Signature) -> _Open:
         await self._retire(user)
         stack = AsyncExitStack()
-        client = await stack.enter_async_context(
-            open_client(self._addr, credentials, server_name=self._server_name, observe=self._observe)
-        )
+        client = await stack.enter_async_context(self._connect(credentials))
         not_after = read_certificate(credentials.certificate).not_after
         opened = self._open[user] = _Open(client, signature, not_after, stack)
         if len(self._open) > MOST_OPEN:
@@ -184,10 +185,10 @@ class Reviewers:
 
 @asynccontextmanager
 async def open_reviewers(
-    folder: Path, addr: str, root_cas: Path, *, server_name: str | None, observe: Observe
+    folder: Path, root_cas: Path, connect: Connect, *, ca_pins: tuple[str, ...] = ()
 ) -> AsyncIterator[Reviewers]:
     """Serve the credentials in `folder` until the block ends; nothing is read before it is used."""
-    reviewers = Reviewers(folder, addr, root_cas, server_name, observe)
+    reviewers = Reviewers(folder, root_cas, ca_pins, connect)
     try:
         yield reviewers
     finally:
@@ -195,14 +196,16 @@ async def open_reviewers(
             await reviewers.aclose()
 
 
-def read_reviewer(user: str, crt: Path, key: Path, cas: Path, cluster: str) -> Credentials:
+def read_reviewer(
+    user: str, crt: Path, key: Path, cas: Path, cluster: str, ca_pins: tuple[str, ...] = ()
+) -> Credentials:
     """Read one reviewer's credentials and hold them to what they claim.
 
     The certificate must be exactly this user's and of our cluster, its dates must hold, the key must be its own, and
     nobody else may read the key. Raises ReviewRejected("credential") with a sentence that names no secret.
     """
     try:
-        credentials = read_credentials(crt, key, cas)
+        credentials = read_credentials(crt, key, cas, ca_pins)
         facts = read_certificate(credentials.certificate)
         mode = stat.S_IMODE(key.stat().st_mode)
     except (LinkRefused, OSError) as exc:

@@ -1,6 +1,7 @@
-"""The preflight: try the credentials and the Auth Service with Python's own TLS, because grpcio hides every cause.
+"""Our own TLS: the preflight, because grpcio hides every cause, and the way through a Proxy, which grpcio cannot speak.
 
-Each step has a limit of its own, so that a silent port is named; the caller's deadline is over all of them.
+A Proxy with TLS routing passes a connection on to an Auth Service where the first ALPN name asks for it: that server's
+own TLS begins behind the Proxy. Each step has a limit, so that a silent port is named; the caller's is over all.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -17,7 +20,7 @@ import trio
 
 from sidecar.teleport import findings as say
 from sidecar.teleport.credentials import Credentials
-from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, failure
+from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, ProxyPing, failure
 from sidecar.teleport.identity import load, new_context
 from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
@@ -27,17 +30,51 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\
 # What TLS 1.2, which judges the client's certificate within the handshake, may say of it.
 _ABOUT_US = ("certificate", "unknown ca", "access denied", "decrypt error")
 
-_Stream = trio.SSLStream[trio.StapledStream[trio.SocketStream, "_Heard"]]
+_DIAL_SECONDS = 5.0
+
+TlsStream = trio.SSLStream[trio.StapledStream[trio.SocketStream, "_Heard"]]
+
+
+class Way(msgspec.Struct, frozen=True):
+    """How the Auth Service is reached: through the Proxy at the configured address, or directly where it is None."""
+
+    proxy: ProxyPing | None = None
+
+    @property
+    def name(self) -> Literal["direct", "proxy"]:
+        """As /readyz says it."""
+        return "direct" if self.proxy is None else "proxy"
 
 
 class _Peer(msgspec.Struct, frozen=True):
-    """Where to connect, the name to ask for, and the seconds each step may take."""
+    """Where to connect, the name to ask for, the ALPN names to offer, and the seconds each step may take."""
 
     addr: str
     host: str
     port: int
     server_name: str
     seconds: float
+    alpn: tuple[str, ...] = ("h2",)
+
+    @property
+    def is_proxy(self) -> bool:
+        return len(self.alpn) > 1
+
+
+DIRECT = Way()
+
+
+def _peer(addr: str, verify: str, seconds: float) -> _Peer:
+    host, port = _split(addr)
+    return _Peer(addr, host, port, API_DOMAIN if verify == "cluster" else host, seconds)
+
+
+def _through_proxy(peer: _Peer, cluster: str) -> _Peer:
+    """The Auth Service behind a Proxy. There is only its own name to ask for; the host is the Proxy's."""
+    route = f"teleport-auth@{cluster.encode().hex()}.{API_DOMAIN}"
+    if len(route) > 255:
+        raise Failed(say.cluster_name_too_long(peer.addr))
+    return msgspec.structs.replace(peer, server_name=API_DOMAIN, alpn=(route, "h2"))
 
 
 async def preflight(
@@ -47,24 +84,120 @@ async def preflight(
     verify: str,
     now: float,
     step_seconds: float = 5.0,
-) -> list[Finding]:
+    way: Way = DIRECT,
+    proxy_ca_file: Path | None = None,
+) -> tuple[list[Finding], Way]:
     """Check the credentials, then meet the Auth Service at `addr` ("host:port") and see whether it takes us.
 
-    `verify` is "cluster" or "hostname", `now` Unix seconds. Never raises for what it finds; stops at the first step
-    that cannot be passed. Takes at most about four times `step_seconds`, seven with a peer that is not trusted.
+    Return what was found and the way; `way` is the one of last time. Where the Auth Service itself does not answer, a
+    Proxy is looked for. `verify` is "cluster" or "hostname", `now` Unix seconds. Never raises for what it finds; stops
+    at the first step that cannot be passed. Takes at most about four times `step_seconds`, seven with a peer that is
+    not trusted, fifteen with a Proxy.
     """
     findings: list[Finding] = []
     try:
         context, ours = load(credentials, now, findings)
-        host, port = _split(addr)
-        peer = _Peer(addr, host, port, API_DOMAIN if verify == "cluster" else host, step_seconds)
-        async with _connect(peer) as raw:
-            tls, theirs = await _shake(peer, raw, context, ours, now)
-            findings += _introduce(peer, tls, theirs, ours, verify)
-            findings.append(await _first_word(peer, tls, ours, theirs, now))
+        peer = _peer(addr, verify, step_seconds)
+
+        async def meet(peer: _Peer, verify: str) -> None:
+            await _meet(peer, context, ours, now, findings, verify=verify)
+
+        proxy = None
+        if way.proxy is not None:
+            with _of_legs(addr):
+                proxy = await _ask_proxy(peer, proxy_ca_file, or_nobody=True)
+        if proxy is None:
+            way = DIRECT
+            proxy = await _unless_proxy(peer, proxy_ca_file, partial(meet, peer, verify))
+        if proxy is not None:
+            way = Way(proxy)
+            findings.append(say.judge_proxy(addr, proxy, ours))
+            with _of_legs(addr, behind=True):
+                await meet(_through_proxy(peer, say.our_cluster(ours)), "")
     except Failed as failed:
         findings.append(failed.finding)
-    return [say.judged_as_one_file(finding) for finding in findings] if credentials.one_file else findings
+    if credentials.one_file:
+        findings = [say.judged_as_one_file(finding) for finding in findings]
+    return findings, way
+
+
+async def _unless_proxy(peer: _Peer, ca_file: Path | None, meet: Callable[[], Awaitable[None]]) -> ProxyPing | None:
+    """Meet the Auth Service itself, or return what the Proxy in its place says."""
+    try:
+        await meet()
+    except Failed as failed:
+        proxy = None
+        if failed.finding.id == "teleport.server.proxy":
+            proxy = await _ask_proxy(peer, ca_file)
+        elif failed.finding.id == "teleport.handshake.no_http2":
+            # Perhaps a load balancer before one.
+            with suppress(Failed):
+                proxy = await _ask_proxy(peer, ca_file, or_nobody=True)
+        if proxy is None:
+            raise
+        return proxy
+    return None
+
+
+async def dial_through_proxy(addr: str, credentials: Credentials, *, now: float) -> tuple[TlsStream, bytes]:
+    """Connect to the Auth Service through the Proxy at `addr`; return the connection and the first bytes from it.
+
+    Raises:
+        LinkRefused: "tls": the peer is not our Auth Service, or does not take us.
+        LinkLost: "unreachable": one of the two legs is down.
+
+    """
+    try:
+        context, ours = load(credentials, now, [])
+        peer = _through_proxy(_peer(addr, "cluster", _DIAL_SECONDS), say.our_cluster(ours))
+        with _of_legs(addr, behind=True):
+            raw = await _open(peer)
+            try:
+                tls, theirs = await _shake(peer, raw, context, ours, now)
+                _fail(say.judge_server(addr, theirs, ours))
+                finding, heard = await _first_word(peer, tls, ours, now, speak=False)
+                _fail(finding)
+            except BaseException:
+                await trio.aclose_forcefully(raw)
+                raise
+    except Failed as failed:
+        raise say.to_error(failed.finding) from failed
+    return tls, heard
+
+
+def _fail(finding: Finding) -> None:
+    if finding.status == "failure":
+        raise Failed(finding)
+
+
+@contextmanager
+def _of_legs(addr: str, *, behind: bool = False) -> Iterator[None]:
+    """Name the leg that failed: the one to the Proxy, or the one `behind` it to the Auth Service."""
+    try:
+        yield
+    except Failed as failed:
+        raise Failed(say.of_legs(failed.finding, addr, behind=behind)) from failed
+
+
+async def _meet(
+    peer: _Peer, context: ssl.SSLContext, ours: CertificateFacts, now: float, findings: list[Finding], *, verify: str
+) -> None:
+    """Have the Auth Service judged and see whether it takes us; `verify` is "" where no host is to be compared."""
+    began = trio.current_time()
+    async with _connect(peer) as raw:
+        connected = trio.current_time()
+        tls, theirs = await _shake(peer, raw, context, ours, now)
+        shaken = trio.current_time()
+        findings += [
+            say.way_taken(peer.addr, connected - began, shaken - connected, is_proxy=peer.is_proxy),
+            Finding("teleport.handshake", "ok", peer.addr, f"{peer.addr} speaks {tls.version()} and HTTP/2."),
+            say.judge_server(peer.addr, theirs, ours),
+        ]
+        if verify:
+            findings.append(say.judge_names(theirs, peer.host, peer.port, verify))
+        finding, _ = await _first_word(peer, tls, ours, now)
+        _fail(finding)
+        findings.append(finding)
 
 
 def _split(addr: str) -> tuple[str, int]:
@@ -88,6 +221,11 @@ def _step(name: Literal["resolve", "connect", "handshake", "client"], peer: _Pee
 
 @asynccontextmanager
 async def _connect(peer: _Peer) -> AsyncIterator[trio.SocketStream]:
+    async with await _open(peer) as raw:
+        yield raw
+
+
+async def _open(peer: _Peer) -> trio.SocketStream:
     try:
         with _step("resolve", peer):
             await trio.socket.getaddrinfo(peer.host, peer.port)
@@ -97,11 +235,9 @@ async def _connect(peer: _Peer) -> AsyncIterator[trio.SocketStream]:
         raise Failed(failure("resolve.unknown_name", peer.addr, message, fix)) from exc
     try:
         with _step("connect", peer):
-            raw = await trio.open_tcp_stream(peer.host, peer.port)
+            return await trio.open_tcp_stream(peer.host, peer.port)
     except OSError as exc:
         raise Failed(_not_connected(peer, exc)) from exc
-    async with raw:
-        yield raw
 
 
 def _not_connected(peer: _Peer, exc: OSError) -> Finding:
@@ -133,8 +269,9 @@ class _Heard(trio.abc.ReceiveStream):
 
 async def _shake(
     peer: _Peer, raw: trio.SocketStream, context: ssl.SSLContext, ours: CertificateFacts, now: float
-) -> tuple[_Stream, CertificateFacts]:
-    tls = _wrap(peer, raw, context)
+) -> tuple[TlsStream, CertificateFacts]:
+    context.set_alpn_protocols([*peer.alpn])
+    tls = _wrap(raw, context, peer.server_name)
     try:
         with _step("handshake", peer):
             await tls.do_handshake()
@@ -143,53 +280,44 @@ async def _shake(
             raise Failed(await _why_untrusted(peer, exc.__cause__, ours, now)) from exc
         alert = _alert(exc.__cause__)
         if any(word in alert for word in _ABOUT_US):
-            raise Failed(say.judge_refusal(peer.addr, alert, ours, None, now)) from exc
-        heard = tls.transport_stream.receive_stream.start
-        raise Failed(say.no_handshake(peer.addr, heard, alert, _reason(exc.__cause__))) from exc
+            raise Failed(say.judge_refusal(peer.addr, alert, ours, now)) from exc
+        raise Failed(_no_handshake(peer, tls, exc)) from exc
     if tls.selected_alpn_protocol() != "h2":
         raise Failed(say.no_http2(peer.addr))
     return tls, _certificate_of(tls)
 
 
-def _wrap(peer: _Peer, raw: trio.SocketStream, context: ssl.SSLContext) -> _Stream:
-    return trio.SSLStream(trio.StapledStream(raw, _Heard(raw)), context, server_hostname=peer.server_name)
+def _wrap(raw: trio.SocketStream, context: ssl.SSLContext, server_name: str) -> TlsStream:
+    return trio.SSLStream(trio.StapledStream(raw, _Heard(raw)), context, server_hostname=server_name)
 
 
-def _certificate_of(tls: _Stream) -> CertificateFacts:
+def _certificate_of(tls: TlsStream) -> CertificateFacts:
     return read_certificate(tls.getpeercert(binary_form=True) or b"")
 
 
-def _introduce(
-    peer: _Peer, tls: _Stream, theirs: CertificateFacts, ours: CertificateFacts, verify: str
-) -> list[Finding]:
-    return [
-        Finding("teleport.handshake", "ok", peer.addr, f"{peer.addr} speaks {tls.version()} and HTTP/2."),
-        say.judge_server(peer.addr, theirs, ours),
-        say.judge_names(theirs, peer.host, peer.port, verify),
-    ]
-
-
 async def _first_word(
-    peer: _Peer, tls: _Stream, ours: CertificateFacts, theirs: CertificateFacts, now: float
-) -> Finding:
+    peer: _Peer, tls: TlsStream, ours: CertificateFacts, now: float, *, speak: bool = True
+) -> tuple[Finding, bytes]:
     """TLS 1.3 refuses a client certificate after the handshake: only what the server says next tells.
 
-    We send nothing at first, because an alert that crosses with our bytes can be lost in a connection reset.
+    We send nothing at first, because an alert that crosses with our bytes can be lost in a connection reset; and
+    nothing at all unless we may `speak`.
     """
+    accepted = Finding("teleport.client", "ok", peer.addr, "The Auth Service accepted our certificate.")
     data: bytes | bytearray = b""
     try:
         with trio.move_on_after(peer.seconds / 5) as patience:
             data = await tls.receive_some(1024)
         if patience.cancelled_caught:  # it may want to hear us first
+            if not speak:
+                return accepted, b""
             with _step("client", peer):
                 await tls.send_all(_PREFACE)
                 data = await tls.receive_some(1024)
     except trio.BrokenResourceError as exc:
         alert = _alert(exc.__cause__)
-        return say.judge_refusal(peer.addr, alert, ours, theirs, now) if alert else say.client_closed(peer.addr)
-    if not data:
-        return say.client_closed(peer.addr)
-    return Finding("teleport.client", "ok", peer.addr, "The Auth Service accepted our certificate.")
+        return say.judge_refusal(peer.addr, alert, ours, now) if alert else say.client_closed(peer.addr), b""
+    return (accepted, bytes(data)) if data else (say.client_closed(peer.addr), b"")
 
 
 async def _why_untrusted(
@@ -198,27 +326,90 @@ async def _why_untrusted(
     """Connect once more, trusting anybody and showing nothing of ours, to see who that is."""
     try:
         async with _connect(peer) as raw:
-            tls = _wrap(peer, raw, new_context(verify_mode=ssl.CERT_NONE, alpn="http/1.1"))
+            context = new_context(verify_mode=ssl.CERT_NONE)
+            context.set_alpn_protocols([*peer.alpn] if peer.is_proxy else ["http/1.1"])
+            tls = _wrap(raw, context, peer.server_name)
             with _step("handshake", peer):
                 await tls.do_handshake()
             theirs = _certificate_of(tls)
-            is_proxy = not say.claims_to_be_auth(theirs) and await _is_proxy(peer, tls)
+            is_proxy = (
+                not (peer.is_proxy or say.claims_to_be_auth(theirs)) and await _webapi_ping(peer, tls) is not None
+            )
     except (Failed, trio.BrokenResourceError, ValueError):
         return say.untrusted(peer.addr, verdict)
     return say.judge_untrusted(peer.addr, theirs, ours, is_proxy=is_proxy, verdict=verdict, now=now)
 
 
-async def _is_proxy(peer: _Peer, tls: _Stream) -> bool:
-    """Whether the peer answers /webapi/ping as every Teleport Proxy does (lib/web/apiserver.go, 7 to 18)."""
-    answer = b""
-    with trio.move_on_after(peer.seconds):
+async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = False) -> ProxyPing | None:
+    """Ask a Proxy that the system or `ca_file` vouches for what it is, showing nothing of ours; None where it is none.
+
+    Raises Failed where nobody vouches for it, unless that may be because it is none: with `or_nobody`.
+    """
+    try:
+        context = await trio.to_thread.run_sync(_web_context, ca_file)
+    except OSError as exc:
+        raise Failed(say.unusable_proxy_ca(ca_file, exc.strerror or str(exc))) from exc
+    began = trio.current_time()
+    async with _connect(peer) as raw:
+        tls = _wrap(raw, context, peer.host)
         try:
-            await tls.send_all(f"GET /webapi/ping HTTP/1.1\r\nHost: {peer.addr}\r\nConnection: close\r\n\r\n".encode())
-            while b'"server_version"' not in answer and len(answer) < 65_536 and (data := await tls.receive_some(8192)):
-                answer += data
-        except trio.BrokenResourceError:
-            return False
-    return b'"server_version"' in answer
+            with _step("handshake", peer):
+                await tls.do_handshake()
+        except trio.BrokenResourceError as exc:
+            if not isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+                raise Failed(_no_handshake(peer, tls, exc)) from exc
+            if not or_nobody:
+                raise Failed(say.untrusted_proxy(peer.addr, exc.__cause__)) from exc
+            return None
+        if (said := await _webapi_ping(peer, tls)) is None:
+            return None
+        seconds = trio.current_time() - began
+        settings = said.proxy
+        return ProxyPing(
+            said.cluster_name, said.server_version, settings.tls_routing_enabled, settings.ssh.public_addr, seconds
+        )
+
+
+def _web_context(ca_file: Path | None) -> ssl.SSLContext:
+    # Reading all that the system trusts takes its time.
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class _Ssh(msgspec.Struct, frozen=True):
+    public_addr: str = ""
+
+
+class _ProxySettings(msgspec.Struct, frozen=True):
+    tls_routing_enabled: bool = False
+    ssh: _Ssh = _Ssh()
+
+
+class _WebapiPing(msgspec.Struct, frozen=True):
+    server_version: str
+    cluster_name: str = ""
+    proxy: _ProxySettings = _ProxySettings()
+
+
+async def _webapi_ping(peer: _Peer, tls: TlsStream) -> _WebapiPing | None:
+    """Ask for /webapi/ping, which every Teleport Proxy answers (lib/web/apiserver.go, 7 to 18)."""
+    answer = b""
+    with trio.move_on_after(peer.seconds), suppress(trio.BrokenResourceError):
+        # 1.0: the answer is not cut into chunks.
+        await tls.send_all(f"GET /webapi/ping HTTP/1.0\r\nHost: {peer.addr}\r\n\r\n".encode())
+        while len(answer) < 65_536 and (data := await tls.receive_some(8192)):
+            answer += data
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=_WebapiPing)
+    return None
+
+
+def _no_handshake(peer: _Peer, tls: TlsStream, exc: trio.BrokenResourceError) -> Finding:
+    heard = tls.transport_stream.receive_stream.start
+    return say.no_handshake(peer.addr, heard, _alert(exc.__cause__), _reason(exc.__cause__))
 
 
 def _alert(cause: BaseException | None) -> str:

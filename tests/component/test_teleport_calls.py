@@ -11,7 +11,7 @@ from sidecar.model import AccessRequest, Ping, PluginData
 from sidecar.teleport import client as client_module
 from sidecar.teleport.client import AuthClient
 from sidecar.teleport.pb import teleport_pb2 as pb
-from tests.teleport_peer import Context, Peer, StatusCode, connect, fail, hang, serve
+from tests.teleport_peer import CLUSTER, Context, Peer, StatusCode, connect, fail, hang, serve
 
 
 def _wire(request_id: str, state: pb.RequestState.ValueType = pb.PENDING) -> pb.AccessRequestV3:
@@ -45,10 +45,10 @@ async def _watch(client: AuthClient) -> None:
 async def test_ping_shows_the_version_of_nobody() -> None:
     """A server refuses clients that name an old Teleport version; one that names none is never refused."""
     with serve() as peer:
-        answer = pb.PingResponse(ClusterName=b"c", ServerVersion=b"18.1.0", ProxyPublicAddr=b"p:443")
+        answer = pb.PingResponse(ClusterName=CLUSTER.encode(), ServerVersion=b"18.1.0", ProxyPublicAddr=b"p:443")
         peer.unary["Ping"] = lambda _request, _context: answer.SerializeToString()
         async with connect(peer) as client:
-            assert await client.ping() == Ping("c", "18.1.0", "p:443")
+            assert await client.ping() == Ping(CLUSTER, "18.1.0", "p:443")
         assert "version" not in peer.metadata[0]
         assert str(peer.metadata[0]["user-agent"]).startswith("teleport-mattermost-sidecar/")
 
@@ -162,9 +162,11 @@ async def test_plugin_data() -> None:
                 PluginData("r2", {"tm": "{}"}),
             ]
             await client.update_plugin_data("r1", {"tm": "{}"}, {"tm": ""})
-        filters = [pb.PluginDataFilter.FromString(request) for _, request in peer.calls[:3]]
+        filters = [
+            pb.PluginDataFilter.FromString(request) for method, request in peer.calls if method == "GetPluginData"
+        ]
         assert [(f.Plugin, f.Resource) for f in filters] == [(b"mattermost", name) for name in (b"r2", b"r3", b"")]
-        update = pb.PluginDataUpdateParams.FromString(peer.calls[3][1])
+        update = pb.PluginDataUpdateParams.FromString(peer.calls[-1][1])
         assert update.Set == [pb.StringEntry(key=b"tm", value=b"{}")]
         assert update.Expect == [pb.StringEntry(key=b"tm")]
 
@@ -302,7 +304,6 @@ async def test_every_call_has_a_deadline_of_its_own(method: str, monkeypatch: py
 async def test_calls_are_observed() -> None:
     observed: list[tuple[str, str]] = []
     with serve() as peer:
-        peer.unary["Ping"] = lambda _request, _context: b""
         peer.unary["GetPluginData"] = lambda _request, context: fail(context, "ABORTED", "")
         peer.streams["GetAccessRequestsV2"] = _v2("r1", "r2")
 

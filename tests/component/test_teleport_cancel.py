@@ -11,12 +11,12 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 import trio.testing
-import trustme
 
 from sidecar.errors import LinkLost
 from sidecar.teleport.client import AuthClient, open_client
 from sidecar.teleport.pb import teleport_pb2 as pb
 from tests.teleport_peer import (
+    PONG,
     Context,
     Peer,
     authority,
@@ -24,6 +24,7 @@ from tests.teleport_peer import (
     connect,
     credentials,
     hang,
+    other_authority,
     serve,
     wait_no_more_than,
 )
@@ -115,7 +116,7 @@ async def test_cancelled_in_flight(case: str) -> None:
                 nursery.cancel_scope.cancel()
             await peer.wait_ended(method)
             await wait_no_more_than(before)
-            peer.unary["Ping"] = lambda _request, _context: b""
+            peer.unary["Ping"] = lambda _request, _context: PONG
             await client.ping()  # the connection is as good as before
         await wait_no_more_than(before)
 
@@ -132,7 +133,7 @@ async def test_cancelled_before(case: str) -> None:
                 scope.cancel()
                 await call(client)
             assert scope.cancelled_caught
-            peer.unary["Ping"] = lambda _request, _context: b""
+            peer.unary["Ping"] = lambda _request, _context: PONG
             await client.ping()
         await wait_no_more_than(before)
         if method not in {"WatchEvents", "GetAccessRequestsV2", "GetAccessRequests", "Ping"}:
@@ -148,7 +149,6 @@ async def test_cancelled_at_any_step(case: str) -> None:
         "list": _list,
     }
     with serve() as peer:
-        peer.unary["Ping"] = lambda _request, _context: b""
         peer.streams["WatchEvents"] = _hang_after(_INIT, *[_INIT] * 100)
         peer.streams["GetAccessRequestsV2"] = lambda _request, _context: iter([_REQUEST] * 100)
         before = client_threads()
@@ -225,7 +225,7 @@ async def test_nothing_but_our_own_lines_on_standard_error() -> None:
     env = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
     with serve() as peer:
         peer.streams["WatchEvents"] = lambda _request, _context: iter([_INIT])
-        for trust, expected in ((authority(), "watching\nclosed\n"), (trustme.CA(), "tls\n")):
+        for trust, expected in ((authority(), "watching\nclosed\n"), (other_authority(), "tls\n")):
             shown = credentials(trust=trust)
             parts = (part.decode() for part in (shown.certificate, shown.key, shown.authorities))
             done = await trio.run_process(

@@ -170,8 +170,10 @@ async def findings(
     addr: str, shown: Credentials | None = None, *, verify: str = "cluster", now: float = NOW, step_seconds: float = 10
 ) -> list[Finding]:
     """What the preflight says beyond the three findings about the credentials themselves."""
-    found = await preflight(addr, shown or credentials(), verify=verify, now=now, step_seconds=step_seconds)
-    return [finding for finding in found if finding.id.split(".")[1] not in ("certificate", "key", "authorities")]
+    found, _ = await preflight(addr, shown or credentials(), verify=verify, now=now, step_seconds=step_seconds)
+    # The times in the way's sentence are nobody's to foresee.
+    known = ("certificate", "key", "authorities", "way")
+    return [finding for finding in found if finding.id.split(".")[1] not in known]
 
 
 async def meet(
@@ -363,19 +365,12 @@ async def test_untrusted_server_of_another_cluster(tmp_path: Path) -> None:
 
 
 async def test_trusted_server_of_another_cluster(tmp_path: Path) -> None:
-    """root_cas also holds the Host CAs of leaf clusters, so OpenSSL alone would be content; and it refuses us."""
+    """root_cas also holds the Host CAs of leaf clusters, which vouch for nobody here."""
     server = context(tmp_path, server_certificate(pki=other), trust=other.user_ca)
     both = credentials(authorities=cluster.host_ca.pem + other.host_ca.pem)
     async with serve(partial(auth_service, server)) as addr:
-        _, judged, _, client = await findings(addr, both)
+        (judged,) = await findings(addr, both)
     assert judged.id == "teleport.server.other_cluster"
-    assert client == failure(
-        "client.other_cluster",
-        addr,
-        'The Auth Service refused our certificate (TLS alert "unknown ca"): it is of cluster example.com, and this is '
-        "cluster other.example.com.",
-        TCTL,
-    )
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -409,17 +404,18 @@ async def test_proxy_port_instead_of_auth_port(tmp_path: Path) -> None:
 
     async def proxy(stream: trio.SocketStream) -> None:
         tls = Tls(stream, server)
-        if await tls.shake() and (await tls.receive()).startswith(b"GET /webapi/ping HTTP/1.1\r\nHost: 127.0.0.1:"):
-            await tls.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + b'{"auth":{},"server_ver')
+        if await tls.shake() and (await tls.receive()).startswith(b"GET /webapi/ping HTTP/1.0\r\nHost: 127.0.0.1:"):
+            await tls.send(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + b'{"auth":{},"server_ver')
             await tls.send(b'sion":"7.3.2"}')
         await drain(stream)
 
     finding, addr = await meet(proxy)
     assert finding == failure(
-        "server.proxy",
+        "proxy.untrusted",
         addr,
-        f"{addr} is the Proxy of a Teleport cluster, with a certificate for proxy.example.com, not the Auth Service.",
-        USE_AUTH_PORT,
+        f"{addr} is the Proxy of a Teleport cluster, but its certificate is not trusted: unable to get local issuer "
+        "certificate.",
+        f"Set proxy_ca_file in [teleport] to the CA that signed it. Or: s{USE_AUTH_PORT[1:]}",
     )
 
 
@@ -518,14 +514,13 @@ async def refusal(folder: Path, version: ssl.TLSVersion, issued: Issued, now: fl
 
 
 async def test_certificate_of_another_cluster(tmp_path: Path) -> None:
-    """Everybody says so: our files do not fit together, the server is not ours, and it refuses us."""
+    """Our files do not fit together, and the server is not ours."""
     foreign = other.user_certificate("access-plugin", [], not_before=SINCE, not_after=UNTIL)
     async with serve(partial(auth_service, context(tmp_path))) as addr:
-        found = await preflight(addr, credentials(foreign), verify="cluster", now=NOW)
+        found, _ = await preflight(addr, credentials(foreign), verify="cluster", now=NOW)
     assert [finding.id for finding in found if finding.status == "failure"] == [
         "teleport.authorities.other_cluster",
         "teleport.server.other_cluster",
-        "teleport.client.other_cluster",
     ]
 
 
@@ -797,7 +792,7 @@ async def test_name_servers_that_do_not_answer() -> None:
 
 async def test_bad_credentials_end_it_before_the_network() -> None:
     unusable = Credentials(ours().certificate, ours().key, cluster.host_ca.pem)
-    found = await preflight("auth.example.test:3025", unusable, verify="cluster", now=NOW)
+    found, _ = await preflight("auth.example.test:3025", unusable, verify="cluster", now=NOW)
     assert [finding.id for finding in found] == ["teleport.certificate", "teleport.key.mismatch"]
 
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from sidecar.errors import LinkLost, ReviewRejected
 from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport import reviewers as module
+from sidecar.teleport.client import open_client
+from sidecar.teleport.pb import teleport_pb2 as pb
 from sidecar.teleport.reviewers import Reviewers, open_reviewers
 
 ALICE, IVAN = "alice@example.com", "ivan@example.com"
@@ -51,13 +54,7 @@ async def room(folder: Path) -> AsyncIterator[Room]:
         inside = folder / "reviewers"
         inside.mkdir()
         files = auth.write_credentials(folder, "access-plugin", name="access-plugin")
-        async with open_reviewers(
-            inside,
-            auth.addr,
-            files.cas,
-            server_name="teleport.cluster.local",
-            observe=lambda _method, _outcome, _seconds: None,
-        ) as pool:
+        async with open_reviewers(inside, files.cas, partial(open_client, auth.addr)) as pool:
             here = Room(auth, inside, pool)
             here.write()
             yield here
@@ -102,6 +99,20 @@ BROKEN = [
     (half_written, "the certificate in alice@example.com.crt cannot be read"),
     (without_authorities, "access-plugin.cas holds no PEM block CERTIFICATE"),
 ]
+
+
+async def test_a_server_of_another_cluster_gets_no_review(tmp_path: Path) -> None:
+    """However often it is tried: that there is a connection proves nothing."""
+    with trio.fail_after(10):
+        async with room(tmp_path) as here:
+            other = pb.PingResponse(ClusterName=b"other.example").SerializeToString()
+            here.auth.faults.garble("Ping", other, times=2)
+            for _ in range(2):
+                with pytest.raises(ReviewRejected) as refused:
+                    await here.approve()
+                assert refused.value.reason == "credential"
+            assert not here.auth.submissions
+            assert await here.approve() == 1
 
 
 @pytest.mark.parametrize(("spoil", "words"), BROKEN)

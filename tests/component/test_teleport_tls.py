@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from msgspec.structs import replace
 
 from sidecar.errors import LinkRefused
 from sidecar.model import Ping
 from sidecar.teleport.client import Credentials, open_client
-from tests.teleport_peer import NAME, authority, connect, credentials, serve
+from sidecar.teleport.pb import teleport_pb2 as pb
+from sidecar.teleport.x509 import read_certificate
+from tests.proxy import Proxy
+from tests.teleport_peer import CLUSTER, NAME, PATIENCE, authority, connect, credentials, other_authority, serve
 
 _PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -33,22 +37,20 @@ async def _refusal(addr: str, shown: Credentials, **options: Any) -> str:
 async def test_stock_certificate_without_localhost_is_accepted() -> None:
     """A stock Auth Service bears teleport.cluster.local and no address; that is what we expect of it."""
     with serve(NAME) as peer:
-        peer.unary["Ping"] = lambda _request, _context: b""
         async with connect(peer) as client:
-            assert await client.ping() == Ping("", "")
+            assert await client.ping() == Ping(CLUSTER, "")
 
 
 async def test_hostname_mode_checks_the_dialled_address() -> None:
     with serve(NAME) as peer:
         assert "does not bear the expected name" in await _refusal(peer.addr, credentials(), server_name=None)
     with serve("127.0.0.1") as peer:
-        peer.unary["Ping"] = lambda _request, _context: b""
         async with connect(peer, server_name=None) as client:
-            assert await client.ping() == Ping("", "")
+            assert await client.ping() == Ping(CLUSTER, "")
 
 
 async def test_server_of_another_authority() -> None:
-    with serve(ca=trustme.CA()) as peer:
+    with serve(ca=other_authority()) as peer:
         assert "not signed by an authority in our CA file" in await _refusal(peer.addr, credentials())
 
 
@@ -60,7 +62,7 @@ async def test_expired_server() -> None:
 @pytest.mark.parametrize(
     "shown",
     [
-        pytest.param({"ca": trustme.CA()}, id="foreign"),
+        pytest.param({"ca": other_authority()}, id="foreign"),
         pytest.param({"not_before": _PAST, "not_after": _PAST.replace(year=2021)}, id="expired"),
     ],
 )
@@ -94,11 +96,82 @@ async def _serving(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> A
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("broken", ["certificate", "key", "authorities"])
+async def test_a_server_of_a_leaf_cluster_is_not_ours() -> None:
+    """The CA file holds the CAs of trusted leaf clusters, too: each connection is judged, not only the preflight's."""
+    leaf = trustme.CA(organization_name="leaf.example.com")
+    with serve(ca=leaf) as peer:
+        shown = credentials()
+        both = replace(shown, authorities=shown.authorities + leaf.cert_pem.bytes())
+        assert "not signed by an authority in our CA file" in await _refusal(peer.addr, both)
+        assert peer.calls == []
+
+
+async def test_pins_narrow_the_authorities_further() -> None:
+    shown, stranger = credentials(), other_authority()
+    both = shown.authorities + stranger.cert_pem.bytes()
+    pin = f"sha256:{read_certificate(shown.authorities).spki_sha256}"
+    with serve() as peer:
+        async with open_client(peer.addr, replace(shown, authorities=both, ca_pins=("sha256:00", pin))) as client:
+            await client.ping()
+    with serve(ca=stranger) as peer:
+        async with open_client(peer.addr, replace(shown, authorities=both)) as client:
+            await client.ping()
+        pinned = replace(shown, authorities=both, ca_pins=(pin,))
+        assert "not signed by an authority in our CA file" in await _refusal(peer.addr, pinned)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"authorities": b"-----BEGIN NONSENSE-----"}, id="none"),
+        pytest.param({"authorities": trustme.CA().cert_pem.bytes()}, id="another cluster's"),
+        pytest.param({"authorities": credentials().certificate}, id="no CA"),
+        pytest.param({"ca_pins": ("sha256:00",)}, id="not pinned"),
+        pytest.param({"certificate": b""}, id="no certificate"),
+    ],
+)
+async def test_without_a_ca_of_our_own_nobody_is_called(changes: dict[str, Any]) -> None:
+    """Grpcio would take the system's authorities."""
+    with pytest.raises(LinkRefused) as caught:
+        async with open_client("127.0.0.1:1", replace(credentials(), **changes)):
+            pass
+    assert caught.value.reason == "credentials"
+
+
+async def test_a_server_that_says_it_is_of_another_cluster() -> None:
+    other = pb.PingResponse(ClusterName=b"other.example.com").SerializeToString()
+    with serve() as peer:
+        peer.unary["Ping"] = lambda _request, _context: other
+        async with connect(peer) as client:
+            for call in (client.ping, client.meet, client.list_plugin_data):
+                with pytest.raises(LinkRefused, match=r"cluster other\.example\.com, we are of example\.com") as caught:
+                    await call()
+                assert caught.value.reason == "tls"
+        assert {method for method, _ in peer.calls} == {"Ping"}
+
+
+async def test_a_server_is_met_again_on_each_new_connection() -> None:
+    with serve() as peer:
+        async with trio.open_nursery() as nursery:
+            network = Proxy(lambda: peer.addr)
+            addr = await nursery.start(network.serve)
+            async with open_client(addr, credentials()) as client:
+                for count in (1, 2):
+                    for _ in range(3):
+                        await client.meet()
+                    assert [method for method, _ in peer.calls] == ["Ping"] * count
+                    network.cut()
+                    with trio.fail_after(PATIENCE):
+                        while client._channel.connected:  # noqa: ASYNC110 - grpcio's core tells nobody
+                            await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("broken", ["certificate", "key"])
 async def test_damaged_or_mismatched_files(broken: str) -> None:
     good, other = credentials(), credentials(ca=authority())
     parts = {name: getattr(good, name) for name in ("certificate", "key", "authorities")}
-    parts[broken] = b"-----BEGIN NONSENSE-----" if broken == "authorities" else getattr(other, broken)
+    parts[broken] = getattr(other, broken)
     with serve() as peer:
         assert "cannot be used" in await _refusal(peer.addr, Credentials(**parts))
 

@@ -73,7 +73,6 @@ async def test_entering_waits_for_init() -> None:
 
     with serve() as peer:
         peer.streams["WatchEvents"] = late
-        peer.unary["Ping"] = lambda _request, _context: b""
         async with connect(peer) as client, trio.open_nursery() as nursery:
             nursery.start_soon(enter, client)
             while not peer.calls:
@@ -228,7 +227,6 @@ async def test_a_slow_reader_holds_the_server_back() -> None:
     seen = 0
     with serve() as peer:
         peer.streams["WatchEvents"] = flood
-        peer.unary["Ping"] = lambda _request, _context: b""
         async with connect(peer) as client:
             with pytest.raises(LinkLost):  # noqa: PT012
                 async with client.watch() as events:

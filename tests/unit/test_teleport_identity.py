@@ -251,6 +251,19 @@ def test_authorities_of_another_cluster() -> None:
     )
 
 
+def test_authorities_that_are_not_pinned() -> None:
+    pins = [f"sha256:{read_certificate(pki.host_ca.pem).spki_sha256}" for pki in (cluster, ClusterPki("example.com"))]
+    shown = credentials(issue(), cluster.host_ca.pem)
+    assert last(msgspec.structs.replace(shown, ca_pins=tuple(pins))).status == "ok"
+    assert last(msgspec.structs.replace(shown, ca_pins=tuple(pins[1:]))) == Finding(
+        "teleport.authorities.not_pinned",
+        "failure",
+        "root_cas",
+        f"root_cas holds no CA with the pin of teleport.ca_pin; those of our cluster have {pins[0]}.",
+        f"Correct ca_pin by `tctl status` on the Auth Service host. Or: {TCTL}",
+    )
+
+
 def test_a_hostile_name_cannot_speak_for_us() -> None:
     """Neither the terminal nor the shell command takes orders from a certificate."""
     hostile = cluster.user_certificate("\x1b[2J;reboot", [], not_before=NOON - YEAR, not_after=NOON)
@@ -452,13 +465,14 @@ def test_credentials_from_three_files_or_from_one(tmp_path: Path) -> None:
     issued = issue()
     for path, content in ((crt, issued.certificate), (key, issued.key), (cas, cluster.host_ca.pem)):
         path.write_bytes(content)
-    three = TeleportConfig(client_crt=crt, client_key=key, root_cas=cas)
-    assert load_credentials(three) == credentials(issued)
+    three = TeleportConfig(client_crt=crt, client_key=key, root_cas=cas, ca_pin=("sha256:00",))
+    pinned = msgspec.structs.replace(credentials(issued), ca_pins=("sha256:00",))
+    assert load_credentials(three) == pinned
     assert credential_files(three) == (crt, key, cas)
     identity = tmp_path / "auth.pem"
     identity.write_bytes(issued.key + b"ssh-rsa AAAA\n" + issued.certificate + cluster.host_ca.pem)
-    one = TeleportConfig(identity=identity)
-    assert load_credentials(one) == msgspec.structs.replace(credentials(issued), one_file=True)
+    one = TeleportConfig(identity=identity, ca_pin=("sha256:00",))
+    assert load_credentials(one) == msgspec.structs.replace(pinned, one_file=True)
     assert credential_files(one) == (identity,)
 
 

@@ -210,8 +210,9 @@ class _Running(grpc.GenericRpcHandler):
             "WatchEvents", context, lambda caller: owner.watch(caller, pb.Watch.FromString(data))
         )
         with owner.watching(watcher), self._waiting(context) as call:
-            if context.add_callback(lambda: watcher.end("ok")):
-                yield init
+            if not context.add_callback(lambda: watcher.end("ok")):
+                return  # cancelled meanwhile: nothing would ever end the watch
+            yield init
             for event in watcher:
                 owner.faults.pause(call)
                 yield event

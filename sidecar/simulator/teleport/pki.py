@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 API_DOMAIN = "teleport.cluster.local"
@@ -22,7 +22,7 @@ CLUSTER_OID = ObjectIdentifier("1.3.9999.1.7")
 IMPERSONATOR_OID = ObjectIdentifier("1.3.9999.2.7")
 BOT_OID = ObjectIdentifier("1.3.9999.2.18")
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 _BACKDATED = dt.timedelta(minutes=1)
 _USER_TTL = dt.timedelta(hours=12)
@@ -82,9 +82,10 @@ class Authority:
         names: Sequence[x509.GeneralName] = (),
         not_before: dt.datetime | None = None,
         not_after: dt.datetime | None = None,
+        key: PrivateKey | None = None,
     ) -> Issued:
-        """Sign a leaf with a new key; the dates default to one minute ago and twelve hours from now."""
-        key = _make_key(rsa_keys=self.rsa_keys)
+        """Sign a leaf, with a new key unless one is given; from one minute ago to twelve hours from now by default."""
+        key = key or _make_key(rsa_keys=self.rsa_keys)
         before = not_before or _now() - _BACKDATED
         builder = (
             x509.CertificateBuilder()
@@ -154,11 +155,11 @@ class ClusterPki:
                 x509.NameAttribute(CLUSTER_OID, self.cluster),
             ]
         )
-        names = [_general_name(host) for host in hosts]
+        names = [general_name(host) for host in hosts]
         issuer = authority or self.host_ca
         return issuer.issue(subject, names=names, not_before=not_before, not_after=not_after)
 
-    def user_certificate(
+    def user_certificate(  # noqa: PLR0913 - what a certificate may say
         self,
         user: str,
         roles: Sequence[str],
@@ -169,6 +170,7 @@ class ClusterPki:
         authority: Authority | None = None,
         not_before: dt.datetime | None = None,
         not_after: dt.datetime | None = None,
+        key: PrivateKey | None = None,
     ) -> Issued:
         """Issue what `tctl auth sign` on the Auth host makes: its impersonator is then `<host uuid>.<cluster>`.
 
@@ -187,7 +189,7 @@ class ClusterPki:
         if bot:
             attributes.append(x509.NameAttribute(BOT_OID, bot))
         issuer = authority or self.user_ca
-        return issuer.issue(x509.Name(attributes), not_before=not_before, not_after=not_after)
+        return issuer.issue(x509.Name(attributes), not_before=not_before, not_after=not_after, key=key)
 
     def write_credentials(
         self,
@@ -244,7 +246,8 @@ def _first(subject: x509.Name, oid: ObjectIdentifier) -> str:
     return next((str(attribute.value) for attribute in subject.get_attributes_for_oid(oid)), "")
 
 
-def _general_name(host: str) -> x509.GeneralName:
+def general_name(host: str) -> x509.GeneralName:
+    """An IP address where it is one, else a DNS name."""
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
