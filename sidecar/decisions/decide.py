@@ -296,7 +296,9 @@ def _what_must_be_posted(view: View) -> Plan | None:
     )
     if view.seen.held:
         return plan if not plan.over else _rest(view, posts.record, refused)
-    if plan.actions or plan.look or _worth_writing(view.record, posts.record):
+    # Whoever died may have left a write that is on no record, although the record looks finished.
+    died = view.record is not None and view.record.owner not in ("", view.context.owner)
+    if plan.actions or plan.look or died or _worth_writing(view.record, posts.record):
         return _taken(view, plan)
     return _rest(view, posts.record, refused)
 
