@@ -607,10 +607,10 @@ def _rest(view: View, record: Record, refused: int) -> Plan:
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
-    unheard_of = unheard(view.seen, record) if isinstance(view.seen.evidence, Evidence) else []
-    unread = bool(unheard_of) and isinstance(view.seen.evidence, Evidence) and bool(view.seen.evidence.unread)
-    if view.seen.error is not None or unread:
-        link = unread or isinstance(view.seen.error, LinkError | RequestGone)
+    # What was read too long ago, or not all of it.
+    unheard_of = unheard(view.seen, record)
+    if view.seen.error is not None or unheard_of:
+        link = bool(unheard_of) or isinstance(view.seen.error, LinkError | RequestGone)
         first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
         again.append(view.backoff(first, most, memory.failures))
         memory = memory.but(failures=min(memory.failures + 1, 20))
