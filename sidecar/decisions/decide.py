@@ -152,7 +152,7 @@ def _may_it_be_written(view: View) -> Plan | None:
 def _is_it_there(view: View) -> Plan | None:
     """A get by id found nothing. That alone is no proof: without the right to list it looks the same."""
     if view.gone:
-        over = view.record is None or view.record.done or view.memory.silent
+        over = view.record is None or (view.record.done and not view.seen.held) or view.memory.silent
         return Plan(memory=view.memory, drop=True) if over else None
     if view.seen.request is not None:
         return None
@@ -220,6 +220,8 @@ def _is_it_done(view: View) -> Plan | None:
     record = view.record
     if record is None or not record.done or (view.request is not None and view.seen.by_id and view.pending):
         return None
+    if view.seen.held:
+        return None  # it was closed in this look, and is still to be given up
     if view.request is not None and not view.seen.by_id:
         return Plan(memory=view.memory, look=Look(request=True))
     return Plan(memory=view.memory, drop=True)
