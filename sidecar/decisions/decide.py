@@ -153,7 +153,7 @@ def _may_it_be_written(view: View) -> Plan | None:
 def _is_it_there(view: View) -> Plan | None:
     """A get by id found nothing. That alone is no proof: without the right to list it looks the same."""
     if view.gone:
-        over = view.record is None or view.record.done or view.memory.silent
+        over = view.record is None or (view.record.done and not view.seen.held) or view.memory.silent
         return Plan(memory=view.memory, drop=True) if over else None
     if view.seen.request is not None:
         return None
@@ -221,6 +221,8 @@ def _is_it_done(view: View) -> Plan | None:
     record = view.record
     if record is None or not record.done or (view.request is not None and view.seen.by_id and view.pending):
         return None
+    if view.seen.held:
+        return None  # it was closed in this look, and is still to be given up
     if view.request is not None and not view.seen.by_id:
         return Plan(memory=view.memory, look=Look(request=True))
     return Plan(memory=view.memory, drop=True)
@@ -297,7 +299,9 @@ def _what_must_be_posted(view: View) -> Plan | None:
     )
     if view.seen.held:
         return plan if not plan.over else _rest(view, posts.record, refused)
-    if plan.actions or plan.look or _worth_writing(view.record, posts.record):
+    # Whoever died may have left a write that is on no record, although the record looks finished.
+    died = view.record is not None and view.record.owner not in ("", view.context.owner)
+    if plan.actions or plan.look or died or _worth_writing(view.record, posts.record):
         return _taken(view, plan)
     return _rest(view, posts.record, refused)
 
@@ -606,10 +610,10 @@ def _rest(view: View, record: Record, refused: int) -> Plan:
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
-    unheard_of = unheard(view.seen, record) if isinstance(view.seen.evidence, Evidence) else []
-    unread = bool(unheard_of) and isinstance(view.seen.evidence, Evidence) and bool(view.seen.evidence.unread)
-    if view.seen.error is not None or unread:
-        link = unread or isinstance(view.seen.error, LinkError | RequestGone)
+    # What was read too long ago, or not all of it.
+    unheard_of = unheard(view.seen, record)
+    if view.seen.error is not None or unheard_of:
+        link = bool(unheard_of) or isinstance(view.seen.error, LinkError | RequestGone)
         first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
         again.append(view.backoff(first, most, memory.failures))
         memory = memory.but(failures=min(memory.failures + 1, 20))

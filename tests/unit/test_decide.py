@@ -1,0 +1,717 @@
+"""What comes next for a request: each row says what is seen and remembered, and what is to be done.
+
+It is 2000 s by the wall clock, 100 s by trio's and 50 s since boot; the request is over at 5000 s. "again" is when to
+look again, in seconds from now. A look that has nothing else to do and no row with "take" or "save" writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from sidecar.decisions import posts as due
+from sidecar.decisions.decide import decide, settled
+from sidecar.decisions.judge import Expression, Person, Policy, Rules
+from sidecar.decisions.record import MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
+from sidecar.decisions.seen import (
+    UNASKED,
+    Action,
+    Answer,
+    Context,
+    Create,
+    Delete,
+    Doubt,
+    Evidence,
+    Facts,
+    Look,
+    Memory,
+    Now,
+    Patch,
+    Place,
+    Plan,
+    Reply,
+    Resolve,
+    Seen,
+    Submit,
+    Target,
+    Unknown,
+)
+from sidecar.errors import Conflict, LinkLost, PluginDataTooLarge, PostRejected
+from sidecar.model import AccessRequest, Post, Review, Version
+from sidecar.text import card as text
+from sidecar.text.card import TextOptions
+
+OPTIONS = TextOptions(cluster="example.com")
+AWAY = Unknown(LinkLost("mattermost", "reset", "cut"))
+FORBIDDEN = Unknown(PostRejected(403, "api.context.permissions.app_error"))
+OPS = Target("ops/x", "card", "ops")
+BOB = Target("bob", "requester", "bob")
+CARD = Place("ops", "p1")
+
+
+def request(state: str = "PENDING", reviews: int = 0, **more: Any) -> AccessRequest:
+    said = tuple(Review(author, "APPROVED", "fine") for author in ("alice", "ivan", "eve")[:reviews])
+    fields = {"id": "id-1", "user": "bob", "roles": ("dba",), "expires": 5000.0, "created": 1000.0} | more
+    return AccessRequest(state=state, reviews=said, **fields)
+
+
+PENDING, REVIEWED, APPROVED, DENIED = request(), request("PENDING", 1), request("APPROVED", 2), request("DENIED", 2)
+
+
+def slot(shows: AccessRequest | None = PENDING, **changes: Any) -> Slot:
+    """The card `p1` in the channel `ops`, which shows this version and has all its replies."""
+    if shows is None:
+        return Slot(**{"r": "ops/x", "c": "ops"} | changes)
+    draft = text.render_card(shows, options=OPTIONS, kind=changes.get("k", "card"))
+    fields = {"h": text.content_hash(draft), "shown": (shows.state, len(shows.reviews)), "rep": due.numbers(shows)}
+    return Slot(**{"r": "ops/x", "c": "ops", "p": "p1", "s": "posted"} | fields | changes)
+
+
+def record(*slots: Slot, seen: tuple[str, int] = ("PENDING", 0), **more: Any) -> Record:
+    return Record(**{"seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots} | more)
+
+
+TOLD = record(slot())
+
+
+def post(post_id: str = "p1", key: str = "", **more: Any) -> Post:
+    return Post(**{"id": post_id, "channel_id": "ops", "user_id": "bot", "create_at": 5, "key": key} | more)
+
+
+def keyed(post_id: str, kind: str = "card", which: int | str = 0, **more: Any) -> Post:
+    return post(post_id, post_key("seed", kind, "ops", which, more.pop("attempt", 0)), **more)
+
+
+READ = {"p1": post()}
+
+
+def ask(**given: Any) -> Plan:
+    """Decide; every argument is a field of what is seen, remembered, known by Teleport, configured or of the clocks."""
+    if isinstance(stored := given.pop("record", None), Record):
+        given["stored"] = Stored(stored, "text")
+    given.setdefault("targets", (OPS,))
+
+    def take(kind: Any, **usual: Any) -> Any:
+        names = getattr(kind, "_fields", None) or kind.__struct_fields__
+        return kind(**usual | {name: given.pop(name) for name in names if name in given})
+
+    parts = (
+        take(Seen),
+        take(Facts),
+        take(Memory),
+        take(Context, request_id="id-1", owner="me", bot_id="bot", seed="seed", options=OPTIONS),
+        take(Now, wall=2000.0, mono=100.0, boot=50.0),
+    )
+    assert not given, "no such field"
+    return decide(*parts)
+
+
+def summary(plan: Plan) -> str:
+    look, slots = plan.look, plan.record.posts if plan.record is not None else ()
+    words = [f"read {part}" for part in ("request", "record", "targets", "evidence") if getattr(look, part)]
+    words += sorted(f"read {place.root_id and 'thread '}{place.root_id or place.channel_id}" for place in look.places)
+    words += [f"read card {card}" for card in sorted(look.cards)]
+    words += ["take"] if plan.take else []
+    words += [deed(action, slots) for action in plan.actions]
+    words += ["go on"] if plan.again else []
+    words += ["save"] if plan.save else []
+    words += ["done"] if plan.record is not None and plan.record.done else []
+    words += ["drop"] if plan.drop else []
+    words += [f"say {plan.trouble}"] if plan.trouble else []
+    words += [f"again {plan.again_at - 100:g}"] if plan.again_at < math.inf else []
+    return ", ".join(words)
+
+
+def deed(action: Action, slots: tuple[Slot, ...]) -> str:
+    match action:
+        case Create(position=position):
+            return f"post {slots[position].c}"
+        case Patch(position=position, shown=(state, _)):
+            return f"patch {slots[position].c} {state}"
+        case Reply(position=position, number=number):
+            return f"reply {slots[position].c} {number}"
+        case Answer(owed=owed):
+            return f"answer {owed.i}"
+        case Delete(post_id=post_id):
+            return f"delete {post_id}"
+        case Submit(verdict=verdict):
+            return f"submit {verdict.person.teleport_user} {verdict.expression.verb}"
+        case Resolve(state=state, voters=voters):
+            return f"resolve {state} {'+'.join(voters)}"
+
+
+def table(*rows: tuple[str, dict[str, Any], str]) -> pytest.MarkDecorator:
+    """Rows of: the situation, what is given, what is to be done."""
+    params = [pytest.param(given, expected, id=name) for name, given, expected in rows]
+    return pytest.mark.parametrize(("given", "expected"), params)
+
+
+GONE = {"request": None, "by_id": True}
+HELD = {"held": True, "request": PENDING}
+NEW: dict[str, Any] = {"stored": None}
+
+
+@table(
+    # -- what is it
+    ("nothing is known of it", {}, "read request"),
+    ("an event brought it, and it is new", {"request": PENDING}, "take"),
+    ("new, and its recipients are not known", {"request": PENDING, "targets": UNASKED}, "read targets"),
+    ("it is known, its record is not kept", {"request": PENDING, "known": True}, "read record"),
+    ("resolved: there may be a record", {"request": APPROVED}, "read record"),
+    ("an event said that it is gone", {"gone": True}, "read record"),
+    ("a get by id found nothing", GONE, "read record"),
+    # -- was it readable
+    ("Teleport did not answer", {"request": AWAY}, "again 0.5"),
+    ("the record could not be read", {"request": PENDING, "stored": AWAY}, "again 0.5"),
+    ("and not for the fourth time", {"request": AWAY, "failures": 3}, "again 4"),
+    ("and never again", {"request": AWAY, "failures": 10**6}, "again 60"),
+    ("the record changed meanwhile", {"request": PENDING, "stored": Unknown(Conflict("x"))}, "again 0.5"),
+    ("no link's failure is told", {"request": Unknown(PluginDataTooLarge("too large"))}, "say too large, again 60"),
+    ("once", {"request": Unknown(PluginDataTooLarge("too large")), "failures": 1}, "again 120"),
+    # -- may it be written
+    ("a newer sidecar's record", {"request": PENDING, "stored": Unreadable("newer")}, "say newer, again 3030"),
+    ("is told once", {"request": PENDING, "stored": Unreadable("newer"), "silent": True}, "again 3030"),
+    ("and forgotten at the end", {"gone": True, "stored": Unreadable("newer"), "silent": True}, "drop"),
+    # -- is it there
+    ("gone before it was announced", {"gone": True, "stored": None}, "drop"),
+    ("gone, and its record is closed", {"gone": True, "record": record(done=True)}, "drop"),
+    ("gone, and nobody was told", {"gone": True, "record": TOLD, "silent": True}, "drop"),
+    ("nothing by id, and no record", {**GONE, "stored": None}, "drop"),
+    ("nothing by id proves nothing before its expiry", {**GONE, "record": TOLD}, "again 3060"),
+    ("nor just after it", {**GONE, "record": TOLD, "wall": 5059.0}, "again 1"),
+    ("past its expiry it does", {**GONE, "record": TOLD, "wall": 5060.0}, "read card p1, take"),
+    ("absent from a list and by id it is gone", {**GONE, "record": TOLD, "absent_since": 100.0}, "read card p1, take"),
+    (
+        "mode plugin narrows lists: again in five minutes",
+        {**GONE, "record": TOLD, "absent_since": 90.0, "rules": Rules(mode="plugin")},
+        "again 290",
+    ),
+    (
+        "and then it is gone",
+        {**GONE, "record": TOLD, "absent_since": -200.0, "rules": Rules(mode="plugin")},
+        "read card p1, take",
+    ),
+    # -- does it count
+    ("dry runs are nobody's business", {"request": request(dry_run=True)}, "drop"),
+    # -- is it news
+    ("older than an event before it", {"request": PENDING, "version": Version(0, 1), **NEW}, "read request"),
+    ("older by id, too", {"request": PENDING, "version": Version(0, 1), "by_id": True, **NEW}, "again 3030"),
+    ("older than what was acted on", {"request": PENDING, "record": record(seen=("DENIED", 2))}, "read request"),
+    ("a cached read", {"request": APPROVED, "by_id": True, "record": record(seen=("DENIED", 2))}, "again 3060"),
+    (
+        "its end was shown, and an event says PENDING",
+        {"request": PENDING, "record": record(slot(), seen=("EXPIRED", 0), done=True)},
+        "read request",
+    ),
+    (
+        "it is alive after all",
+        {
+            **{"request": PENDING, "by_id": True},
+            "record": record(slot(shown=("EXPIRED", 0)), seen=("EXPIRED", 0), done=True),
+        },
+        "take",
+    ),
+    (
+        "and its card says so",
+        {**HELD, "by_id": True, "record": record(slot(shown=("EXPIRED", 0), h="e"), seen=("EXPIRED", 0)), "cards": READ},
+        "patch ops PENDING",
+    ),
+    # -- is it too early
+    ("announced after a delay", {"request": request(created=1990.0), "announce_delay": 30.0, **NEW}, "again 20"),
+    (
+        "our wall clock is behind Teleport's",
+        {"request": request(created=9000.0), "announce_delay": 30.0, "pending_since": 75.0, **NEW},
+        "again 5",
+    ),
+    ("the delay is over", {"request": PENDING, "announce_delay": 30.0, **NEW}, "take"),
+    (
+        "what is announced has no delay",
+        {"request": request("PENDING", 1, created=1990.0), "announce_delay": 30.0, "record": TOLD, "known": True},
+        "read card p1, take",
+    ),
+    # -- is silence right
+    ("resolved when first read", {"request": APPROVED, **NEW}, "again 3060"),
+    ("wanted all the same", {"request": APPROVED, "announce_resolved": True, **NEW}, "take"),
+    ("read PENDING before: owed", {"request": APPROVED, "pending_since": 100.0, **NEW}, "take"),
+    ("within the delay it is not", {"request": APPROVED, "pending_since": 80.0, "announce_delay": 30.0, **NEW},
+     "again 3060"),
+    ("after it, it is", {"request": APPROVED, "pending_since": 70.0, "announce_delay": 30.0, **NEW}, "take"),
+    ("silence is kept", {"request": APPROVED, "pending_since": 0.0, "silent": True, **NEW}, "again 3060"),
+    # -- is it done
+    ("closed, but an event came", {"request": APPROVED, "record": record(seen=("APPROVED", 2), done=True)},
+     "read request"),
+    ("closed, and resolved by id", {"request": APPROVED, "by_id": True, "record": record(done=True)}, "drop"),
+    # -- is it ours
+    ("another holds it", {"request": PENDING, "record": record(owner="other")}, "again 10"),
+    ("its end is near", {"request": PENDING, "record": record(owner="other"), "foreign": (1, 20.0)}, "again 5.05"),
+    ("it has moved on", {"request": PENDING, "record": record(owner="other", n=2), "foreign": (1, 0.0)}, "again 10"),
+    ("a short lease", {"request": PENDING, "record": record(owner="other", lease_s=3)}, "again 1"),
+    ("it died", {"request": PENDING, "record": record(slot(), owner="other"), "foreign": (1, 15.0)}, "take"),
+    ("we hold it from before", {"request": PENDING, "record": record(slot(), owner="me")}, "save, again 3030"),
+    (
+        "and something is in doubt",
+        {"request": PENDING, "record": record(slot(), owner="me"), "doubts": (Doubt(CARD, 110.0),)},
+        "again 10",
+    ),
+    ("another's end is awaited, too", {**GONE, "record": record(slot(), owner="other"), "gone": True}, "again 10"),
+    # -- what is uncertain
+    ("a doubt that is due is read", {**HELD, "record": TOLD, "doubts": (Doubt(CARD, 100.0),)}, "read thread p1"),
+    ("a channel, too", {**HELD, "record": TOLD, "doubts": (Doubt(Place("ops"), 99.0, 2),)}, "read ops"),
+    ("one that is not due waits", {"request": PENDING, "record": TOLD, "doubts": (Doubt(CARD, 130.0),)}, "again 30"),
+    ("at the end all are read", {"gone": True, "record": TOLD, "doubts": (Doubt(CARD, math.inf, 0),)},
+     "read thread p1"),
+    ("before that they are not", {"request": PENDING, "record": TOLD, "doubts": (Doubt(CARD, math.inf, 0),)},
+     "again 3030"),
+    (
+        "a place in doubt is read before anything is written there",
+        {**HELD, "record": record(slot(None)), "doubts": (Doubt(Place("ops"), 130.0),)},
+        "read ops",
+    ),
+    (
+        "a place that cannot be read is not written to",
+        {**HELD, "record": record(slot(None)), "doubts": (Doubt(Place("ops"), 130.0),), "posts": {Place("ops"): AWAY},
+         "error": AWAY.why},
+        "save, again 0.5",
+    ),
+    # -- what must be posted: nobody can say
+    ("we do not know who we are", {"request": PENDING, "bot_id": "", **NEW}, "again 0.5"),
+    ("Mattermost knows no recipient", {"request": PENDING, "targets": AWAY, **NEW}, "again 0.5"),
+    ("and a card stands", {"request": PENDING, "targets": AWAY, "record": TOLD}, "again 3030"),
+)  # fmt: skip
+def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None:
+    assert summary(ask(**given)) == expected
+
+
+@table(
+    ("a new request", {**HELD, "record": record()}, "post ops"),
+    ("the requester, too", {**HELD, "record": record(), "targets": (OPS, BOB)}, "post ops, post bob"),
+    ("nobody to tell", {**HELD, "record": record(), "targets": ()}, "save, again 3030"),
+    ("a name that leads nowhere is tried again", {**HELD, "record": record(), "targets": (Target("t", "card", ""),)},
+     "save, again 60"),
+    ("and stops nobody else", {**HELD, "record": record(), "targets": (Target("t", "card", ""), OPS)}, "post ops"),
+    ("one channel, once", {**HELD, "record": record(), "targets": (OPS, Target("other", "card", "ops"))}, "post ops"),
+    ("made before its reviews are told", {**HELD, "request": REVIEWED, "record": record()}, "post ops"),
+    ("which come next", {**HELD, "request": REVIEWED, "record": record(slot(REVIEWED, rep=()))}, "reply ops 1"),
+    ("nothing changed", {**HELD, "record": TOLD}, "save, again 3030"),
+    ("nothing changed, and it is not ours", {"request": PENDING, "record": TOLD}, "again 3030"),
+    ("its card is read first", {**HELD, "request": REVIEWED, "record": TOLD}, "read card p1, reply ops 1"),
+    ("a review", {**HELD, "request": REVIEWED, "record": TOLD, "cards": READ}, "patch ops PENDING, reply ops 1"),
+    (
+        "two reviews and the end in one patch",
+        {**HELD, "request": APPROVED, "record": TOLD, "cards": READ},
+        "patch ops APPROVED, reply ops 1, reply ops 2, reply ops -1",
+    ),
+    (
+        "APPROVED may become DENIED",
+        {**HELD, "request": DENIED, "record": record(slot(APPROVED), seen=("APPROVED", 2)), "cards": READ},
+        "patch ops DENIED, reply ops -2",
+    ),
+    (
+        "a reason that was corrected",
+        {**HELD, "request": request("APPROVED", 2, resolve_reason="ok"),
+         "record": record(slot(APPROVED), seen=("APPROVED", 2)), "cards": READ},
+        "patch ops APPROVED",
+    ),
+    ("a card that shows more than is read stays",
+     {**HELD, "record": record(slot(REVIEWED)), "cards": READ}, "save, again 3030"),
+    ("owed while PENDING, resolved meanwhile", {**HELD, "request": APPROVED, "record": record(slot(None))}, "post ops"),
+    ("failed and over", {**HELD, "request": APPROVED, "record": record(slot(None, s="failed"))}, "save, again 3060"),
+    ("nobody new once over", {**HELD, "request": APPROVED, "record": record(slot(APPROVED)), "targets": (OPS, BOB)},
+     "save, again 3060"),
+    ("resolved, announced as it is", {**HELD, "request": APPROVED, "record": record(slot(None, rep=(1, 2, -1)))},
+     "post ops"),
+    ("a deleted card stays deleted", {**HELD, "request": REVIEWED, "record": record(slot(s="gone"))},
+     "save, again 3030"),
+    ("an archived channel is left alone", {**HELD, "request": REVIEWED, "record": record(slot(s="archived"))},
+     "save, again 3030"),
+    ("a card that was deleted meanwhile", {**HELD, "request": REVIEWED, "record": TOLD, "cards": {"p1": None}},
+     "save, again 3030"),
+    ("a card that may not be read", {**HELD, "request": REVIEWED, "record": TOLD, "cards": {"p1": FORBIDDEN}},
+     "reply ops 1"),
+    ("a card that could not be read", {**HELD, "request": REVIEWED, "record": record(slot(rep=(1,))),
+     "cards": {"p1": AWAY}, "error": AWAY.why}, "save, again 0.5"),
+    (
+        "a card that could not be patched must become true",
+        {**HELD, "request": APPROVED, "record": record(slot(s="failed", rep=(1, 2, -1))), "cards": READ},
+        "patch ops APPROVED",
+    ),
+    ("a failed recipient that is found", {**HELD, "record": record(Slot(r="ops/x", s="failed"))}, "post ops"),
+    ("it is tried again when it is due", {**HELD, "record": record(slot(None, s="failed")), "retries": 1,
+     "retry_at": 100.0}, "post ops"),
+    ("not before", {**HELD, "record": record(slot(None, s="failed")), "retries": 1, "retry_at": 130.0},
+     "save, again 30"),
+    ("what failed in this look is not repeated", {**HELD, "record": record(slot(None, s="failed")),
+     "failed": frozenset({("card", 0)})}, "save, again 60"),
+    ("less and less often", {**HELD, "record": record(slot(None, s="failed")), "retries": 5, "retry_at": 100.0,
+     "failed": frozenset({("card", 0)})}, "save, again 1920"),
+    ("an hour at most", {**HELD, "record": record(slot(None, s="failed"), exp=10**6), "retries": 10, "retry_at": 100.0,
+     "request": request(expires=1e6), "failed": frozenset({("card", 0)})}, "save, again 3600"),
+    ("a card where writes crossed is patched once more",
+     {**HELD, "record": TOLD, "touched": frozenset({"ops"}), "cards": READ}, "patch ops PENDING"),
+    ("an answer that is owed", {**HELD, "record": record(slot(), owe=(Owed("i", "dm", "No."),))}, "answer i"),
+    ("also where nobody holds the record", {"request": PENDING, "record": record(slot(), owe=(Owed("i", "dm", "No."),))},
+     "take"),
+    (
+        "an answer in doubt is looked for first",
+        {**HELD, "record": record(slot(), owe=(Owed("i", "ops", "No.", "p1"),)), "doubts": (Doubt(CARD, 130.0),)},
+        "read thread p1",
+    ),
+    # -- the official plugin's
+    (
+        "a post of the official plugin is taken over",
+        {**HELD, "record": record(slot(None, r="ops", p="p9", s="posted", shown=("PENDING", 0))), "cards": {"p9": post()}},
+        "patch ops PENDING",
+    ),
+    # -- the end
+    ("gone: the card is read", {"held": True, "gone": True, "record": TOLD}, "read card p1"),
+    ("and closed", {"held": True, "gone": True, "record": TOLD, "cards": READ}, "patch ops REMOVED, reply ops -3"),
+    ("past its expiry as EXPIRED", {"held": True, "gone": True, "record": TOLD, "cards": READ, "wall": 5000.0},
+     "patch ops EXPIRED, reply ops -3"),
+    ("a deleted card is none to close", {"held": True, "gone": True, "record": TOLD, "cards": {"p1": None}},
+     "save, done, drop"),
+    ("a card that was never made is none either", {"held": True, "gone": True, "record": record(slot(None))},
+     "save, done, drop"),
+    ("all closed", {"held": True, "gone": True, "record": record(slot(shown=("REMOVED", 0)), seen=("REMOVED", 0))},
+     "save, done, drop"),
+    ("it said before how it ended", {"held": True, "gone": True, "record": record(slot(APPROVED), seen=("APPROVED", 2))},
+     "save, done, drop"),
+    ("one that failed must say so, too", {"held": True, "gone": True, "record": record(slot(s="failed")), "cards": READ},
+     "patch ops REMOVED, reply ops -3"),
+    ("an answer is given before the end",
+     {"held": True, "gone": True, "record": record(owe=(Owed("i", "dm", "No."),))}, "answer i"),
+    ("one that could not be given is tried again", {"held": True, "gone": True, "failed": frozenset({("answer", "i")}),
+     "record": record(slot(shown=("REMOVED", 0)), seen=("REMOVED", 0), owe=(Owed("i", "dm", "No."),)),
+     "error": AWAY.why}, "save, again 0.5"),
+    ("a doubt keeps it open", {"held": True, "gone": True, "doubts": (Doubt(CARD, 130.0),),
+     "record": record(slot(shown=("REMOVED", 0)), seen=("REMOVED", 0))}, "save, again 30"),
+    ("a card in a channel where writes crossed is closed again",
+     {"held": True, "gone": True, "touched": frozenset({"ops"}), "cards": READ,
+      "record": record(slot(shown=("REMOVED", 0), rep=(-3,)), seen=("REMOVED", 0))}, "patch ops REMOVED"),
+    # -- the clock
+    ("its expiry is 30 s past, and Teleport lists it",
+     {**HELD, "record": record(slot()), "cards": READ, "wall": 5030.0}, "patch ops EXPIRED"),
+    ("a moment before", {**HELD, "record": record(slot()), "wall": 5029.0}, "save, again 1"),
+    ("not by our clock alone", {**HELD, "record": record(slot()), "wall": 5030.0, "offset": -9.0}, "save, again 30"),
+    ("it was prolonged", {**HELD, "record": record(slot(shown=("EXPIRED", 0), h="e")), "cards": READ},
+     "patch ops PENDING"),
+)  # fmt: skip
+def test_what_is_posted(given: dict[str, Any], expected: str) -> None:
+    assert summary(ask(**given)) == expected
+
+
+# -- what people say -------------------------------------------------------------------------------------------------
+
+PEOPLE = {"a": Person("a", "alice"), "i": Person("i", "ivan"), "b": Person("b", "bob"), "m": Person("m", problem="unmapped")}
+REVIEWER = Rules(mode="reviewer")
+QUORUM = Rules(mode="plugin", policies={"*": Policy(("alice", "ivan"), 2, 1)})
+STATE = msgspec.structs.replace(QUORUM, mode="state")
+
+
+def say(user: str = "a", verb: Any = "approve", at: int = 10, **more: Any) -> Expression:
+    fields = {"way": "reaction", "post_id": "p1", "channel_id": "ops", "root_id": "p1"} | more
+    return Expression(user_id=user, verb=verb, at=at, **fields)
+
+
+def heard(*said: Expression, at: float = 99.0, unread: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A held record, a request that was just read, and what people say about it."""
+    evidence = Evidence(at=at, standing=said, people=PEOPLE, unread=unread)
+    known = {"listen": True, "rules": REVIEWER, "by_id": True, "readings": 1, "record": TOLD}
+    return {**HELD, **known, "evidence": evidence}
+
+
+COUNTED = ("a", "approve", "reaction|p1", 10, "counted")
+UNREAD = {"unread": ("a thread",)}
+
+
+@table(
+    ("somebody spoke", {"request": PENDING, "record": TOLD, "listen": True, "rules": REVIEWER},
+     "read request, read evidence"),
+    ("nobody may decide", {"request": PENDING, "record": TOLD, "listen": True}, "again 3030"),
+    ("it is over", {"request": APPROVED, "record": record(done=True), "listen": True, "rules": REVIEWER},
+     "read request"),
+    ("nothing was said after all", heard(), "save, again 3030"),
+    ("an approval", heard(say()), "submit alice approve"),
+    ("is submitted by who holds the record", heard(say()) | {"held": False}, "take"),
+    ("two, one at a time", heard(say("i", at=11), say()), "submit alice approve"),
+    ("a refusal is noted at once", heard(say("b")), "go on"),
+    ("before anything is submitted", heard(say("b", at=11), say()), "go on"),
+    ("what nobody decided is answered once the record says so",
+     heard(say("b")) | {"record": record(slot(), dec=(("b", "approve", "reaction|p1", 10, "own_request"),))},
+     "save, again 3030"),
+    ("it failed in this look", heard(say()) | {"failed": frozenset({("submit", "a", "approve", "reaction|p1", 10)}),
+     "error": AWAY.why}, "save, again 0.5"),
+    ("and the next one is not held up", heard(say(), say("i", at=11))
+     | {"failed": frozenset({("submit", "a", "approve", "reaction|p1", 10)})}, "submit ivan approve"),
+    ("somebody else's words in our name", heard(say(flaw="forged")), "save, again 3030"),
+    ("read too long ago", heard(say(), at=98.0), "read request, read evidence"),
+    ("for the third time", heard(say(), at=98.0) | {"readings": 3}, "save, again 0.5"),
+    ("something could not be read: no approval", heard(say(), **UNREAD), "save, again 0.5"),
+    ("but a denial", heard(say(verb="deny"), say("i"), **UNREAD), "submit alice deny"),
+    ("its expiry is past, and Teleport lists it", heard(say()) | {"wall": 5030.0}, "go on"),
+    # -- the policy's count
+    ("one of two", heard(say()) | {"rules": QUORUM}, "go on"),
+    ("the second", heard(say(), say("i", at=11)) | {"rules": QUORUM, "record": record(slot(), dec=(COUNTED,))},
+     "resolve APPROVED alice+ivan"),
+    ("the first took it back", heard(say("i", at=11)) | {"rules": QUORUM, "record": record(slot(), dec=(COUNTED,))},
+     "go on"),
+    ("one denial", heard(say(verb="deny")) | {"rules": QUORUM}, "resolve DENIED alice"),
+    ("something could not be read", heard(say(), say("i", at=11), **UNREAD) | {"rules": QUORUM},
+     "save, again 0.5"),
+    ("a denial all the same", heard(say(verb="deny"), **UNREAD) | {"rules": QUORUM}, "resolve DENIED alice"),
+    ("it failed in this look, too", heard(say(verb="deny")) | {"rules": QUORUM, "error": AWAY.why,
+     "failed": frozenset({("resolve", "DENIED")})}, "save, again 0.5"),
+    ("read before the record was ours", heard(say(verb="deny")) | {"rules": STATE, "held_since": 99.5},
+     "read request, read evidence"),
+    ("and after", heard(say(verb="deny")) | {"rules": STATE, "held_since": 98.5}, "resolve DENIED alice"),
+    ("which only the state asks for", heard(say(verb="deny")) | {"rules": QUORUM, "held_since": 99.5},
+     "resolve DENIED alice"),
+)  # fmt: skip
+def test_what_people_say(given: dict[str, Any], expected: str) -> None:
+    assert summary(ask(**given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "more", "ledger", "owed"),
+    [
+        ((say("b"),), {}, [("b", "own_request")], ["b:approve:reaction|p1:10"]),
+        # Of a stranger all that was said until then.
+        ((say("m"), say("m", "deny", 11)), {}, [("m", "unmapped")], ["m:approve:reaction|p1:10"]),
+        # A name of theirs is told once.
+        ((say("m", at=12),), {"dec": (("m", "*", "*", 10, "unmapped"),)}, [("m", "unmapped")], []),
+        ((say("a"),), {"rules": QUORUM}, [("a", "counted")], ["a:approve:reaction|p1:10"]),
+    ],
+)
+def test_what_is_on_record_of_it(
+    said: tuple[Expression, ...], more: dict[str, Any], ledger: list[tuple[str, str]], owed: list[str]
+) -> None:
+    """A verdict and the answer to it get on record together: whoever carries on gives the answer, once."""
+    more = more.copy()
+    plan = ask(**heard(*said) | {"record": record(slot(), dec=more.pop("dec", ()))} | more)
+    assert plan.record is not None
+    assert [(user, outcome) for user, _, _, _, outcome in plan.record.dec] == ledger
+    assert [one.i for one in plan.record.owe] == owed
+
+
+def test_what_is_judged_is_listened_to_no_longer() -> None:
+    assert not ask(**heard()).memory.listen
+    assert ask(**heard(say(), **UNREAD)).memory.listen  # type: ignore[arg-type]
+
+
+# -- what is found ---------------------------------------------------------------------------------------------------
+
+UNSURE = {**HELD, "doubts": (Doubt(Place("ops"), 100.0),)}
+LOST = record(slot(None))
+
+
+@table(
+    ("nothing of ours is there", {"record": LOST, "posts": {Place("ops"): ()}}, "post ops"),
+    ("the card is there; its text is not known", {"record": LOST, "posts": {Place("ops"): (keyed("p7"),)}},
+     "read card p7"),
+    ("a raised attempt", {"record": LOST, "posts": {Place("ops"): (keyed("p7", attempt=3),)}}, "read card p7"),
+    *(
+        (f"not ours: {name}", {"record": LOST, "posts": {Place("ops"): (keyed("p7", **changes),)}}, "post ops")
+        for name, changes in {
+            "another's post": {"user_id": "eve"},
+            "elsewhere": {"channel_id": "other"},
+            "a former version": {"original_id": "p6"},
+            "deleted": {"delete_at": 5},
+            "another key": {"which": 7},
+        }.items()
+    ),
+    ("of two the older is kept", {"record": LOST, "posts": {Place("ops"): (keyed("p8", create_at=6), keyed("p7"))}},
+     "read card p7, delete p8"),
+    ("a late one that is older than ours", {"record": TOLD, "posts": {Place("ops"): (keyed("p1", create_at=6),
+     keyed("p0"))}}, "read card p0, delete p1"),
+    ("a late one that is younger", {"record": TOLD, "posts": {Place("ops"): (keyed("p1"), keyed("p2", create_at=6))}},
+     "delete p2"),
+    ("that could not be deleted", {"record": TOLD, "posts": {Place("ops"): (keyed("p1"), keyed("p2", create_at=6))},
+     "failed": frozenset({("delete", "p2")}), "error": AWAY.why}, "save, again 0.5"),
+    ("an answer is not taken for the card", {"record": TOLD, "posts": {Place("ops"): (keyed("p1"),
+     keyed("p0", "answer", "i"))}}, "save, again 3030"),
+    ("an answer is found", {"record": record(slot(), owe=(Owed("i", "ops", "No."),)),
+     "posts": {Place("ops"): (keyed("p5", "answer", "i"),)}}, "save, again 3030"),
+)  # fmt: skip
+def test_what_is_found_in_a_channel(given: dict[str, Any], expected: str) -> None:
+    assert summary(ask(**UNSURE | given)) == expected
+
+
+@table(
+    ("no reply", {"posts": {CARD: (post(),)}}, "read card p1, reply ops 1"),
+    ("the reply", {"posts": {CARD: (keyed("r1", "review", 1),)}}, "read card p1"),
+    ("two of them", {"posts": {CARD: (keyed("r1", "review", 1), keyed("r2", "review", 1, create_at=6))}},
+     "read card p1, delete r2"),
+    ("it could not be read", {"posts": {CARD: AWAY}}, "read card p1"),
+)  # fmt: skip
+def test_what_is_found_in_a_thread(given: dict[str, Any], expected: str) -> None:
+    seen = {**HELD, "request": REVIEWED, "record": TOLD, "doubts": (Doubt(CARD, 100.0),)}
+    assert summary(ask(**seen | given)) == expected
+
+
+WEDGE = {**HELD, "mentions": True, "doubts": (Doubt(Place("ops"), math.inf, 0),), "record": LOST}
+
+
+@table(
+    ("it is looked for before we post", {}, "read ops"),
+    ("a post of our bot that names the request", {"posts": {Place("ops"): (post("p9", message="for id-1"),)}},
+     "read card p9"),
+    ("a post that names another", {"posts": {Place("ops"): (post("p9", message="for id-2"),)}}, "post ops"),
+    ("a reply", {"posts": {Place("ops"): (post("p9", message="for id-1", root_id="p8"),)}}, "post ops"),
+    ("somebody else's", {"posts": {Place("ops"): (post("p9", message="for id-1", user_id="eve"),)}}, "post ops"),
+)  # fmt: skip
+def test_what_the_official_plugin_may_have_posted(given: dict[str, Any], expected: str) -> None:
+    """It claimed the request, and died or not before it posted."""
+    assert summary(ask(**WEDGE | given)) == expected
+
+
+def test_an_adopted_post_gets_our_message_once() -> None:
+    adopted = record(slot(None, p="p1", s="posted", shown=("PENDING", 0)))
+    for given, message in ((adopted, True), (record(slot(PENDING, h="old")), False)):
+        (patch,) = ask(**HELD, record=given, cards=READ).actions
+        assert isinstance(patch, Patch)
+        assert patch.message is message
+
+
+# -- doubts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slots", "more", "doubts"),
+    [
+        # Another died: whatever it wrote last is on no record.
+        ((slot(),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True), Doubt(CARD, 100.0, 2)}),
+        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2)}),
+        ((slot(s="gone"), slot(None, c="")), {"owner": "other"}, set()),
+        ((), {"owner": "other", "owe": (Owed("i", "dm", "No.", "t"),)}, {Doubt(Place("dm", "t"), 100.0, 2)}),
+        # It gave up on purpose: what waits is looked for at the end, in case it was made all the same.
+        ((slot(None), slot(), slot(None, s="failed")), {}, {Doubt(Place("ops"), math.inf, 0)}),
+    ],
+)
+def test_what_the_last_holder_may_have_left(slots: tuple[Slot, ...], more: dict[str, Any], doubts: set[Doubt]) -> None:
+    plan = ask(request=REVIEWED, record=record(*slots, **more), foreign=(1, 0.0), targets=())
+    assert plan.take
+    assert set(plan.memory.doubts) == doubts
+    assert (plan.memory.mine, plan.memory.foreign) == (True, None)
+
+
+def test_our_own_record_is_taken_again_without_doubts_and_older_doubts_stay() -> None:
+    assert ask(request=REVIEWED, record=record(slot(None)), mine=True).memory.doubts == ()
+    younger = Doubt(CARD, 130.0)
+    plan = ask(request=REVIEWED, record=record(slot(), owner="other"), foreign=(1, 0.0), doubts=(younger,))
+    assert [one for one in plan.memory.doubts if one.place == CARD] == [younger]
+
+
+@pytest.mark.parametrize(
+    ("stage", "posts", "left"),
+    [
+        (2, (), [(1, 135.0)]),
+        (1, (), [(0, math.inf)]),
+        (0, (), [(0, math.inf)]),  # not due before the end
+        (1, AWAY, [(1, 160.0)]),
+        (1, FORBIDDEN, []),  # no longer ours to read, so not ours to repair
+    ],
+)
+def test_a_place_in_doubt_is_looked_at_again(stage: int, posts: Any, left: list[tuple[int, float]]) -> None:
+    """At once, when the longest late write may have landed, and at the end."""
+    doubt = Doubt(CARD, 100.0 if stage else math.inf, stage)
+    plan = ask(**HELD, record=TOLD, doubts=(doubt,), posts={CARD: posts})
+    assert [(one.stage, one.due) for one in plan.memory.doubts] == left
+
+
+def test_at_the_end_the_last_look_ends_the_doubt() -> None:
+    ended = record(slot(shown=("REMOVED", 0)), seen=("REMOVED", 0))
+    plan = ask(held=True, gone=True, record=ended, doubts=(Doubt(CARD, math.inf, 0),), posts={CARD: ()})
+    assert (plan.memory.doubts, summary(plan)) == ((), "save, done, drop")
+
+
+def test_a_card_that_a_late_write_may_have_changed_is_patched_again() -> None:
+    """Such a patch leaves no trace in the channel."""
+    doubt = Doubt(CARD, 100.0, 1, card=True)
+    plan = ask(**HELD, record=TOLD, doubts=(doubt,), posts={CARD: (post(),)}, cards=READ)
+    assert summary(plan) == "patch ops PENDING"
+
+
+# -- the record ------------------------------------------------------------------------------------------------------
+
+
+def kept(**given: Any) -> Record:
+    plan = ask(**given)
+    assert plan.record is not None
+    return plan.record
+
+
+def test_a_record_is_made_with_what_is_known() -> None:
+    made = kept(request=REVIEWED, stored=None, lease_s=7)
+    assert (made.seed, made.owner, made.at, made.exp, made.lease_s) == ("seed", "me", 2000, 5000, 7)
+    assert (made.seen, made.posts) == (("PENDING", 1), (Slot(r="ops/x", c="ops"),))
+
+
+def test_what_is_acted_on_is_on_record_and_an_end_is_taken_back() -> None:
+    changed = kept(**HELD | {"request": request("PENDING", 1, expires=6000.0)}, record=record(slot(), done=True), by_id=True)
+    assert (changed.seen, changed.exp, changed.done) == (("PENDING", 1), 6000, False)
+
+
+@pytest.mark.parametrize(
+    ("seen", "wall", "offset", "state"),
+    [
+        (("PENDING", 0), 5000.0, 0.0, "EXPIRED"),
+        (("PENDING", 1), 4999.0, 0.0, "EXPIRED"),
+        (("PENDING", 0), 4000.0, 0.0, "REMOVED"),
+        (("PENDING", 0), 4000.0, 1000.0, "EXPIRED"),  # by Mattermost's clock, where ours is behind
+        (("APPROVED", 2), 9000.0, 0.0, "APPROVED"),  # the last holder died between reading this and showing it
+        (("STATE 9", 0), 9000.0, 0.0, "STATE 9"),
+        (("REMOVED", 0), 9000.0, 0.0, "REMOVED"),
+    ],
+)
+def test_how_a_request_that_is_gone_ends(seen: tuple[str, int], wall: float, offset: float, state: str) -> None:
+    gone = {"held": True, "gone": True, "cards": READ, "wall": wall, "offset": offset}
+    ending = ask(**gone, record=record(slot(), seen=seen))
+    assert ending.record is not None
+    assert ending.record.seen == (state, seen[1])
+    assert [one.shown[0] for one in ending.actions if isinstance(one, Patch)] == [state]
+    assert kept(**gone, record=record(slot(shown=(state, 0)), seen=(state, seen[1]))).done
+
+
+def test_a_request_is_done_only_when_every_card_says_so() -> None:
+    ended = slot(shown=("REMOVED", 0))
+    assert not kept(held=True, gone=True, record=record(ended, slot(s="failed", p="p2")), cards=READ).done
+
+
+def test_who_could_not_be_looked_up_is_told_even_if_the_request_is_over() -> None:
+    """Mattermost did not say whether the recipient exists: that is no reason to leave them out."""
+    owed, reached, nowhere = Target("t", "card", "", owed=True), Target("t", "card", "new"), Target("t", "card", "")
+    waiting = kept(**HELD, record=record(), targets=(owed, OPS))
+    assert [one.s for one in waiting.posts] == ["waiting", "waiting"]
+    over = {"held": True, "request": DENIED, "record": record(waiting.posts[0], slot(DENIED))}
+    assert summary(ask(**over, targets=UNASKED)) == "read targets"
+    assert summary(ask(**over, targets=(reached, OPS))) == "post new"
+    # It leads nowhere, as it turned out, or to a channel that was told already.
+    assert [one.s for one in kept(**over, targets=(nowhere, OPS)).posts] == ["failed", "posted"]
+    late = {**over, "record": record(Slot(r="t", s="failed"), slot(DENIED))}
+    assert summary(ask(**late, targets=(reached, OPS))) == "save, again 3060"
+    assert [one.r for one in kept(**over, targets=(Target("t", "card", "ops"), OPS)).posts] == ["ops/x"]
+
+
+def test_recipients_beyond_the_room_of_a_record_are_refused_and_counted() -> None:
+    plan = ask(**HELD, record=record(), targets=tuple(Target(f"user{n}@x", "card", f"channel-{n:017}") for n in range(600)))
+    assert plan.record is not None
+    assert 300 <= len(plan.record.posts) < 600
+    assert plan.refused == 600 - len(plan.record.posts)
+    assert len(encode(plan.record)) <= MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"owner": "somebody"}, {"seen": ("PENDING", 1)}, {"posts": ()}, {"done": True},
+        {"owe": (Owed("i", "dm", "No."),)}, {"posts": (slot(s="waiting"),)}, {"posts": (slot(s="failed"),)},
+        {"posts": (slot(shown=("", 0)),)},
+    ],
+)  # fmt: skip
+def test_what_is_not_settled(changes: dict[str, Any]) -> None:
+    """Nobody needs to look at what is; that is judged without reading anything."""
+    assert settled(PENDING, TOLD, frozenset({"ops/x"}))
+    assert not settled(PENDING, msgspec.structs.replace(TOLD, **changes), frozenset({"ops/x"}))
+    assert not settled(APPROVED, record(slot(APPROVED), seen=("APPROVED", 2)), frozenset({"ops/x"}))
