@@ -83,14 +83,13 @@ async def test_after_every_fault_a_fresh_link_and_a_sweep(tmp_path: Path, fault:
 
 
 async def test_a_post_that_is_none_costs_that_event_alone(tmp_path: Path) -> None:
-    with trio.fail_after(10):
-        async with deciding(tmp_path, times=PINGING) as here:
-            _, card = await ask(here)
-            (old,) = sockets(here)
-            a_post_that_is_none(here)
-            here.chat.react(here.alice, card, APPROVE)
-            await here.lines.heard("decision.taken", user_id=here.alice.id)
-            assert sockets(here) == [old]
+    async with deciding(tmp_path, times=PINGING) as here:
+        _, card = await ask(here)
+        (old,) = sockets(here)
+        a_post_that_is_none(here)
+        here.chat.react(here.alice, card, APPROVE)
+        await here.lines.heard("decision.taken", user_id=here.alice.id)
+        assert sockets(here) == [old]
 
 
 async def test_events_told_twice_or_in_the_wrong_order_are_judged_once(tmp_path: Path) -> None:
