@@ -355,6 +355,9 @@ def _with_recipients(view: View) -> tuple[Record, int]:
     if not (view.pending or view.record is None):
         owed = {(slot.r, slot.k) for slot in record.posts if slot.s == "waiting" and not slot.c}
         chosen = tuple(target for target in chosen if (target.name, target.kind) in owed)
+    elif view.context.keep_recipients and record.posts:
+        kept = {(slot.r, slot.k) for slot in record.posts}
+        chosen = tuple(target for target in chosen if (target.name, target.kind) in kept)
     # A card that first appears resolved says it all: no replies for what went before.
     record, refused = due.merge(record, chosen, rep=() if view.pending else due.numbers(request))
     seen = (request.state, len(request.reviews))

@@ -169,6 +169,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     times: Times = USUAL
     announce_resolved: bool = False
     announce_delay: float = 0.0
+    # Where rules are in use, their changes move new requests only.
+    keep_recipients: bool = False
 
 
 # -- what is to be done ----------------------------------------------------------------------------------------------
