@@ -592,7 +592,7 @@ def _after_reading(view: View) -> Memory:
                 touched.add(doubt.place.channel_id)
             if doubt.stage:
                 stage = doubt.stage - 1
-                again = now + view.context.lease_s * TAKEOVER if stage else math.inf
+                again = now + min(view.context.times.verify, view.context.lease_s * TAKEOVER) if stage else math.inf
                 doubts.append(msgspec.structs.replace(doubt, stage=stage, due=again))
     return memory.but(
         doubts=tuple(doubts), touched=frozenset(touched), mentions=memory.mentions and not view.seen.posts

@@ -14,7 +14,7 @@ from sidecar.config import TeleportConfig
 from sidecar.errors import LinkRefused
 from sidecar.simulator.teleport.pki import ClusterPki, Issued
 from sidecar.teleport.credentials import Credentials
-from sidecar.teleport.findings import Finding, judge_names
+from sidecar.teleport.findings import Finding, judge_names, judge_server
 from sidecar.teleport.identity import (
     check_credentials,
     check_files,
@@ -248,6 +248,14 @@ def test_authorities_of_another_cluster() -> None:
         "root_cas",
         "Our certificate is of cluster example.com, but root_cas holds only leaf.example.com, other.example.com.",
         f"Use the three files of one run. {TCTL}",
+    )
+
+
+def test_a_server_whose_issuer_is_of_another_cluster() -> None:
+    """Whatever OpenSSL made of the chain."""
+    theirs = read_certificate(ClusterPki("other.example.com").server_certificate().certificate)
+    assert (
+        judge_server("auth:3025", theirs, read_certificate(issue().certificate)).id == "teleport.server.other_cluster"
     )
 
 
