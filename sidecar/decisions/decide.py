@@ -382,8 +382,9 @@ def _found(view: View, record: Record) -> due.Found:
         record,
         read,
         view.context.bot_id,
+        view.context.request_id,
         reviews=max(record.seen[1], len(view.request.reviews) if view.request is not None else 0),
-        adopting=view.context.request_id if view.memory.mentions else "",
+        adopting=view.memory.mentions,
     )
 
 

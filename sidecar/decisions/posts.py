@@ -113,12 +113,17 @@ def keys(record: Record, kind: str, channel_id: str, which: int | str, attempt: 
 
 
 def find(
-    record: Record, read: dict[Place, tuple[Post, ...]], bot_id: str, *, reviews: int, adopting: str = ""
+    record: Record,
+    read: dict[Place, tuple[Post, ...]],
+    bot_id: str,
+    request_id: str,
+    *,
+    reviews: int,
+    adopting: bool = False,
 ) -> Found:
     """Put on record what stands in the places that were read; finding two keeps the older.
 
-    `adopting` is the id of a request that the official plugin began to announce: a post of our bot that names it is
-    the card.
+    `adopting` a request that the official plugin began to announce: a post of our bot that names it is the card.
     """
     younger: list[tuple[str, Place]] = []
     kinds: list[str] = []
@@ -128,7 +133,7 @@ def find(
         if posts is not None and slot.c and slot.s not in ("gone", "archived"):
             ours = _ours(posts, bot_id, slot.c, keys(record, slot.k, slot.c, 0, slot.a))
             if not ours and adopting:
-                ours = [one for one in _ours(posts, bot_id, slot.c, frozenset(("",))) if _mentions(one, adopting)]
+                ours = [one for one in _ours(posts, bot_id, slot.c, frozenset(("",))) if _mentions(one, request_id)]
             younger += [(post.id, Place(slot.c)) for post in ours[1:]]
             if ours and ours[0].id != slot.p:
                 # The younger one, which was on record, goes and its thread with it; or none was on record.
@@ -151,7 +156,10 @@ def find(
             kinds.append("answer")
         else:
             owe.append(owed)
-    return Found(msgspec.structs.replace(record, owe=tuple(owe)), tuple(younger), tuple(kinds))
+    # An answer that was given is owed no more, so no key leads to its double.
+    younger += [(post.id, place) for place, posts in read.items() for post in _doubles(posts, bot_id, request_id)]
+    where = dict(reversed(younger))
+    return Found(msgspec.structs.replace(record, owe=tuple(owe)), tuple(where.items()), tuple(kinds))
 
 
 def _replies(reviews: int) -> Iterator[tuple[str, int]]:
@@ -171,6 +179,16 @@ def _ours(posts: Iterable[Post], bot_id: str, channel_id: str, wanted: frozenset
         and not post.original_id
     }
     return sorted(ours.values(), key=lambda post: (post.create_at, post.id))
+
+
+def _doubles(posts: tuple[Post, ...], bot_id: str, request_id: str) -> Iterator[Post]:
+    """The younger ones of our posts for this request with one key."""
+    named: dict[tuple[str, str], list[Post]] = {}
+    for post in posts:
+        if post.key and post.request_id == request_id:
+            named.setdefault((post.channel_id, post.key), []).append(post)
+    for (channel_id, key), same in named.items():
+        yield from _ours(same, bot_id, channel_id, frozenset((key,)))[1:]
 
 
 def _mentions(post: Post, request_id: str) -> bool:

@@ -376,6 +376,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
      "save, done, drop"),
     ("all closed", {"held": True, "gone": True, "record": record(slot(shown=("REMOVED", 0)), seen=("REMOVED", 0))},
      "save, done, drop"),
+    ("taking the record closed it", {"held": True, "gone": True, "record": record(slot(shown=("REMOVED", 0)),
+     seen=("REMOVED", 0), done=True)}, "save, done, drop"),
     ("it said before how it ended", {"held": True, "gone": True, "record": record(slot(APPROVED), seen=("APPROVED", 2))},
      "save, done, drop"),
     ("one that failed must say so, too", {"held": True, "gone": True, "record": record(slot(s="failed")), "cards": READ},
@@ -531,6 +533,10 @@ LOST = record(slot(None))
      "failed": frozenset({("delete", "p2")}), "error": AWAY.why}, "save, again 0.5"),
     ("an answer is not taken for the card", {"record": TOLD, "posts": {Place("ops"): (keyed("p1"),
      keyed("p0", "answer", "i"))}}, "save, again 3030"),
+    ("an answer that was given stands twice", {"record": TOLD, "posts": {Place("ops"): tuple(
+     keyed(name, "answer", "i", request_id="id-1", create_at=at) for name, at in (("p6", 7), ("p5", 6)))}}, "delete p6"),
+    ("another request's is not ours to mend", {"record": TOLD, "posts": {Place("ops"): tuple(
+     keyed(name, "answer", "i", request_id="id-2") for name in ("p6", "p5"))}}, "save, again 3030"),
     ("an answer is found", {"record": record(slot(), owe=(Owed("i", "ops", "No."),)),
      "posts": {Place("ops"): (keyed("p5", "answer", "i"),)}}, "save, again 3030"),
 )  # fmt: skip
