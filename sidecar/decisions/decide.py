@@ -413,6 +413,10 @@ def _due(view: View, record: Record) -> _Posts:
         record = _bring(view, record, position, cards[slot.k], actions, unproven)
         if slot.p:
             _reply(view, record, position, actions, places)
+        told = view.request is not None and set(due.numbers(view.request)) <= set(slot.rep)
+        if slot.s == "failed" and slot.p and slot.h == cards[slot.k][1] and told:
+            # What was refused was carried out at last, or is wanted no more.
+            record = due.with_slot(record, position, s="posted")
     for owed in record.owe:
         if _may_write(view, Place(owed.c, owed.t), places):
             actions.append(Answer(owed))
