@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.decisions.record import MAX_BYTES, Record, Slot, SlotStatus, post_key, size
+from sidecar.decisions.record import MAX_BYTES, Owed, Record, Slot, SlotStatus, post_key, size
 from sidecar.decisions.seen import Place, Target
 from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Draft, Post, state_rank
 from sidecar.text import card as text
@@ -148,18 +148,13 @@ def find(
             if ours and number not in record.posts[position].rep:
                 kinds.append(kind)
                 record = with_slot(record, position, rep=replied(record.posts[position], number).rep)
-    owe = []
-    for owed in record.owe:
-        ours = _ours(read.get(Place(owed.c, owed.t), ()), bot_id, owed.c, keys(record, "answer", owed.c, owed.i, 0))
-        younger += [(post.id, Place(owed.c, owed.t)) for post in ours[1:]]
-        if ours:
-            kinds.append("answer")
-        else:
-            owe.append(owed)
-    # An answer that was given is owed no more, so no key leads to its double.
-    younger += [(post.id, place) for place, posts in read.items() for post in _doubles(posts, bot_id, request_id)]
+    given = [owed for owed in record.owe if _given(owed, record, read, bot_id)]
+    kinds += ["answer"] * len(given)
+    record = msgspec.structs.replace(record, owe=tuple(owed for owed in record.owe if owed not in given))
+    # The keys of answers that were given before are known no more.
+    younger += _doubles(read, bot_id, request_id)
     where = dict(reversed(younger))
-    return Found(msgspec.structs.replace(record, owe=tuple(owe)), tuple(where.items()), tuple(kinds))
+    return Found(record, tuple(where.items()), tuple(kinds))
 
 
 def _replies(reviews: int) -> Iterator[tuple[str, int]]:
@@ -181,14 +176,20 @@ def _ours(posts: Iterable[Post], bot_id: str, channel_id: str, wanted: frozenset
     return sorted(ours.values(), key=lambda post: (post.create_at, post.id))
 
 
-def _doubles(posts: tuple[Post, ...], bot_id: str, request_id: str) -> Iterator[Post]:
+def _given(owed: Owed, record: Record, read: dict[Place, tuple[Post, ...]], bot_id: str) -> bool:
+    posts = read.get(Place(owed.c, owed.t), ())
+    return bool(_ours(posts, bot_id, owed.c, keys(record, "answer", owed.c, owed.i, 0)))
+
+
+def _doubles(read: dict[Place, tuple[Post, ...]], bot_id: str, request_id: str) -> Iterator[tuple[str, Place]]:
     """The younger ones of our posts for this request with one key."""
-    named: dict[tuple[str, str], list[Post]] = {}
-    for post in posts:
-        if post.key and post.request_id == request_id:
-            named.setdefault((post.channel_id, post.key), []).append(post)
-    for (channel_id, key), same in named.items():
-        yield from _ours(same, bot_id, channel_id, frozenset((key,)))[1:]
+    named: dict[tuple[Place, str], list[Post]] = {}
+    for place, posts in read.items():
+        for post in posts:
+            if post.key and post.request_id == request_id:
+                named.setdefault((place, post.key), []).append(post)
+    for (place, key), same in named.items():
+        yield from ((post.id, place) for post in _ours(same, bot_id, place.channel_id, frozenset((key,)))[1:])
 
 
 def _mentions(post: Post, request_id: str) -> bool:
