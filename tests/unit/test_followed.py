@@ -11,12 +11,20 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sidecar.decisions.judge import Expression
 from sidecar.decisions.record import KEY, Record, Slot, encode
 from sidecar.decisions.routing import Routes
-from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
-from sidecar.decisions.judge import Expression
 from sidecar.decisions.seen import Memory
-from sidecar.reconcile.followed import DIRECT_MESSAGES, EARLY_HINTS, KEEP_RECORD_LENGTH, KEEP_WAITING, MOST_SPEAKERS, Entry, Followed
+from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
+from sidecar.reconcile.followed import (
+    DIRECT_MESSAGES,
+    EARLY_HINTS,
+    KEEP_RECORD_LENGTH,
+    KEEP_WAITING,
+    MOST_SPEAKERS,
+    Entry,
+    Followed,
+)
 from sidecar.times import Times
 
 ROUTES = Routes(roles={"*": ("ops/x",)}, notify_requester=False)

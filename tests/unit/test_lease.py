@@ -170,7 +170,7 @@ async def test_of_two_only_one_holds_it(autojump_clock: MockClock, faults: list[
     with pytest.raises(LeaseLost):
         await theirs.take(before.record, before)
     for other in (late, theirs):
-        assert not (other.valid or other.held)
+        assert (other.valid, other.held) == (False, False)
         with pytest.raises(LeaseLost):
             other.require()
     assert mine.valid

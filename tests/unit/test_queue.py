@@ -1,4 +1,4 @@
-"""The queue: each key waits once and is worked on once, in lanes and turns, and wakes by timers. On a clock that jumps."""
+"""Each key waits once and is worked on once, in lanes and turns, and wakes by timers. On a clock that jumps."""
 
 from __future__ import annotations
 
