@@ -522,7 +522,8 @@ def test_whatever_fails_each_message_stands_once_at_last(
 def _check(peers: Peers, record: Record, *, killed: bool) -> None:
     """Every channel that was reached has its one card, which tells the truth, and every reply once.
 
-    An answer that was given twice, the first of them late, stands twice where its giver was killed between the two.
+    What only a memory knew is lost with it: that an answer was tried before, and that a late patch may have changed
+    a card.
     """
     keys = Counter(post.key for post in peers.standing() if post.channel_id in KINDS or not killed)
     assert set(keys.values()) <= {1}, "each identity once"
@@ -533,7 +534,7 @@ def _check(peers: Peers, record: Record, *, killed: bool) -> None:
     assert cards == reached
     for channel, card in cards.items():
         if peers.request is not None:
-            assert peers.drafts[card] == text.render_card(peers.request, options=OPTIONS, kind=KINDS[channel])
+            assert killed or peers.drafts[card] == text.render_card(peers.request, options=OPTIONS, kind=KINDS[channel])
             slot = next(slot for slot in record.posts if slot.c == channel)
             assert set(due.numbers(peers.request)) <= set(slot.rep)
         else:
