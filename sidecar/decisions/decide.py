@@ -386,8 +386,9 @@ def _found(view: View, record: Record) -> due.Found:
         record,
         read,
         view.context.bot_id,
+        view.context.request_id,
         reviews=max(record.seen[1], len(view.request.reviews) if view.request is not None else 0),
-        adopting=view.context.request_id if view.memory.mentions else "",
+        adopting=view.memory.mentions,
     )
 
 
@@ -416,6 +417,10 @@ def _due(view: View, record: Record) -> _Posts:
         record = _bring(view, record, position, cards[slot.k], actions, unproven)
         if slot.p:
             _reply(view, record, position, actions, places)
+        told = view.request is not None and set(due.numbers(view.request)) <= set(slot.rep)
+        if slot.s == "failed" and slot.p and slot.h == cards[slot.k][1] and told:
+            # What was refused was carried out at last, or is wanted no more.
+            record = due.with_slot(record, position, s="posted")
     for owed in record.owe:
         if _may_write(view, Place(owed.c, owed.t), places):
             actions.append(Answer(owed))
