@@ -18,7 +18,7 @@ ALLOWED = {
     "files": "errors",
     "text": "model",
     "config teleport mattermost endpoints": GROUND,
-    "decisions": "text config model errors",
+    "decisions": "text config model errors times",
     "reconcile": f"{PURE} config {GROUND}",
     "intake": f"reconcile {PURE} config teleport mattermost {GROUND}",
     "check": f"{PURE} reconcile config teleport mattermost {GROUND}",
