@@ -174,7 +174,7 @@ class Assembly:
         peers = Peers(
             self._teleport,
             client,
-            Observer(self._teleport, client, resolver, people.find, self._metrics),
+            Observer(self._teleport, client, resolver, people.find, people.find_requester, self._metrics),
             resolver,
             Submitter(rules.mode, self._teleport, lambda: self._own_user, pool) if decides else None,
             self._gate,
@@ -261,6 +261,7 @@ class Assembly:
             require_reason=self._rules.require_reason,
             # This mode is for the edition without reviews alone.
             commands=self._rules.mode != "state",
+            whole_ids=info is not None and info.major < 16,
         )
 
     async def _keep_mattermost(self, link: MattermostLink, *, fail_fast: bool) -> None:

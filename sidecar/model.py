@@ -157,6 +157,12 @@ class Ping(msgspec.Struct, frozen=True):
     advanced_workflows: bool = False
     any_entitlement: bool = False
 
+    @property
+    def major(self) -> int:
+        """The major version, 0 where it cannot be read."""
+        number = self.server_version.removeprefix("v").partition(".")[0]
+        return int(number) if number.isascii() and number.isdecimal() and len(number) < 5 else 0
+
 
 class PluginData(msgspec.Struct, frozen=True):
     """The entry of one plugin for one access request: a flat map of strings."""

@@ -228,12 +228,21 @@ def _what_must_be_posted(view: View) -> Plan | None:
     )
     view = view._replace(memory=due.memory)
     if view.seen.held:
+        if plan.over and _wants_requester(view, due.record):
+            # After the posts, which do not wait for it.
+            return msgspec.structs.replace(plan, look=Look(who=True))
         return plan if not plan.over else _rest(view, plan)
     # Whoever died may have left a write that is on no record, although the record looks finished.
     died = view.record is not None and view.record.owner not in ("", view.context.owner)
     if plan.actions or plan.look or died or worth_writing(view.record, due.record):
         return taken(view, plan)
     return _rest(view, plan)
+
+
+def _wants_requester(view: View, record: Record) -> bool:
+    """Whether the account of who asks should be on record: it is excluded from deciding, whatever it is called later."""
+    decides = view.context.rules.mode != "none" and view.pending
+    return decides and not record.who and view.seen.who is UNASKED and bool(view.context.requester)
 
 
 def _found(view: View, record: Record) -> Found:

@@ -12,10 +12,10 @@ import msgspec
 from sidecar.decisions import judge as judging
 from sidecar.decisions.answers import render_answer
 from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, LedgerEntry, Verdict
-from sidecar.decisions.proof import counts_since
+from sidecar.decisions.proof import counts_since, is_card
 from sidecar.decisions.record import Owed, Record, Stored
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Now, Outcome, Plan, Resolve, Seen, Submit
-from sidecar.model import APPROVED, AccessRequest
+from sidecar.model import APPROVED, AccessRequest, Post
 
 # Refusals that one person hears once for a request: more often would only be noise in the thread.
 _ONCE = frozenset({"unmapped", "guest", "address_moved", "identity_unsafe", "edited", "not_reviewer", "stale"})
@@ -70,7 +70,8 @@ def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan |
     if not seen.held:
         return Plan(memory=memory, take=True, record=record)
     stands = standing(seen, record, context)
-    verdicts = judging.judge(fresh, stands, evidence.people, request, context.rules)
+    asker = _asker(seen, record, evidence, context)
+    verdicts = judging.judge(fresh, stands, evidence.people, request, context.rules, asker)
     refused = [one for one in verdicts if one.outcome != ACCEPTED]
     if refused:
         record = judged(record, [(one, one.outcome, "") for one in refused], request)
@@ -86,6 +87,19 @@ def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan |
     if context.rules.by_quorum:
         return _count(seen, memory, context, record, request, evidence, tuple(readable))
     return Plan(memory=memory, record=record, actions=(Submit(readable[0], request, evidence.at),))
+
+
+def _asker(seen: Seen, record: Record, evidence: Evidence, context: Context) -> frozenset[str] | None:
+    """The accounts that may be the requester's, by every witness; None where nobody can tell whose request it is."""
+    marks = {
+        card.mark.who
+        for slot in record.posts
+        if isinstance(card := seen.cards.get(slot.p), Post) and is_card(card, slot, record, context)
+    }
+    accounts = frozenset({record.who, evidence.who or "", *marks} - {""})
+    if not accounts and (evidence.who is None or context.rules.by_quorum):
+        return None
+    return accounts
 
 
 def _identity(one: Expression) -> tuple[object, ...]:

@@ -65,6 +65,8 @@ def with_recipients(view: View) -> tuple[Record, int]:
     record, refused = posts.merge(record, chosen, rep=() if view.pending else posts.numbers(request))
     seen = (request.state, len(request.reviews))
     exp = int(request.expires or record.exp)
+    who = view.seen.who if isinstance(view.seen.who, str) else ""
+    record = msgspec.structs.replace(record, who=record.who or who)
     return msgspec.structs.replace(record, seen=seen, exp=exp, q=asked(request), done=False), refused
 
 
@@ -274,4 +276,4 @@ def worth_writing(old: Record | None, new: Record) -> bool:
     """Whether anything changed that whoever comes next must know."""
     if old is None:
         return True
-    return (old.posts, old.owe, old.dec, old.done) != (new.posts, new.owe, new.dec, new.done)
+    return (old.posts, old.owe, old.dec, old.who, old.done) != (new.posts, new.owe, new.dec, new.who, new.done)

@@ -241,8 +241,12 @@ def judge(
     people: Mapping[str, Person],
     request: AccessRequest,
     rules: Rules,
+    asker: frozenset[str] | None = frozenset(),
 ) -> list[Verdict]:
-    """A verdict for each fresh expression. `standing` are all that were read, judged before or not."""
+    """A verdict for each fresh expression. `standing` are all that were read, judged before or not.
+
+    `asker` are the accounts that may be the requester's, None where nobody can tell.
+    """
     verbs: dict[str, set[str]] = {}
     for expression in standing:
         person = people.get(expression.user_id)
@@ -252,7 +256,7 @@ def judge(
     accepted: set[str] = set()
     for expression in sorted(fresh, key=_order):
         person = people.get(expression.user_id, Person(expression.user_id, problem="unknown"))
-        outcome = _refusal(expression, person, request, rules, verbs.get(person.teleport_user, set()))
+        outcome = _refusal(expression, person, request, rules, verbs.get(person.teleport_user, set()), asker)
         if not outcome and not rules.by_quorum and person.teleport_user in accepted:
             outcome = "duplicate"
         if not outcome:
@@ -274,14 +278,22 @@ def _lacks_reason(expression: Expression, rules: Rules) -> bool:
     return not expression.reason and rules.require_reason in (expression.verb, "both")
 
 
-def _refusal(expression: Expression, person: Person, request: AccessRequest, rules: Rules, verbs: set[str]) -> str:
+def _refusal(
+    expression: Expression,
+    person: Person,
+    request: AccessRequest,
+    rules: Rules,
+    verbs: set[str],
+    asker: frozenset[str] | None,
+) -> str:
     """The first reason to refuse, in an order that tells nothing to whom nothing is to be told."""
     if expression.flaw == "malformed" and not person.problem:
         return "malformed"
     checks = (
         expression.flaw if expression.flaw != "malformed" else "",
         person.problem or ("" if person.teleport_user else "unmapped"),
-        "own_request" if person.asked_for(request) else "",
+        "own_request" if person.asked_for(request) or person.user_id in (asker or ()) else "",
+        "requester_unknown" if asker is None else "",
         request.teleport_only,
         _reviewed(expression, person, request, rules),
         "resolved" if request.state != PENDING else "",

@@ -100,6 +100,8 @@ class Record(msgspec.Struct, frozen=True):
     owe: tuple[Owed, ...] = ()
     # A digest of what was asked: another request of the same id has another one.
     q: str = ""
+    # The requester's Mattermost account, "" while it is not known.
+    who: str = ""
     done: bool = False
     v: int = FORMAT
     # Keys that a later version wrote.
@@ -140,7 +142,7 @@ def encode(record: Record) -> str:
     """The canonical text: sorted keys, no spaces, ASCII. What a later version wrote is written again."""
     document = _document(record)
     document["posts"] = [_document(slot) for slot in record.posts]
-    for key in ("owe", "q"):
+    for key in ("owe", "q", "who"):
         if not document[key]:
             del document[key]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

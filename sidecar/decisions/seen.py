@@ -49,13 +49,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What people say about a request, read in one round begun at `at` (trio's clock).
 
     `unread` names what could not be read of it: it stands against approving; `error` is why some of that may be read
-    later. `cards` are the roots of the threads.
+    later. `who` is the requester's account: "" where there is none, None where nobody could tell. `cards` are the roots of the threads.
     """
 
     at: float
     standing: tuple[Expression, ...] = ()
     people: dict[str, Person] = {}
     unread: tuple[str, ...] = ()
+    who: str | None = None
     error: SidecarError | None = None
     cards: dict[str, Post] = {}
 
@@ -85,6 +86,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[Target, ...] | Unknown = UNASKED
     posts: dict[Place, tuple[Post, ...] | Unknown] = {}
     cards: dict[str, Post | Unknown | None] = {}
+    who: str | Unknown | None = UNASKED
     evidence: Evidence | Unknown = UNASKED
     # How often evidence was read in this look.
     readings: int = 0
@@ -162,6 +164,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request_id: str = ""
+    # The Teleport user who asks, as far as it is known.
+    requester: str = ""
     owner: str = ""
     bot_id: str = ""
     seed: str = ""
@@ -282,6 +286,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     request: bool = False
     record: bool = False
     targets: bool = False
+    who: bool = False
     evidence: bool = False
     places: frozenset[Place] = frozenset()
     cards: frozenset[str] = frozenset()

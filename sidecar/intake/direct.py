@@ -72,6 +72,7 @@ ATTEMPTS = 3
 
 _UNKNOWN = "There is no open request with this id that you can see. `list` shows those that you can."
 _AMBIGUOUS = "More than one request ends like this. Write more of the id."
+_WHOLE = "On this Teleport an id may be used again, so please write the whole id. `list` shows it."
 _STRANGER = "I only talk about access requests with people whom my operator has linked to Teleport."
 _NONE = "No open request is waiting where you can see it."
 _OFF = "Decisions by direct message are off."
@@ -226,13 +227,14 @@ class Direct:
         self, post: Post, command: Decision, requests: Mapping[str, tuple[str, ...]], *, old: bool
     ) -> bool:
         """Hand a decision about one visible request to its worker; False where that has no room."""
-        found = match_id(command.id, requests)
+        found = match_id(command.id, requests, whole=self._options().whole_ids)
         if isinstance(found, str) and await self._sees(post, requests[found]):
             flaw = "" if post.id in self._live else "unheard"
             return self._followed.tell(found, express(post, "direct", command, flaw=find_flaw(post) or flaw))
         if not old:
             ambiguous = isinstance(found, Ambiguous) and await self._visible(post, command.id, requests)
-            await self._reply(post, Draft(_AMBIGUOUS if ambiguous else _UNKNOWN))
+            known = isinstance(match_id(command.id, await self._visible(post, command.id, requests)), str)
+            await self._reply(post, Draft(_WHOLE if known else _AMBIGUOUS if ambiguous else _UNKNOWN))
         return True
 
     async def _answer(self, post: Post, command: Command, requests: Mapping[str, tuple[str, ...]]) -> Draft:
@@ -257,7 +259,8 @@ class Direct:
             if len(visible) <= LISTED and await self._sees(post, channels):
                 visible.append(request_id)
         found = await gather([partial(self._get_request, request_id) for request_id in visible[:LISTED]])
-        lines = [_line(request) for request in found if request is not None and request.state == PENDING]
+        whole = self._options().whole_ids
+        lines = [_line(request, whole=whole) for request in found if request is not None and request.state == PENDING]
         if len(visible) > LISTED:
             lines.append("… and more.")
         return "\n".join(lines) or _NONE
@@ -358,6 +361,7 @@ def _keep(remembered: OrderedDict[K, V], key: K, value: V) -> None:
         remembered.popitem(last=False)
 
 
-def _line(request: AccessRequest) -> str:
+def _line(request: AccessRequest, *, whole: bool) -> str:
     roles = ", ".join(code_span(role, 60) for role in request.roles[:5]) or "resources"
-    return f"`{short_id(request.id)}` {code_span(request.user, 60)} asks for {roles}"
+    name = request.id if whole else short_id(request.id)
+    return f"{code_span(name, 60)} {code_span(request.user, 60)} asks for {roles}"

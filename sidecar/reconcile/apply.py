@@ -243,6 +243,7 @@ class Applier:
             "state": shown[0],
             "q": self._record.q,
             "c": context.options.cluster,
+            "who": self._record.who,
             "rules": context.rules_digest,
             "since": since,
         }

@@ -141,7 +141,9 @@ class Controller:
 
     async def _visit(self, entry: Entry) -> float:
         """Look, decide and act until nothing is left to do; when to look again."""
-        context = msgspec.structs.replace(self._context(), request_id=entry.id, owner=self.owner, seed=new_seed())
+        context = msgspec.structs.replace(
+            self._context(), request_id=entry.id, requester=entry.party, owner=self.owner, seed=new_seed()
+        )
         visit = _Visit(self._followed, entry, self._peers, context, self._metrics)
         try:
             async with visit.lease.renewing():

@@ -41,7 +41,7 @@ MOST_CURSORS = 1000
 
 
 class Observer:
-    """Reads for one look after another. `find` says who a Mattermost user is."""
+    """Reads for one look after another. `find` says who a Mattermost user is, `find_requester` which account a Teleport user has."""
 
     def __init__(
         self,
@@ -49,12 +49,14 @@ class Observer:
         mattermost: Mattermost,
         resolver: Resolver,
         find: Callable[[str], Awaitable[Person]],
+        find_requester: Callable[[str], Awaitable[str | None]],
         metrics: Metrics,
     ) -> None:
         self._teleport = teleport
         self._mattermost = mattermost
         self._resolver = resolver
         self._find = find
+        self._find_requester = find_requester
         self._metrics = metrics
         # Posts that only pretend to be a person's, said once each; bounded, for anybody can make more.
         self._said: dict[str, None] = {}
@@ -72,6 +74,8 @@ class Observer:
             jobs["stored"] = partial(self._record, request, context)
         if look.targets and request is not None:
             jobs["targets"] = partial(self._resolver.targets, request)
+        if look.who:
+            jobs["who"] = partial(self._find_requester, context.requester)
         if look.evidence and record is not None:
             jobs["evidence"] = partial(self._evidence, record, memory, context)
         places = list(look.places)
@@ -160,6 +164,8 @@ class Observer:
         jobs += [partial(read, slot, context, roots) for slot in cards]
         jobs += [partial(self._message, one) for one in memory.direct]
         jobs += [partial(self._meet, user_id, people) for user_id in memory.speakers]
+        who: list[str | None] = []
+        jobs.append(partial(self._ask_for_requester, context.requester, who))
         standing: list[Expression] = []
         unread: list[str] = []
         failure: SidecarError | None = None
@@ -177,7 +183,13 @@ class Observer:
         for met in await outcomes([partial(self._meet, user_id, people) for user_id in users - people.keys()]):
             if isinstance(met, SidecarError):
                 raise met
-        return Evidence(at=at, standing=tuple(genuine), people=people, unread=tuple(unread), error=failure, cards=roots)
+        return Evidence(
+            at=at, standing=tuple(genuine), people=people, unread=tuple(unread), error=failure, cards=roots, who=who[0]
+        )
+
+    async def _ask_for_requester(self, user: str, who: list[str | None]) -> list[Expression]:
+        who.append(await self._find_requester(user))
+        return []
 
     async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:
         people[user_id] = await self._find(user_id)

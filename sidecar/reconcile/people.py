@@ -11,7 +11,7 @@ import trio
 
 from sidecar.decisions.judge import Person
 from sidecar.decisions.routing import is_email
-from sidecar.errors import PostRejected
+from sidecar.errors import LinkError, PostRejected
 
 if TYPE_CHECKING:
     from sidecar.model import User
@@ -47,6 +47,10 @@ class Directory(Protocol):
 
     async def user(self, user_id: str) -> User | None: ...
 
+    async def user_by_username(self, username: str) -> User | None: ...
+
+    async def user_by_email(self, email: str) -> User | None: ...
+
     async def config(self) -> dict[str, str]: ...
 
 
@@ -81,6 +85,28 @@ class People:
             return Person(user_id, problem=problem, username=user.username)
         person = self._mapped(user) if self._identity.by == "map" else await self._by_address(user)
         return msgspec.structs.replace(person, username=user.username, also=self._also(user))
+
+    async def find_requester(self, teleport_user: str) -> str | None:
+        """The account of who asks: "" where there is none, None where nobody can tell. A deactivated one counts, too.
+
+        A line of [requesters] that does not lead to an account is not "none": it may have been renamed away.
+        """
+        name = dict(self._identity.requesters).get(teleport_user, "")
+        if name.startswith("user:"):
+            return name.removeprefix("user:")
+        address = name.removeprefix("@") if name else teleport_user
+        if not name and not is_email(address):
+            return ""
+        try:
+            if name.startswith("@"):
+                user = await self._directory.user_by_username(address)
+            else:
+                user = await self._directory.user_by_email(address)
+        except (LinkError, PostRejected):
+            return None
+        if user is not None:
+            return user.id
+        return None if name else ""
 
     def _also(self, user: User) -> tuple[str, ...]:
         names = {f"@{user.username}", f"user:{user.id}", user.email.lower()} - {""}

@@ -132,8 +132,7 @@ class AuthClient:
         if info.cluster != self._cluster:
             sentence = f"the Auth Service says that it is of cluster {shown(info.cluster)}, we are of {self._cluster}"
             raise LinkRefused("teleport", "tls", sentence)
-        major = info.server_version.removeprefix("v").partition(".")[0]
-        self._major = int(major) if major.isdecimal() and len(major) < 5 else 0
+        self._major = info.major
         self._met = True
         return info
 

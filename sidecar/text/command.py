@@ -95,12 +95,15 @@ def parse_direct(
     return NotACommand()
 
 
-def match_id(token: str, ids: Iterable[str]) -> str | Unknown | Ambiguous:
-    """Find the one id that `token` means: the whole id, or its last 8 or more hex digits (dashes do not count)."""
+def match_id(token: str, ids: Iterable[str], *, whole: bool = False) -> str | Unknown | Ambiguous:
+    """Find the one id that `token` means: the whole id, or its last 8 or more hex digits (dashes do not count).
+
+    `whole` where only the whole id counts.
+    """
     known = set(ids)
     tail = token.lower().replace("-", "")
     exact = [request_id for request_id in known if request_id.lower() == token.lower()]
-    if not exact and re.fullmatch(rf"[0-9a-f]{{{_SHORT},}}", tail):
+    if not exact and not whole and re.fullmatch(rf"[0-9a-f]{{{_SHORT},}}", tail):
         exact = [request_id for request_id in known if request_id.lower().replace("-", "").endswith(tail)]
     if not exact:
         return Unknown()

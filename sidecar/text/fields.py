@@ -52,6 +52,8 @@ class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
     require_reason: Literal["none", "approve", "deny", "both"] = "none"
     # Whether Teleport takes reviews from people: `tsh request review` is refused on the edition without them.
     commands: bool = True
+    # Whether ids are chosen by clients (servers before 16), so that an end of one is no name for it.
+    whole_ids: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -237,7 +239,7 @@ def _here(way: Way, request_id: str, options: TextOptions) -> str:
             words = [f"`{verb} because …`" if because[verb] else f"`{verb}`" for verb in because]
             return f"reply {' or '.join(words)} in the thread"
         case "direct":
-            short = short_id(request_id)
+            short = request_id if options.whole_ids else short_id(request_id)
             words = [f"`{verb} {short} …`" if because[verb] else f"`{verb} {short}`" for verb in because]
             return f"send me {' or '.join(words)} as a direct message"
         case _:
