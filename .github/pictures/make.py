@@ -1,4 +1,4 @@
-"""Make the pictures of README.md: `.venv/bin/python .github/pictures/make.py`, from the root of the repository.
+"""Make the pictures of the pages: `.venv/bin/python .github/pictures/make.py`, from the root of the repository.
 
 flow.svg is drawn here. demo.svg and demo-end.svg are a real run of `sidecar demo` in a terminal of its own, from escape
 codes to SVG. page.png and page-direct.png are the page of `sidecar demo --keep` in Chromium, with the real sidecar
@@ -186,7 +186,7 @@ BOXES = (
         "Mattermost",
         "#e9f7f0",
         "#86c9a8",
-        "~access-requests|one card for each request,|edited until it is true;|replies",
+        "~access-requests|one card for each request,|kept up to date;|replies",
     ),
 )
 ARROWS = (

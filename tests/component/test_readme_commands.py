@@ -1,4 +1,4 @@
-"""Every command of README.md, run as an operator does: the blocks of the page one after another, then what is named."""
+"""Every command of the pages, run as an operator does: the blocks one after another, then what is named."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ import trio
 from tests.tree import ROOT
 from tests.world import World, world
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall("```sh test\n(.*?)```", README, flags=re.DOTALL)
-# Those without arguments say what it is called; --config is left out, for the page names several files.
-NAMED = {re.sub(" --config [^ ]+", "", one) for one in re.findall("`(sidecar [a-z][^`]*)`", README)}
+PAGES = "".join(
+    path.read_text()
+    for path in (
+        ROOT / "README.md",
+        *sorted((ROOT / "compose").rglob("*.md")),
+        *sorted((ROOT / "sidecar").rglob("*.md")),
+    )
+)
+BLOCKS = re.findall("```sh test\n(.*?)```", PAGES, flags=re.DOTALL)
+# Those without arguments say what it is called; --config is left out, for the pages name several files.
+NAMED = {re.sub(" --config [^ ]+", "", one) for one in re.findall("`(sidecar [a-z][^`]*)`", PAGES)}
 # What the blocks do not hold, and the test that runs it.
 ELSEWHERE = {
-    "sidecar run": "test_run_and_health_are_as_the_page_says",
-    "sidecar health": "test_run_and_health_are_as_the_page_says",
+    "sidecar run": "test_run_and_health_are_as_the_pages_say",
+    "sidecar health": "test_run_and_health_are_as_the_pages_say",
     "sidecar demo": "test_demo.py",
     # One for each mode is in the blocks.
     "sidecar configure --rbac MODE": "",
@@ -63,14 +70,14 @@ async def operator(folder: Path) -> AsyncIterator[tuple[World, Operator]]:
             yield here, Operator(here, folder)
 
 
-def test_every_command_that_the_page_names_is_run() -> None:
+def test_every_command_that_the_pages_name_is_run() -> None:
     lines = [re.sub(" --config [^ ]+", "", line) for block in BLOCKS for line in block.splitlines()]
     for command in NAMED:
         assert command in ELSEWHERE or any(line.startswith(command) for line in lines), command
 
 
 async def test_each_block_does_what_it_says(tmp_path: Path) -> None:
-    """In one folder and in the order of the page."""
+    """In one folder and in the order of the pages."""
     async with operator(tmp_path) as (here, somebody):
         for block in BLOCKS:
             done = await somebody.does(block)
@@ -80,7 +87,7 @@ async def test_each_block_does_what_it_says(tmp_path: Path) -> None:
     assert (tmp_path / "teleport-mattermost.toml").read_text() == (ROOT / "sidecar/config/example.toml").read_text()
 
 
-async def test_run_and_health_are_as_the_page_says(tmp_path: Path) -> None:
+async def test_run_and_health_are_as_the_pages_say(tmp_path: Path) -> None:
     """Well while it runs, 1 when it has stopped, which it does for SIGTERM with 0."""
     async with operator(tmp_path) as (here, somebody):
         file = "teleport-mattermost.toml"

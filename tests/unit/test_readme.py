@@ -1,4 +1,4 @@
-"""README.md is the reference for operators: its tables say what the code says, no more and no less."""
+"""The pages are the reference: their tables say what the code says, no more and no less."""
 
 from __future__ import annotations
 
@@ -23,22 +23,38 @@ from sidecar.model import AccessRequest, Resource, Review, Threshold
 from sidecar.reconcile.resolve import REASONS
 from sidecar.text import card as text
 from tests.tree import ROOT, modules
+from tests.unit.test_imports import ALLOWED, GROUND
 
-README = (ROOT / "README.md").read_text()
+README = "README.md"
+MIGRATION = "compose/MIGRATION.md"
+REVIEWERS = "compose/REVIEWERS.md"
+SECURITY = "compose/SECURITY.md"
+MONITORING = "compose/prometheus/README.md"
+HOW = "sidecar/README.md"
+SETTINGS = "sidecar/config/README.md"
+TESTS = "tests/README.md"
+
+FOLDERS_WITH_PAGES = ("compose", "sidecar", "tests", "integration", ".github")
+# Every page by its path.
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for found in (ROOT.glob("*.md"), *((ROOT / folder).rglob("*.md") for folder in FOLDERS_WITH_PAGES))
+    for path in sorted(found)
+}
 
 
-def section(heading: str) -> str:
+def section(page: str, heading: str) -> str:
     """Return what stands below a heading, up to the next one of any level."""
-    _, found, rest = f"\n{README}".partition(f"\n{heading}\n")
-    assert found, f"{heading} is missing"
+    _, found, rest = f"\n{PAGES[page]}".partition(f"\n{heading}\n")
+    assert found, f"{page} has no {heading}"
     return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def table(heading: str, first: str) -> list[list[str]]:
+def table(page: str, heading: str, first: str) -> list[list[str]]:
     """Return the rows of the table below a heading whose first column is called `first`."""
-    lines = section(heading).splitlines()
+    lines = section(page, heading).splitlines()
     start = next((number for number, line in enumerate(lines) if line.startswith(f"| {first} |")), None)
-    assert start is not None, f"{heading} has no table of {first}"
+    assert start is not None, f"{page}, {heading} has no table of {first}"
     rows = []
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
@@ -49,7 +65,7 @@ def table(heading: str, first: str) -> list[list[str]]:
 
 def assert_equal(listed: set[str], real: set[str]) -> None:
     missing, wrong = sorted(real - listed), sorted(listed - real)
-    assert (missing, wrong) == ([], []), f"README.md lacks {missing} and invents {wrong}"
+    assert (missing, wrong) == ([], []), f"the page lacks {missing} and invents {wrong}"
 
 
 def code(cell: str) -> list[str]:
@@ -94,7 +110,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_key_is_listed_with_its_default(name: str) -> None:
-    rows = {code(row[0])[0]: row for row in table(f"### `[{name}]`", "Key")}
+    rows = {code(row[0])[0]: row for row in table(SETTINGS, f"### `[{name}]`", "Key")}
     fields = {field.name: field for field in keys(TABLES[name])}
     if name == "reviews":
         fields |= {f"policy.ROLE.{field.name}": field for field in keys(Policy)}
@@ -105,7 +121,7 @@ def test_every_key_is_listed_with_its_default(name: str) -> None:
 
 
 def test_every_section_has_its_place() -> None:
-    described = re.findall(r"`\[(\w+)\]`", "".join(re.findall("^### .*$", README, flags=re.MULTILINE)))
+    described = re.findall(r"`\[(\w+)\]`", "".join(re.findall("^### .*$", PAGES[SETTINGS], flags=re.MULTILINE)))
     assert sorted(described) == sorted(Sections.__struct_fields__)
 
 
@@ -113,12 +129,17 @@ def test_the_smallest_file_is_one(tmp_path: Path) -> None:
     from sidecar.config import load
 
     path = tmp_path / "file.toml"
-    path.write_text(re.findall("```toml\n(.*?)```", section("## Configure"), flags=re.DOTALL)[0])
+    smallest, roles = re.findall("```toml\n(.*?)```", section(README, "## Configure"), flags=re.DOTALL)
+    path.write_text(smallest)
     assert load(path).mattermost.recipients == ("ops/access-requests",)
+    path.write_text(
+        "".join(line for line in smallest.splitlines(keepends=True) if not line.startswith("recipients")) + roles
+    )
+    assert load(path).role_to_recipients["dbadmin"] == ("dba/requests", "alice@example.com")
 
 
 def test_the_metrics_are_listed_with_their_labels() -> None:
-    listed = [(code(row[0])[0], row[1], tuple(code(row[2]))) for row in table("## Metrics", "Name")]
+    listed = [(code(row[0])[0], row[1], tuple(code(row[2]))) for row in table(MONITORING, "## Metrics", "Name")]
     families = [
         (
             f"{one._name.removeprefix('teleport_mattermost_')}{'_total' * (one._type == 'counter')}",
@@ -133,7 +154,9 @@ def test_the_metrics_are_listed_with_their_labels() -> None:
 
 def values(label: str, metric: str) -> set[str]:
     """The values of a label that the table names, for one metric."""
-    (row,) = [row for row in table("## Metrics", "Label") if code(row[0]) == [label] and metric in code(row[1])]
+    (row,) = [
+        row for row in table(MONITORING, "## Metrics", "Label") if code(row[0]) == [label] and metric in code(row[1])
+    ]
     return set(code(row[2]))
 
 
@@ -146,8 +169,10 @@ def constants(callee: str, place: int) -> set[str]:
 
 
 def test_every_label_has_its_values_listed() -> None:
-    rows = {(code(row[0])[0], name) for row in table("## Metrics", "Label") for name in code(row[1]) or ["all"]}
-    for row in table("## Metrics", "Name"):
+    rows = {
+        (code(row[0])[0], name) for row in table(MONITORING, "## Metrics", "Label") for name in code(row[1]) or ["all"]
+    }
+    for row in table(MONITORING, "## Metrics", "Name"):
         for label in code(row[2]) if "build_info" not in row[0] else ():
             assert (label, code(row[0])[0]) in rows or (label, "all") in rows, row
 
@@ -166,37 +191,39 @@ def test_the_values_of_labels_are_those_of_the_code() -> None:
 
 
 def test_the_metrics_of_the_process_are_listed() -> None:
-    listed = set(re.findall("`(process_[a-z_]+)`", section("## Metrics")))
+    listed = set(re.findall("`(process_[a-z_]+)`", section(MONITORING, "## Metrics")))
     page = Metrics().generate().decode()
     assert_equal(listed, set(re.findall("^(process_[a-z_]+) ", page, flags=re.MULTILINE)))
 
 
 def test_the_commands_are_listed() -> None:
-    listed = [code(row[0])[0].removeprefix("sidecar ") for row in table("## Commands", "Command")]
+    listed = [code(row[0])[0].removeprefix("sidecar ") for row in table(README, "## Operate", "Command")]
     parser = cli._parser()
     (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
     assert_equal(set(listed), set(commands.choices))
 
 
 def test_the_ways_to_submit_are_listed() -> None:
-    listed = [code(row[0])[0].strip('"') for row in table("## Decisions", "`submit_as`")]
+    listed = [code(row[0])[0].strip('"') for row in table(README, "## Decisions in Mattermost", "`submit_as`")]
     assert tuple(listed) == cli.MODES
-    stolen = {code(row[1])[0].strip('"') for row in table("## Security", "Stolen") if code(row[1])}
+    stolen = {code(row[1])[0].strip('"') for row in table(SECURITY, "## Who can do what", "Stolen") if code(row[1])}
     assert stolen == set(cli.MODES)
 
 
-@pytest.mark.parametrize("example", re.findall("```toml\n(.*?)```", section("## Decisions"), flags=re.DOTALL))
+@pytest.mark.parametrize(
+    "example", re.findall("```toml\n(.*?)```", section(README, "## Decisions in Mattermost"), flags=re.DOTALL)
+)
 def test_the_examples_of_decisions_are_valid(tmp_path: Path, example: str) -> None:
     from sidecar.config import load
 
-    smallest = re.findall("```toml\n(.*?)```", section("## Configure"), flags=re.DOTALL)[0]
+    smallest = re.findall("```toml\n(.*?)```", section(README, "## Configure"), flags=re.DOTALL)[0]
     path = tmp_path / "file.toml"
     path.write_text(smallest + example)
     assert load(path).reviews.submit_as != "none"
 
 
 def test_the_flags_of_check_are_listed() -> None:
-    listed = {code(row[0])[0].split()[0] for row in table("## Check", "Flag")}
+    listed = {code(row[0])[0].split()[0] for row in table(README, "## Check", "Flag")}
     parser = cli._parser()
     (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
     flags = {flag for one in commands.choices["check"]._actions for flag in one.option_strings if flag.startswith("--")}
@@ -206,20 +233,20 @@ def test_the_flags_of_check_are_listed() -> None:
 def test_the_answers_are_in_their_own_words() -> None:
     """What reviewers are told to expect is what they are told."""
     source = " ".join((ROOT / "sidecar/decisions/answers.py").read_text().replace("{done}", "approval").split())
-    rows = table("## For reviewers", "Answer")
+    rows = table(REVIEWERS, "## What the answers mean", "Answer")
     assert [row[0] for row in rows if row[0] not in source] == []
 
 
 def test_the_alerts_are_listed_with_their_severity() -> None:
     rules = (ROOT / "compose/prometheus/alerts.yml").read_text()
     real = re.findall(r"- alert: (\w+).*?severity: (\w+)", rules, flags=re.DOTALL)
-    assert [(code(row[0])[0], row[1]) for row in table("### Alerts", "Alert")] == real
+    assert [(code(row[0])[0], row[1]) for row in table(MONITORING, "## Alerts", "Alert")] == real
 
 
 def test_symptoms_are_in_the_words_of_the_log() -> None:
     """An operator searches for what is written there."""
     source = (ROOT / "sidecar/teleport/findings.py").read_text()
-    symptoms = [one for row in table("## Troubleshooting", "What you see") for one in code(row[0])]
+    symptoms = [one for row in table(README, "## Troubleshooting", "What you see") for one in code(row[0])]
     said = [one for one in symptoms if one.startswith("x509: ")]
     assert len(said) == 3
     for one in said:
@@ -228,12 +255,12 @@ def test_symptoms_are_in_the_words_of_the_log() -> None:
 
 
 def test_the_exit_codes_are_listed() -> None:
-    listed = {int(number) for row in table("### Exit codes", "Code") for number in re.findall(r"\d+", row[0])}
+    listed = {int(number) for row in table(README, "### Exit codes", "Code") for number in re.findall(r"\d+", row[0])}
     assert listed == {cli.OK, cli.BUG, cli.USAGE, cli.FAILURE, cli.INTERRUPTED, 128 + 15}
 
 
 def test_the_endpoints_are_listed() -> None:
-    listed = {code(row[0])[0] for row in table("## Endpoints", "Path")}
+    listed = {code(row[0])[0] for row in table(MONITORING, "## Endpoints", "Path")}
     paths = {
         node.value.decode()
         for node in ast.walk(modules()["sidecar.endpoints"])
@@ -293,7 +320,7 @@ def fields(call: ast.Call) -> Iterator[str]:
 
 
 def test_the_log_events_are_listed_with_their_levels_and_fields() -> None:
-    listed = {code(row[0])[0]: row for row in table("## Log", "Event")}
+    listed = {code(row[0])[0]: row for row in table(MONITORING, "## Log", "Event")}
     found = events()
     assert_equal(set(listed), set(found))
     for event, logged in found.items():
@@ -302,7 +329,7 @@ def test_the_log_events_are_listed_with_their_levels_and_fields() -> None:
 
 
 def test_the_states_are_listed_with_their_colours() -> None:
-    listed = {code(row[0])[0]: code(row[1])[0] for row in table("## What is posted", "State")}
+    listed = {code(row[0])[0]: code(row[1])[0] for row in table(REVIEWERS, "## What a card shows", "State")}
     request = AccessRequest(id="1", user="bob", state="PENDING")
     options = text.TextOptions()
     shown = {
@@ -330,23 +357,38 @@ def test_the_fields_are_listed_in_their_order() -> None:
     attachment = text.render_card(request, options=text.TextOptions(cluster="example.com")).attachment or {}
     fields = attachment["fields"]
     assert isinstance(fields, list)
-    assert [code(row[0])[0] for row in table("## What is posted", "Field")] == [field["title"] for field in fields]
+    assert [code(row[0])[0] for row in table(REVIEWERS, "## What a card shows", "Field")] == [
+        field["title"] for field in fields
+    ]
 
 
 def test_the_error_tree_is_the_code_s() -> None:
     assert errors.__doc__ is not None
     tree = errors.__doc__[errors.__doc__.index("SidecarError") :].strip()
-    assert f"```\n{tree}\n```" in section("### The errors")
+    assert f"```\n{tree}\n```" in section(HOW, "## Errors")
 
 
-def test_the_rooms_are_listed() -> None:
-    listed = {name for row in table("### The rooms", "Room") for name in code(row[0])}
-    rooms = {name.split(".")[1] for name in modules() if name.count(".") >= 1} - {"__main__"}
-    assert_equal(listed, rooms)
+FOLDERS = table(HOW, "## Folders", "Folder or module")
+
+
+def test_the_folders_are_listed() -> None:
+    listed = {name.partition(".")[0] for row in FOLDERS for name in code(row[0])}
+    folders = {name.split(".")[1] for name in modules() if name.count(".") >= 1} - {"__main__"}
+    assert_equal(listed, folders)
+
+
+def test_the_folders_are_listed_with_what_they_may_import() -> None:
+    listed = {
+        name: {*code(row[2]), *(GROUND.split() if "the ground" in row[2] else ())}
+        for row in FOLDERS
+        for name in code(row[0])
+    }
+    allowed = {name: set(row.split()) for names, row in ALLOWED.items() for name in names.split()}
+    assert listed == {name: row for name, row in allowed.items() if name != "__main__"}
 
 
 def test_the_make_targets_are_listed() -> None:
-    listed = [code(row[0])[0].removeprefix("make ") for row in table("## Development", "Command")]
+    listed = [code(row[0])[0].removeprefix("make ") for row in table(TESTS, "## Targets", "Command")]
     targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert_equal(set(listed), {name for line in targets for name in line.split()})
 
@@ -355,12 +397,39 @@ def test_what_is_said_to_be_shown_by_a_test_is() -> None:
     """Each row of the comparison names a scenario or a test file that is there."""
     scenarios = re.findall(r"^async def (\w+)\(stage", (ROOT / "integration/scenarios.py").read_text(), re.MULTILINE)
     files = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
-    for row in table("## Why not the official plugin", "What happens"):
+    for row in table(MIGRATION, "## What is different, and why", "What happens"):
         assert code(row[3]), row[0]
         assert set(code(row[3])) <= {*scenarios, *files}, row[0]
 
 
-def test_every_link_inside_the_repository_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+def links(page: str) -> list[str]:
+    """Return the targets of a page's links and pictures that stay in the repository."""
+    return [target for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]) if not target.startswith("https://")]
+
+
+def anchors(page: str) -> set[str]:
+    """Return the fragments under which GitHub shows the headings of a page."""
+    headings = re.findall("^#+ (.*)$", PAGES[page], flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_inside_the_repository_leads_somewhere(page: str) -> None:
+    for target in links(page):
+        path, _, fragment = target.partition("#")
+        there = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
+        assert there.exists(), target
+        assert not fragment or fragment in anchors(str(there.relative_to(ROOT))), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    named = [one for one in code(PAGES[page]) if re.fullmatch(r"(?:tests|integration|sidecar|compose)/[\w/.-]+", one)]
+    assert [one for one in named if not (ROOT / one).exists()] == []
+
+
+def test_the_first_page_is_short_and_leads_to_all_others() -> None:
+    assert len(PAGES[README].splitlines()) < 350
+    assert_equal(set(links(README)) & PAGES.keys(), PAGES.keys() - {README})
+    listed = re.findall(r"^- \[(.+?)\]", section(README, "## Contents"), flags=re.MULTILINE)
+    assert listed == [one for one in re.findall("^## (.*)$", PAGES[README], flags=re.MULTILINE) if one != "Contents"]
