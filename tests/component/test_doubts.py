@@ -65,7 +65,7 @@ async def test_a_save_that_is_refused_does_not_make_a_reply_twice(tmp_path: Path
         await here.told([request_id])
         await here.released(request_id)
         card = card_of(here, request_id)
-        made = here.chat.late(0.5, when="after", method="POST", path=POSTS)
+        made = here.chat.late(1.5, when="after", method="POST", path=POSTS)
         here.auth.review(request_id, ALICE, "APPROVED", "fine")
         await here.chat.wait_for(lambda: made.hits == 1)
         deny_the_next_save(here)
