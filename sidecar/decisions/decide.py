@@ -403,9 +403,9 @@ def _due(view: View, record: Record) -> _Posts:
     unproven: set[str] = set()
     for position in open_slots:
         slot = record.posts[position]
-        if not due.is_due(slot, pending=view.pending, retry_failed=view.retry_failed):
-            continue
-        if not slot.p and not _may_write(view, Place(slot.c), places):
+        if not due.is_due(slot, pending=view.pending, retry_failed=view.retry_failed) or not (
+            slot.p or _may_write(view, Place(slot.c), places)
+        ):
             continue
         if end:
             record = _end_slot(view, record, position, end, actions, unproven)
@@ -416,9 +416,7 @@ def _due(view: View, record: Record) -> _Posts:
         record = _bring(view, record, position, cards[slot.k], actions, unproven)
         if slot.p:
             _reply(view, record, position, actions, places)
-    for owed in record.owe:
-        if _may_write(view, Place(owed.c, owed.t), places):
-            actions.append(Answer(owed))
+    actions += [Answer(owed) for owed in record.owe if _may_write(view, Place(owed.c, owed.t), places)]
     if end and not (actions or places or unproven or view.memory.doubts or _to_end(view, record, end)):
         record = msgspec.structs.replace(record, done=True, owe=())
     return _Posts(record, actions, Look(places=frozenset(places), cards=frozenset(unproven)))
@@ -488,9 +486,11 @@ def _reply(view: View, record: Record, position: int, actions: list[Action], pla
     slot, request = record.posts[position], view.request
     if request is None or slot.s in ("gone", "archived"):
         return
-    for number in due.numbers(request):
-        if number not in slot.rep and _may_write(view, Place(slot.c, slot.p), places):
-            actions.append(Reply(position, number, due.render_reply(request, number)))
+    actions += [
+        Reply(position, number, due.render_reply(request, number))
+        for number in due.numbers(request)
+        if number not in slot.rep and _may_write(view, Place(slot.c, slot.p), places)
+    ]
 
 
 def _end_slot(view: View, record: Record, position: int, end: str, actions: list[Action], unproven: set[str]) -> Record:
@@ -604,7 +604,7 @@ def _after_reading(view: View) -> Memory:
 
 def _rest(view: View, record: Record, refused: int) -> Plan:
     """Nothing more can be done now: give the record up where nothing is in doubt, and choose when to look again."""
-    memory, now, times = view.memory, view.now.mono, view.context.times
+    memory, times = view.memory, view.context.times
     again = [_expiry(view), *(doubt.due for doubt in memory.doubts)]
     if any(due.unfinished(slot, pending=view.pending) for slot in record.posts):
         if view.retry_failed:

@@ -143,15 +143,14 @@ def find(
             if ours and number not in record.posts[position].rep:
                 kinds.append(kind)
                 record = with_slot(record, position, rep=replied(record.posts[position], number).rep)
-    owe = []
-    for owed in record.owe:
-        ours = _ours(read.get(Place(owed.c, owed.t), ()), bot_id, owed.c, keys(record, "answer", owed.c, owed.i, 0))
-        younger += [(post.id, Place(owed.c, owed.t)) for post in ours[1:]]
-        if ours:
-            kinds.append("answer")
-        else:
-            owe.append(owed)
-    return Found(msgspec.structs.replace(record, owe=tuple(owe)), tuple(younger), tuple(kinds))
+    answers = [
+        (owed, _ours(read.get(Place(owed.c, owed.t), ()), bot_id, owed.c, keys(record, "answer", owed.c, owed.i, 0)))
+        for owed in record.owe
+    ]
+    younger += [(post.id, Place(owed.c, owed.t)) for owed, ours in answers for post in ours[1:]]
+    kinds += ["answer" for _, ours in answers if ours]
+    owe = tuple(owed for owed, ours in answers if not ours)
+    return Found(msgspec.structs.replace(record, owe=owe), tuple(younger), tuple(kinds))
 
 
 def _replies(reviews: int) -> Iterator[tuple[str, int]]:
