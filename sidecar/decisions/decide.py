@@ -386,8 +386,9 @@ def _found(view: View, record: Record) -> due.Found:
         record,
         read,
         view.context.bot_id,
+        view.context.request_id,
         reviews=max(record.seen[1], len(view.request.reviews) if view.request is not None else 0),
-        adopting=view.context.request_id if view.memory.mentions else "",
+        adopting=view.memory.mentions,
     )
 
 
@@ -416,6 +417,7 @@ def _due(view: View, record: Record) -> _Posts:
         record = _bring(view, record, position, cards[slot.k], actions, unproven)
         if slot.p:
             _reply(view, record, position, actions, places)
+            record = _recovered(view, record, position, cards[slot.k][1])
     actions += [Answer(owed) for owed in record.owe if _may_write(view, Place(owed.c, owed.t), places)]
     if end and not (actions or places or unproven or view.memory.doubts or _to_end(view, record, end)):
         record = msgspec.structs.replace(record, done=True, owe=())
@@ -480,6 +482,13 @@ def _patch(
     elif isinstance(card.why, PostRejected):
         return due.with_slot(record, position, s="failed")
     return record
+
+
+def _recovered(view: View, record: Record, position: int, shown: str) -> Record:
+    """What was refused was carried out at last, or is wanted no more."""
+    slot = record.posts[position]
+    told = view.request is not None and set(due.numbers(view.request)) <= set(slot.rep)
+    return due.with_slot(record, position, s="posted") if slot.s == "failed" and slot.h == shown and told else record
 
 
 def _reply(view: View, record: Record, position: int, actions: list[Action], places: set[Place]) -> None:
@@ -592,7 +601,7 @@ def _after_reading(view: View) -> Memory:
                 touched.add(doubt.place.channel_id)
             if doubt.stage:
                 stage = doubt.stage - 1
-                again = now + view.context.lease_s * TAKEOVER if stage else math.inf
+                again = now + min(view.context.times.verify, view.context.lease_s * TAKEOVER) if stage else math.inf
                 doubts.append(msgspec.structs.replace(doubt, stage=stage, due=again))
     return memory.but(
         doubts=tuple(doubts), touched=frozenset(touched), mentions=memory.mentions and not view.seen.posts

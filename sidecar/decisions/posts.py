@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.decisions.record import MAX_BYTES, Record, Slot, SlotStatus, post_key, size
+from sidecar.decisions.record import MAX_BYTES, Owed, Record, Slot, SlotStatus, post_key, size
 from sidecar.decisions.seen import Place, Target
 from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Draft, Post, state_rank
 from sidecar.text import card as text
@@ -113,12 +113,17 @@ def keys(record: Record, kind: str, channel_id: str, which: int | str, attempt: 
 
 
 def find(
-    record: Record, read: dict[Place, tuple[Post, ...]], bot_id: str, *, reviews: int, adopting: str = ""
+    record: Record,
+    read: dict[Place, tuple[Post, ...]],
+    bot_id: str,
+    request_id: str,
+    *,
+    reviews: int,
+    adopting: bool = False,
 ) -> Found:
     """Put on record what stands in the places that were read; finding two keeps the older.
 
-    `adopting` is the id of a request that the official plugin began to announce: a post of our bot that names it is
-    the card.
+    `adopting` a request that the official plugin began to announce: a post of our bot that names it is the card.
     """
     younger: list[tuple[str, Place]] = []
     kinds: list[str] = []
@@ -128,7 +133,7 @@ def find(
         if posts is not None and slot.c and slot.s not in ("gone", "archived"):
             ours = _ours(posts, bot_id, slot.c, keys(record, slot.k, slot.c, 0, slot.a))
             if not ours and adopting:
-                ours = [one for one in _ours(posts, bot_id, slot.c, frozenset(("",))) if _mentions(one, adopting)]
+                ours = [one for one in _ours(posts, bot_id, slot.c, frozenset(("",))) if _mentions(one, request_id)]
             younger += [(post.id, Place(slot.c)) for post in ours[1:]]
             if ours and ours[0].id != slot.p:
                 # The younger one, which was on record, goes and its thread with it; or none was on record.
@@ -143,14 +148,13 @@ def find(
             if ours and number not in record.posts[position].rep:
                 kinds.append(kind)
                 record = with_slot(record, position, rep=replied(record.posts[position], number).rep)
-    answers = [
-        (owed, _ours(read.get(Place(owed.c, owed.t), ()), bot_id, owed.c, keys(record, "answer", owed.c, owed.i, 0)))
-        for owed in record.owe
-    ]
-    younger += [(post.id, Place(owed.c, owed.t)) for owed, ours in answers for post in ours[1:]]
-    kinds += ["answer" for _, ours in answers if ours]
-    owe = tuple(owed for owed, ours in answers if not ours)
-    return Found(msgspec.structs.replace(record, owe=owe), tuple(younger), tuple(kinds))
+    given = [owed for owed in record.owe if _given(owed, record, read, bot_id)]
+    kinds += ["answer"] * len(given)
+    record = msgspec.structs.replace(record, owe=tuple(owed for owed in record.owe if owed not in given))
+    # The keys of answers that were given before are known no more.
+    younger += _doubles(read, bot_id, request_id)
+    where = dict(reversed(younger))
+    return Found(record, tuple(where.items()), tuple(kinds))
 
 
 def _replies(reviews: int) -> Iterator[tuple[str, int]]:
@@ -170,6 +174,22 @@ def _ours(posts: Iterable[Post], bot_id: str, channel_id: str, wanted: frozenset
         and not post.original_id
     }
     return sorted(ours.values(), key=lambda post: (post.create_at, post.id))
+
+
+def _given(owed: Owed, record: Record, read: dict[Place, tuple[Post, ...]], bot_id: str) -> bool:
+    posts = read.get(Place(owed.c, owed.t), ())
+    return bool(_ours(posts, bot_id, owed.c, keys(record, "answer", owed.c, owed.i, 0)))
+
+
+def _doubles(read: dict[Place, tuple[Post, ...]], bot_id: str, request_id: str) -> Iterator[tuple[str, Place]]:
+    """The younger ones of our posts for this request with one key."""
+    named: dict[tuple[Place, str], list[Post]] = {}
+    for place, posts in read.items():
+        for post in posts:
+            if post.key and post.request_id == request_id:
+                named.setdefault((place, post.key), []).append(post)
+    for (place, key), same in named.items():
+        yield from ((post.id, place) for post in _ours(same, bot_id, place.channel_id, frozenset((key,)))[1:])
 
 
 def _mentions(post: Post, request_id: str) -> bool:

@@ -158,10 +158,11 @@ def _place(record: Record, action: Action) -> Place:
 
 
 def _doubt(memory: Memory, doubt: Doubt) -> Memory:
-    """One doubt for each place, the latest; whatever was doubted about its card stays."""
-    card = doubt.card or any(one.card for one in memory.doubts if one.place == doubt.place)
+    """One doubt for each place; whatever was doubted about its card stays, and so does a look at a later time."""
+    before = next((one for one in memory.doubts if one.place == doubt.place), doubt)
+    stage = 2 if before.stage and before.due > doubt.due else doubt.stage
     others = (one for one in memory.doubts if one.place != doubt.place)
-    return memory.but(doubts=(*others, msgspec.structs.replace(doubt, card=card)))
+    return memory.but(doubts=(*others, Doubt(doubt.place, doubt.due, stage, card=doubt.card or before.card)))
 
 
 def unsaved(memory: Memory, places: frozenset[Place], now: float, *, overtaken: bool) -> Memory:

@@ -94,7 +94,7 @@ class Proven:
             log.warning("credentials.kept", extra={"reason": exc.reason, "detail": exc.detail})
 
 
-class _Standing(NamedTuple):
+class _Connection(NamedTuple):
     """An open connection that has answered; `files` is the state of the credential files before it was made."""
 
     client: Auth
@@ -149,19 +149,19 @@ class TeleportLink:
         """Be connected, also across new credentials. Ends by raising a LinkError."""
         with one_error():
             async with trio.open_nursery() as nursery:
-                standing = await self._begin()
+                connection = await self._begin()
                 try:
                     while True:
-                        newer = await self._serve(standing)
-                        nursery.start_soon(self._close_later, standing, name="teleport.old")
-                        standing = newer
+                        newer = await self._serve(connection)
+                        nursery.start_soon(self._close_later, connection, name="teleport.old")
+                        connection = newer
                 finally:
                     self._client = None
                     self._connected = trio.Event()
                     with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                        await standing.stack.aclose()
+                        await connection.stack.aclose()
 
-    async def _begin(self) -> _Standing:
+    async def _begin(self) -> _Connection:
         """A connection with the credentials in the files; where those are refused, with the ones that worked last."""
         files = signature(self._files())
         if self._proven.credentials is None or self._proven.files == files:
@@ -170,39 +170,39 @@ class TeleportLink:
             return await self._open_watching(files)
         except LinkRefused as exc:
             try:
-                standing = await self._open_watching(files, self._proven.credentials)
+                connection = await self._open_watching(files, self._proven.credentials)
             except LinkRefused:
                 raise exc from None
             self._proven.tell_kept(files, exc)
-            return standing
+            return connection
 
-    async def _open(self, files: list[object], credentials: object = None) -> _Standing:
+    async def _open(self, files: list[object], credentials: object = None) -> _Connection:
         """A connection on which the server answers."""
         stack = AsyncExitStack()
         try:
             client, credentials = await stack.enter_async_context(self._connect(credentials))
-            return _Standing(client, credentials, await client.ping(), stack, files)
+            return _Connection(client, credentials, await client.ping(), stack, files)
         except BaseException:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await stack.aclose()
             raise
 
-    async def _serve(self, standing: _Standing) -> _Standing:
+    async def _serve(self, connection: _Connection) -> _Connection:
         """Use one connection until newer credentials have proven to work; return the connection made with them."""
-        self.info = standing.info
-        self._adopt(standing.credentials)
-        self._proven.take(standing.credentials, standing.files)
-        self._client = standing.client
+        self.info = connection.info
+        self._adopt(connection.credentials)
+        self._proven.take(connection.credentials, connection.files)
+        self._client = connection.client
         self._writable = True
         self._connected.set()
         self._intake = trio.CancelScope()
         if self._quiet:
             self._intake.cancel()
-        newer: list[_Standing] = []
+        newer: list[_Connection] = []
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._take_in, standing.client, name="teleport.intake")
-                newer.append(await self._rotated(standing.files))
+                nursery.start_soon(self._take_in, connection.client, name="teleport.intake")
+                newer.append(await self._rotated(connection.files))
                 nursery.cancel_scope.cancel()
         except BaseException:
             # The end came while the old watch was being closed.
@@ -218,12 +218,12 @@ class TeleportLink:
         # Asked to take nothing more in: the connection stays for those who still write.
         await trio.sleep_forever()
 
-    async def _rotated(self, seen: list[object]) -> _Standing:
+    async def _rotated(self, seen: list[object]) -> _Connection:
         """When a credential file changed: connect with the new ones first, and keep the old where they do not serve."""
         while True:
             seen = await changed(self._files, seen, self._times.file_poll)
             try:
-                standing = await self._open_watching(seen)
+                connection = await self._open_watching(seen)
             except LinkError as exc:
                 self._proven.tell_kept(seen, exc)
                 if not isinstance(exc, LinkRefused):
@@ -233,27 +233,27 @@ class TeleportLink:
                     seen = []
             else:
                 log.info("credentials.replaced")
-                return standing
+                return connection
 
-    async def _open_watching(self, files: list[object], credentials: object = None) -> _Standing:
+    async def _open_watching(self, files: list[object], credentials: object = None) -> _Connection:
         """A connection on which a watch was granted, too."""
-        standing = await self._open(files, credentials)
+        connection = await self._open(files, credentials)
         try:
-            async with self._initialised(standing.client):
+            async with self._initialised(connection.client):
                 pass
         except BaseException:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                await standing.stack.aclose()
+                await connection.stack.aclose()
             raise
-        return standing
+        return connection
 
-    async def _close_later(self, standing: _Standing) -> None:
+    async def _close_later(self, connection: _Connection) -> None:
         """Calls under way on the old connection may end in good order."""
         try:
             await trio.sleep(self._times.call)
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                await standing.stack.aclose()
+                await connection.stack.aclose()
 
     def quiesce(self) -> None:
         """Take nothing more in; the connection stays for workers."""

@@ -243,8 +243,18 @@ class _Visit:
         self._note(plan)
         self._memory = plan.memory
         if self._seen.held and plan.record is not None:
-            self.lease.record = plan.record
+            before, self.lease.record = self.lease.record, plan.record
+            self._compare(before)
         return plan
+
+    def _compare(self, before: Record) -> None:
+        """Say of which recipients reading showed that they are lost."""
+        for position, (old, new) in enumerate(zip(before.posts, self.lease.record.posts, strict=False)):
+            read = self._seen.cards.get(new.p)
+            if new.s == "failed" and old.p == new.p and isinstance(read, Unknown):
+                self._complain(position, before, Result(error=read.why))
+            elif new.s == "gone" and old.s != "gone" and new.p:
+                self._count("update", "gone")
 
     def _note(self, plan: Plan) -> None:
         if plan.trouble:

@@ -26,7 +26,6 @@ from sidecar.decisions.seen import (
     Doubt,
     Evidence,
     Facts,
-    Look,
     Memory,
     Now,
     Patch,
@@ -54,7 +53,13 @@ CARD = Place("ops", "p1")
 
 def request(state: str = "PENDING", reviews: int = 0, **more: Any) -> AccessRequest:
     said = tuple(Review(author, "APPROVED", "fine") for author in ("alice", "ivan", "eve")[:reviews])
-    fields = {"id": "id-1", "user": "bob", "roles": ("dba",), "expires": 5000.0, "created": 1000.0} | more
+    fields: dict[str, Any] = {
+        "id": "id-1",
+        "user": "bob",
+        "roles": ("dba",),
+        "expires": 5000.0,
+        "created": 1000.0,
+    } | more
     return AccessRequest(state=state, reviews=said, **fields)
 
 
@@ -71,14 +76,16 @@ def slot(shows: AccessRequest | None = PENDING, **changes: Any) -> Slot:
 
 
 def record(*slots: Slot, seen: tuple[str, int] = ("PENDING", 0), **more: Any) -> Record:
-    return Record(**{"seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots} | more)
+    fields: dict[str, Any] = {"seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots}
+    return Record(**fields | more)
 
 
 TOLD = record(slot())
 
 
 def post(post_id: str = "p1", key: str = "", **more: Any) -> Post:
-    return Post(**{"id": post_id, "channel_id": "ops", "user_id": "bot", "create_at": 5, "key": key} | more)
+    fields: dict[str, Any] = {"id": post_id, "channel_id": "ops", "user_id": "bot", "create_at": 5, "key": key}
+    return Post(**fields | more)
 
 
 def keyed(post_id: str, kind: str = "card", which: int | str = 0, **more: Any) -> Post:
@@ -209,14 +216,15 @@ NEW: dict[str, Any] = {"stored": None}
     (
         "it is alive after all",
         {
-            **{"request": PENDING, "by_id": True},
+            "request": PENDING, "by_id": True,
             "record": record(slot(shown=("EXPIRED", 0)), seen=("EXPIRED", 0), done=True),
         },
         "take",
     ),
     (
         "and its card says so",
-        {**HELD, "by_id": True, "record": record(slot(shown=("EXPIRED", 0), h="e"), seen=("EXPIRED", 0)), "cards": READ},
+        {**HELD, "by_id": True, "cards": READ,
+         "record": record(slot(shown=("EXPIRED", 0), h="e"), seen=("EXPIRED", 0))},
         "patch ops PENDING",
     ),
     # -- is it too early
@@ -339,6 +347,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
         "patch ops APPROVED",
     ),
     ("a failed recipient that is found", {**HELD, "record": record(Slot(r="ops/x", s="failed"))}, "post ops"),
+    ("one that failed and is as it should be", {**HELD, "record": record(slot(s="failed"))}, "save, again 3030"),
+    ("is written down as such", {"request": PENDING, "record": record(slot(s="failed"))}, "take"),
     ("it is tried again when it is due", {**HELD, "record": record(slot(None, s="failed")), "retries": 1,
      "retry_at": 100.0}, "post ops"),
     ("not before", {**HELD, "record": record(slot(None, s="failed")), "retries": 1, "retry_at": 130.0},
@@ -352,7 +362,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     ("a card where writes crossed is patched once more",
      {**HELD, "record": TOLD, "touched": frozenset({"ops"}), "cards": READ}, "patch ops PENDING"),
     ("an answer that is owed", {**HELD, "record": record(slot(), owe=(Owed("i", "dm", "No."),))}, "answer i"),
-    ("also where nobody holds the record", {"request": PENDING, "record": record(slot(), owe=(Owed("i", "dm", "No."),))},
+    ("also where nobody holds the record",
+     {"request": PENDING, "record": record(slot(), owe=(Owed("i", "dm", "No."),))},
      "take"),
     (
         "an answer in doubt is looked for first",
@@ -362,7 +373,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     # -- the official plugin's
     (
         "a post of the official plugin is taken over",
-        {**HELD, "record": record(slot(None, r="ops", p="p9", s="posted", shown=("PENDING", 0))), "cards": {"p9": post()}},
+        {**HELD, "cards": {"p9": post()},
+         "record": record(slot(None, r="ops", p="p9", s="posted", shown=("PENDING", 0)))},
         "patch ops PENDING",
     ),
     # -- the end
@@ -376,9 +388,13 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
      "save, done, drop"),
     ("all closed", {"held": True, "gone": True, "record": record(slot(shown=("REMOVED", 0)), seen=("REMOVED", 0))},
      "save, done, drop"),
-    ("it said before how it ended", {"held": True, "gone": True, "record": record(slot(APPROVED), seen=("APPROVED", 2))},
+    ("taking the record closed it", {"held": True, "gone": True, "record": record(slot(shown=("REMOVED", 0)),
+     seen=("REMOVED", 0), done=True)}, "save, done, drop"),
+    ("it said before how it ended",
+     {"held": True, "gone": True, "record": record(slot(APPROVED), seen=("APPROVED", 2))},
      "save, done, drop"),
-    ("one that failed must say so, too", {"held": True, "gone": True, "record": record(slot(s="failed")), "cards": READ},
+    ("one that failed must say so, too",
+     {"held": True, "gone": True, "record": record(slot(s="failed")), "cards": READ},
      "patch ops REMOVED, reply ops -3"),
     ("an answer is given before the end",
      {"held": True, "gone": True, "record": record(owe=(Owed("i", "dm", "No."),))}, "answer i"),
@@ -404,7 +420,12 @@ def test_what_is_posted(given: dict[str, Any], expected: str) -> None:
 
 # -- what people say -------------------------------------------------------------------------------------------------
 
-PEOPLE = {"a": Person("a", "alice"), "i": Person("i", "ivan"), "b": Person("b", "bob"), "m": Person("m", problem="unmapped")}
+PEOPLE = {
+    "a": Person("a", "alice"),
+    "i": Person("i", "ivan"),
+    "b": Person("b", "bob"),
+    "m": Person("m", problem="unmapped"),
+}
 REVIEWER = Rules(mode="reviewer")
 QUORUM = Rules(mode="plugin", policies={"*": Policy(("alice", "ivan"), 2, 1)})
 STATE = msgspec.structs.replace(QUORUM, mode="state")
@@ -423,7 +444,7 @@ def heard(*said: Expression, at: float = 99.0, unread: tuple[str, ...] = ()) -> 
 
 
 COUNTED = ("a", "approve", "reaction|p1", 10, "counted")
-UNREAD = {"unread": ("a thread",)}
+UNREAD: dict[str, Any] = {"unread": ("a thread",)}
 
 
 @table(
@@ -497,11 +518,18 @@ def test_what_is_on_record_of_it(
 
 def test_what_is_judged_is_listened_to_no_longer() -> None:
     assert not ask(**heard()).memory.listen
-    assert ask(**heard(say(), **UNREAD)).memory.listen  # type: ignore[arg-type]
+    assert ask(**heard(say(), **UNREAD)).memory.listen
 
 
 # -- what is found ---------------------------------------------------------------------------------------------------
 
+NOT_OURS: dict[str, dict[str, Any]] = {
+    "another's post": {"user_id": "eve"},
+    "elsewhere": {"channel_id": "other"},
+    "a former version": {"original_id": "p6"},
+    "deleted": {"delete_at": 5},
+    "another key": {"which": 7},
+}
 UNSURE = {**HELD, "doubts": (Doubt(Place("ops"), 100.0),)}
 LOST = record(slot(None))
 
@@ -513,13 +541,7 @@ LOST = record(slot(None))
     ("a raised attempt", {"record": LOST, "posts": {Place("ops"): (keyed("p7", attempt=3),)}}, "read card p7"),
     *(
         (f"not ours: {name}", {"record": LOST, "posts": {Place("ops"): (keyed("p7", **changes),)}}, "post ops")
-        for name, changes in {
-            "another's post": {"user_id": "eve"},
-            "elsewhere": {"channel_id": "other"},
-            "a former version": {"original_id": "p6"},
-            "deleted": {"delete_at": 5},
-            "another key": {"which": 7},
-        }.items()
+        for name, changes in NOT_OURS.items()
     ),
     ("of two the older is kept", {"record": LOST, "posts": {Place("ops"): (keyed("p8", create_at=6), keyed("p7"))}},
      "read card p7, delete p8"),
@@ -531,6 +553,11 @@ LOST = record(slot(None))
      "failed": frozenset({("delete", "p2")}), "error": AWAY.why}, "save, again 0.5"),
     ("an answer is not taken for the card", {"record": TOLD, "posts": {Place("ops"): (keyed("p1"),
      keyed("p0", "answer", "i"))}}, "save, again 3030"),
+    ("an answer that was given stands twice", {"record": TOLD, "posts": {Place("ops"): tuple(
+     keyed(name, "answer", "i", request_id="id-1", create_at=at) for name, at in (("p6", 7), ("p5", 6)))}},
+     "delete p6"),
+    ("another request's is not ours to mend", {"record": TOLD, "posts": {Place("ops"): tuple(
+     keyed(name, "answer", "i", request_id="id-2") for name in ("p6", "p5"))}}, "save, again 3030"),
     ("an answer is found", {"record": record(slot(), owe=(Owed("i", "ops", "No."),)),
      "posts": {Place("ops"): (keyed("p5", "answer", "i"),)}}, "save, again 3030"),
 )  # fmt: skip
@@ -649,7 +676,9 @@ def test_a_record_is_made_with_what_is_known() -> None:
 
 
 def test_what_is_acted_on_is_on_record_and_an_end_is_taken_back() -> None:
-    changed = kept(**HELD | {"request": request("PENDING", 1, expires=6000.0)}, record=record(slot(), done=True), by_id=True)
+    changed = kept(
+        **HELD | {"request": request("PENDING", 1, expires=6000.0)}, record=record(slot(), done=True), by_id=True
+    )
     assert (changed.seen, changed.exp, changed.done) == (("PENDING", 1), 6000, False)
 
 
@@ -695,7 +724,9 @@ def test_who_could_not_be_looked_up_is_told_even_if_the_request_is_over() -> Non
 
 
 def test_recipients_beyond_the_room_of_a_record_are_refused_and_counted() -> None:
-    plan = ask(**HELD, record=record(), targets=tuple(Target(f"user{n}@x", "card", f"channel-{n:017}") for n in range(600)))
+    plan = ask(
+        **HELD, record=record(), targets=tuple(Target(f"user{n}@x", "card", f"channel-{n:017}") for n in range(600))
+    )
     assert plan.record is not None
     assert 300 <= len(plan.record.posts) < 600
     assert plan.refused == 600 - len(plan.record.posts)

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import msgspec
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
+from sidecar.decisions.judge import Expression
 from sidecar.decisions.record import KEY, Record, Slot, encode
 from sidecar.decisions.routing import Routes
+from sidecar.decisions.seen import Memory
 from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
-from sidecar.reconcile.followed import KEEP_WAITING, SPARE_TIMERS, Entry, Followed
+from sidecar.reconcile.followed import (
+    DIRECT_MESSAGES,
+    EARLY_HINTS,
+    KEEP_RECORD_LENGTH,
+    KEEP_WAITING,
+    MOST_SPEAKERS,
+    Entry,
+    Followed,
+)
 from sidecar.times import Times
 
 ROUTES = Routes(roles={"*": ("ops/x",)}, notify_requester=False)
 REVIEW = Review("alice", "APPROVED", "fine")
 
 
-def request(name: str = "a", state: str = "PENDING", *reviews: Review, **more: object) -> AccessRequest:
-    return AccessRequest(id=name, user="bob", state=state, roles=("dbadmin",), reviews=reviews, **more)  # type: ignore[arg-type]
+def request(name: str = "a", state: str = "PENDING", *reviews: Review, **more: Any) -> AccessRequest:
+    fields = {"user": "bob", "roles": ("dbadmin",)} | more
+    return AccessRequest(id=name, state=state, reviews=reviews, **fields)
 
 
 def record(**changes: object) -> str:
@@ -37,14 +49,16 @@ def followed() -> Followed:
 
 async def take(followed: Followed) -> Entry:
     with trio.fail_after(1):
-        return await followed.next()
+        entry = followed.get(await followed.queue.get())
+    assert entry is not None
+    return entry
 
 
 async def test_a_request_waits_once_however_often_it_is_named(followed: Followed) -> None:
     followed.look(request())
     followed.look(request("a", "PENDING", REVIEW))
     followed.event(Put(request("a", "APPROVED", REVIEW)))
-    assert followed.backlog == 1
+    assert len(followed.queue) == 1
     entry = await take(followed)
     assert entry.request is not None
     assert entry.request.state == "APPROVED"
@@ -56,27 +70,27 @@ async def test_a_request_never_has_two_workers(followed: Followed) -> None:
     entry = await take(followed)
     followed.look(request("a", "PENDING", REVIEW))
     followed.look(request("a", "DENIED", REVIEW))
-    assert followed.backlog == 0
-    followed.release(entry)
+    assert len(followed.queue) == 0
+    followed.queue.done(entry.id)
     assert (await take(followed)) is entry
-    followed.release(entry)
-    assert followed.backlog == 0
+    followed.queue.done(entry.id)
+    assert len(followed.queue) == 0
 
 
 @pytest.mark.parametrize("stale", [request(), request("a", "PENDING", REVIEW), request("a", "APPROVED", REVIEW)])
 async def test_what_is_old_or_known_is_no_news(followed: Followed, stale: AccessRequest) -> None:
     followed.look(request("a", "DENIED", REVIEW))
-    followed.release(await take(followed))
+    followed.queue.done((await take(followed)).id)
     assert not followed.look(stale)
     assert not followed.look(request("a", "DENIED", REVIEW))
-    assert followed.backlog == 0
+    assert len(followed.queue) == 0
 
 
 async def test_news_without_a_new_version_is_looked_at_but_not_expected_from_the_watch(followed: Followed) -> None:
     assert followed.look(request())
-    followed.release(await take(followed))
+    followed.queue.done((await take(followed)).id)
     assert not followed.look(request(reason="changed"))
-    assert followed.backlog == 1
+    assert len(followed.queue) == 1
 
 
 async def test_dry_runs_are_nobodys_business(followed: Followed) -> None:
@@ -113,9 +127,9 @@ async def test_a_settled_request_needs_no_worker(followed: Followed) -> None:
     """After a restart most requests are as their records say: nobody has to look."""
     followed.know(PluginData("a", {KEY: record()}))
     followed.look(request(expires=time.time() + 3600))
-    assert followed.backlog == 0
+    assert len(followed.queue) == 0
     followed.look(request("a", "PENDING", REVIEW))
-    assert followed.backlog == 1
+    assert len(followed.queue) == 1
 
 
 @pytest.mark.parametrize("text", [record(done=True), '{"v":2}', "x"])
@@ -139,7 +153,7 @@ async def test_an_empty_list_proves_nothing(followed: Followed) -> None:
     followed.know(PluginData("a", {KEY: record()}))
     followed.begin_list()
     assert not followed.end_list(0)
-    assert followed.backlog == 0
+    assert len(followed.queue) == 0
 
 
 async def test_an_empty_list_may_lag_behind_the_watch() -> None:
@@ -163,80 +177,12 @@ async def test_a_request_that_came_during_a_list_is_not_missing_from_it(followed
     followed.event(Put(request("new")))
     followed.end_list(1)
     entries = [await take(followed) for _ in range(2)]
-    assert not any(entry.absent for entry in entries)
+    assert all(entry.absent_since == math.inf for entry in entries)
 
 
 async def test_a_deletion_is_a_proof(followed: Followed) -> None:
     followed.event(Delete("a"))
     assert (await take(followed)).gone
-
-
-async def test_timers_wake_in_order_and_the_earliest_counts(
-    autojump_clock: MockClock, nursery: trio.Nursery, followed: Followed
-) -> None:
-    nursery.start_soon(followed.run_timers)
-    began = trio.current_time()
-    entries = {}
-    for name in ("a", "b"):
-        followed.look(request(name))
-        entries[name] = await take(followed)
-        followed.release(entries[name])
-    followed.wake_in(entries["a"], 50)
-    followed.wake_in(entries["b"], 20)
-    followed.wake_in(entries["a"], 10)
-    followed.wake_in(entries["a"], 30)
-    woken = []
-    for _ in range(2):
-        entry = await followed.next()
-        woken.append((entry.id, round(trio.current_time() - began)))
-        followed.release(entry)
-    assert woken == [("a", 10), ("b", 20)]
-    with trio.move_on_after(1000) as scope:
-        await followed.next()
-    assert scope.cancelled_caught
-    nursery.cancel_scope.cancel()
-
-
-async def test_a_dropped_request_is_not_woken(
-    autojump_clock: MockClock, nursery: trio.Nursery, followed: Followed
-) -> None:
-    nursery.start_soon(followed.run_timers)
-    followed.look(request())
-    entry = await take(followed)
-    followed.wake_in(entry, 5)
-    followed.drop(entry)
-    followed.release(entry)
-    with trio.move_on_after(100) as scope:
-        await followed.next()
-    assert scope.cancelled_caught
-    nursery.cancel_scope.cancel()
-
-
-async def test_what_is_over_leaves_no_timers_behind(followed: Followed) -> None:
-    """Each would have waited for its expiry in a week; the one that is still followed is still woken."""
-    followed.look(request("kept"))
-    kept = await take(followed)
-    followed.wake_in(kept, 3600)
-    for number in range(5 * SPARE_TIMERS):
-        followed.look(request(str(number)))
-        entry = await take(followed)
-        followed.wake_in(entry, 7 * 86400)
-        followed.drop(entry)
-    assert len(followed._timers) <= SPARE_TIMERS + 10
-    assert (kept.wake, "kept") in followed._timers
-
-
-async def test_a_worker_that_waits_is_woken_by_news(nursery: trio.Nursery, followed: Followed) -> None:
-    found = []
-
-    async def work() -> None:
-        found.append((await followed.next()).id)
-
-    nursery.start_soon(work)
-    await wait_all_tasks_blocked()
-    followed.look(request())
-    await wait_all_tasks_blocked()
-    assert found == ["a"]
 
 
 def test_expiry_is_checked_a_minute_after_it(followed: Followed) -> None:
@@ -246,14 +192,10 @@ def test_expiry_is_checked_a_minute_after_it(followed: Followed) -> None:
 
 @pytest.mark.parametrize(("left", "seconds"), [(3600, 3660), (-30, 30), (-600, 60)])
 async def test_the_look_at_what_should_be_over_is_never_now(
-    left: float, seconds: float, autojump_clock: MockClock
+    left: float, seconds: float, followed: Followed, autojump_clock: MockClock
 ) -> None:
     """A request that Teleport still has although by our clock it is over: one of the clocks is wrong."""
-    followed = Followed(ROUTES)
-    entry = Entry("a")
-    followed._entries["a"] = entry
-    followed.wake_at_expiry(entry, time.time() + left)
-    assert entry.wake - trio.current_time() == pytest.approx(seconds, abs=1)
+    assert followed.expiry_look(time.time() + left) - trio.current_time() == pytest.approx(seconds, abs=1)
 
 
 @pytest.mark.parametrize(("age", "seconds"), [(100, 100), (-100, 0)])
@@ -268,27 +210,127 @@ async def test_a_read_by_id_that_overtakes_the_events_is_not_forgotten(followed:
     """A worker reads what two events are about; the first came before its answer, the second after: it reads again."""
     first, last = request("a", "PENDING", REVIEW), request("a", "DENIED", REVIEW, REVIEW)
     followed.look(request())
-    entry = await followed.next()
+    entry = await take(followed)
     entry.take_request()
     followed.look(first)
-    entry.version, entry.digest = last.version, hash(last)  # as the worker notes it, who leaves it to the next look
+    followed.learn(entry, last)  # as its worker does, who leaves it to the next look
     followed.look(last)
-    followed.release(entry)
-    assert await followed.next() is entry
+    followed.queue.done(entry.id)
+    assert await take(followed) is entry
     assert entry.take_request() is None
 
 
-async def test_a_record_that_comes_after_all_ends_the_silence(followed: Followed) -> None:
+async def test_a_record_that_comes_after_all_is_offered(followed: Followed) -> None:
     """Resolved when we first read it; a replica that had read it before has claimed it since, and died."""
     followed.look(request("a", "DENIED", REVIEW))
-    entry = await followed.next()
-    entry.take_request()
-    entry.silent = True  # as the worker decides, who found no record
-    followed.release(entry)
+    entry = await take(followed)
+    followed.keep(entry, Memory(silent=True))
+    followed.queue.done("a")
     followed.know(PluginData("a", {KEY: record(owner="dead")}))
-    assert await followed.next() is entry
-    assert (entry.silent, entry.known) == (False, True)
-    assert entry.foreign is not None
-    followed.release(entry)
+    assert await take(followed) is entry
+    assert entry.offered == record(owner="dead")
+    followed.keep(entry, Memory(known=True))
+    followed.queue.done("a")
     followed.know(PluginData("a", {KEY: record(owner="dead", n=9)}))
-    assert followed.backlog == 0
+    assert len(followed.queue) == 0
+
+
+async def test_a_long_record_is_read_again_instead_of_being_kept(followed: Followed) -> None:
+    followed.look(request())
+    entry = await take(followed)
+    for length, kept in ((KEEP_RECORD_LENGTH, True), (KEEP_RECORD_LENGTH + 1, False)):
+        followed.keep(entry, Memory(known=True, text="x" * length))
+        assert (entry.memory.text is not None, entry.memory.known) == (kept, True)
+
+
+# -- hints -----------------------------------------------------------------------------------------------------------
+
+
+def said(number: int = 1) -> Expression:
+    return Expression(user_id="u", verb="approve", way="direct", post_id=f"dm{number}", at=1, channel_id="dm")
+
+
+def card(*posts: str) -> Record:
+    slots = tuple(Slot(r=post, c=f"c-{post}", p=post, s="posted") for post in posts)
+    return Record(seed="s", owner="", at=1, exp=2, seen=("PENDING", 0), posts=slots)
+
+
+async def announced(followed: Followed, name: str = "a") -> Entry:
+    followed.look(request(name))
+    entry = await take(followed)
+    followed.keep(entry, Memory(known=True))
+    followed.show_cards(entry, card(f"p-{name}"))
+    followed.queue.done(entry.id)
+    return entry
+
+
+async def test_what_is_said_on_a_card_is_heard_and_taken_once(followed: Followed) -> None:
+    entry = await announced(followed)
+    followed.hear("elsewhere", "u")
+    assert len(followed.queue) == 0
+    for number in range(MOST_SPEAKERS + 2):
+        followed.hear("p-a", f"u{number}")
+    followed.hear("p-a", "u5")
+    assert len(followed.queue) == 1
+    assert entry.take_hints() == (True, ("u2", "u3", "u4", "u5"), ())
+    assert entry.take_hints() == (False, (), ())
+
+
+async def test_what_was_said_before_the_card_was_known_is_not_lost(followed: Followed) -> None:
+    followed.hear("p-a", "u")
+    entry = await announced(followed)
+    assert len(followed.queue) == 1
+    assert entry.take_hints() == (True, ("u",), ())
+
+
+async def test_posts_of_no_concern_take_no_memory(followed: Followed) -> None:
+    for number in range(EARLY_HINTS + 100):
+        followed.hear(f"x{number}")
+    assert len(followed._early) == EARLY_HINTS
+
+
+async def test_a_card_that_is_replaced_or_gone_is_heard_no_more(followed: Followed) -> None:
+    entry = await announced(followed)
+    followed.show_cards(entry, card("p-2"))
+    assert followed.open_cards() == {"p-2": "c-p-2"}
+    followed.hear("p-a")
+    assert len(followed.queue) == 0
+    followed.drop(entry)
+    followed.show_cards(entry, card("p-3"))
+    followed.hear("p-2")
+    assert (len(followed.queue), followed.open_cards(), followed._cards) == (0, {}, {})
+
+
+async def test_only_what_is_open_is_decided_on(followed: Followed) -> None:
+    """The oldest comes first: who names the end of an id alone is asked in that order."""
+    await announced(followed)
+    await announced(followed, "b")
+    assert followed.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
+    followed.look(request("a", "APPROVED", REVIEW))
+    assert list(followed.open_requests()) == ["b"]
+    assert followed.open_cards() == {"p-b": "c-p-b"}
+
+
+async def test_direct_messages_wait_once_each_and_are_bounded(followed: Followed) -> None:
+    entry = await announced(followed)
+    assert not followed.tell("unknown", said())
+    assert followed.tell("a", said())
+    assert followed.tell("a", said())
+    _, _, direct = entry.take_hints()
+    assert direct == (said(),)
+    followed.keep(entry, Memory(known=True, direct=direct))
+    assert all(followed.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
+    assert not followed.tell("a", said(99))
+
+
+async def test_decisions_go_before_changes_before_announcements(followed: Followed) -> None:
+    """In the last, requesters take turns: one who asks a hundred times keeps nobody else waiting."""
+    for name in ("change", "decision"):
+        await announced(followed, name)
+    for number, user in enumerate(("bob", "bob", "eve")):
+        followed.look(request(f"{user}{number}", user=user))
+    followed.look(request("change", "PENDING", REVIEW))
+    followed.hear("p-decision", "u")
+    followed.queue.add("direct channel")
+    order = [await followed.queue.get() for _ in range(6)]
+    assert order == ["decision", "direct channel", "change", "bob0", "eve2", "bob1"]

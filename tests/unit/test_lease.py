@@ -12,9 +12,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar.decisions.record import KEY, Record, Slot, decode, encode
+from sidecar.decisions.decide import takeover_seconds
+from sidecar.decisions.record import KEY, Record, Slot, Stored, decode, encode
 from sidecar.errors import Conflict, LinkLost, LinkRefused, RequestGone
-from sidecar.reconcile.lease import Hold, LeaseLost, LeaseTimes
+from sidecar.reconcile.lease import Lease, LeaseLost
 
 AWAY = LinkLost("teleport", "unavailable", "cut", ambiguous=True)
 RECORD = Record(seed="s", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="ops/x"),))
@@ -82,15 +83,18 @@ class Store:
         return found
 
 
-def hold(store: Store, owner: str = "me", lease: int = 30, *, saved: str = "") -> Hold:
-    record = msgspec.structs.replace(RECORD, seed=owner, owner=owner)
-    times = LeaseTimes(lease)
-    return Hold(store, "x", owner, times, record=record, saved=saved, official=lambda _: {}, clock=trio.current_time)
+def lease(store: Store, owner: str = "me", seconds: int = 30) -> Lease:
+    return Lease(store, "x", owner, seconds, lambda _: {}, clock=trio.current_time)  # type: ignore[arg-type]
+
+
+async def claimed(store: Store) -> Lease:
+    mine = lease(store)
+    await mine.take(RECORD, None)
+    return mine
 
 
 async def test_no_write_starts_in_the_last_third_of_a_lease(autojump_clock: MockClock) -> None:
-    mine = hold(Store())
-    await mine.claim()
+    mine = await claimed(Store())
     await trio.sleep(19.9)
     before = mine.valid
     await trio.sleep(0.2)
@@ -99,10 +103,9 @@ async def test_no_write_starts_in_the_last_third_of_a_lease(autojump_clock: Mock
 
 async def test_renewing_keeps_it_valid_and_saves_progress(autojump_clock: MockClock) -> None:
     store = Store()
-    mine = hold(store)
-    await mine.claim()
+    mine = await claimed(store)
     async with mine.renewing():
-        mine.update(0, Slot(r="ops/x", c="c", p="post", s="posted"))
+        mine.record = msgspec.structs.replace(mine.record, posts=(Slot(r="ops/x", c="c", p="post", s="posted"),))
         await trio.sleep(95)
         assert mine.valid
         assert store.record.posts[0].p == "post"
@@ -112,13 +115,12 @@ async def test_renewing_keeps_it_valid_and_saves_progress(autojump_clock: MockCl
     assert (store.record.owner, store.record.n) == ("", 11)
 
 
-@pytest.mark.parametrize("lease", [1, 2, 30, 300])
-def test_nobody_takes_over_while_a_write_may_still_be_under_way(lease: int) -> None:
+@pytest.mark.parametrize("seconds", [1, 2, 30, 300])
+def test_nobody_takes_over_while_a_write_may_still_be_under_way(seconds: int) -> None:
     """The last write starts a third before the end and takes a third at most; others wait longer than the whole."""
-    times = LeaseTimes(lease)
-    last_write_ends = lease - times.margin_seconds + lease / 3
-    assert last_write_ends <= lease < times.takeover_seconds(Record("s", "o", 1, 2, ("PENDING", 0), (), lease_s=lease))
-    assert LeaseTimes(30).takeover_seconds(RECORD) == 35
+    last_write_ends = seconds - seconds / 3 + seconds / 3
+    assert last_write_ends <= seconds < takeover_seconds(msgspec.structs.replace(RECORD, lease_s=seconds))
+    assert takeover_seconds(RECORD) == 35
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,7 @@ async def test_a_lost_answer_is_decided_by_reading_back(autojump_clock: MockCloc
     """Carried out, not carried out, or carried out late: in the end it is there once, and it is ours."""
     store = Store()
     store.faults = faults.copy()
-    mine = hold(store)
-    await mine.claim()
+    mine = await claimed(store)
     assert store.record.n == 1
     assert mine.saved == store.data[KEY]
     assert mine.valid
@@ -142,8 +143,7 @@ async def test_a_lost_answer_is_decided_by_reading_back(autojump_clock: MockCloc
 async def test_a_write_that_landed_long_before_it_was_known_gives_no_fresh_lease(autojump_clock: MockClock) -> None:
     """Others have watched it since it landed, not since its answer came."""
     store = Store()
-    mine = hold(store)
-    await mine.claim()
+    mine = await claimed(store)
 
     async def away_for_long() -> None:
         await trio.sleep(21)
@@ -158,33 +158,68 @@ async def test_a_write_that_landed_long_before_it_was_known_gives_no_fresh_lease
 
 @pytest.mark.parametrize("faults", [[], ["before"], ["late"]])
 async def test_of_two_only_one_holds_it(autojump_clock: MockClock, faults: list[str]) -> None:
-    """The second claim finds the first; the second save finds that the text is another."""
+    """The second claim finds the first; the second to take it finds that the text is another."""
     store = Store()
-    mine, theirs = hold(store), hold(store, "them")
-    await mine.claim()
+    mine, late, theirs = await claimed(store), lease(store, "them"), lease(store, "them")
+    before = Stored(mine.record, mine.saved)
     store.faults = faults.copy()
     with pytest.raises(Conflict):
-        await theirs.claim()
-    stale = hold(store, "them", saved=mine.saved)
-    stale.record = mine.record
+        await late.take(msgspec.structs.replace(RECORD, seed="them", owner="them"), None)
     await mine.save()
     store.faults = faults.copy()
     with pytest.raises(LeaseLost):
-        await stale.save()
-    assert not stale.valid
+        await theirs.take(before.record, before)
+    for other in (late, theirs):
+        assert (other.valid, other.held) == (False, False)
+        with pytest.raises(LeaseLost):
+            other.require()
     assert mine.valid
     assert store.record.owner == "me"
+
+
+@pytest.mark.parametrize("faults", [[], ["before"], ["after"], ["late"]])
+async def test_who_takes_over_goes_on_from_what_is_stored(autojump_clock: MockClock, faults: list[str]) -> None:
+    store = Store()
+    dead = await claimed(store)
+    store.faults = faults.copy()
+    theirs = lease(store, "them", 60)
+    await theirs.take(msgspec.structs.replace(dead.record, exp=9), Stored(dead.record, dead.saved))
+    assert (theirs.valid, theirs.held, theirs.saved) == (True, True, store.data[KEY])
+    assert (store.record.owner, store.record.lease_s, store.record.n, store.record.exp) == ("them", 60, 2, 9)
+    with pytest.raises(LeaseLost):
+        await dead.save()
+    with pytest.raises(LeaseLost):
+        dead.require()
+
+
+async def test_nobody_writes_before_the_record_is_theirs() -> None:
+    mine = lease(Store())
+    with pytest.raises(LeaseLost):
+        mine.require()
+    with pytest.raises(LeaseLost):
+        await mine.save()
+
+
+async def test_a_renewal_that_waited_for_the_release_writes_nothing(autojump_clock: MockClock) -> None:
+    """It would put our name back into a record that was given up."""
+    store = Store()
+    mine = await claimed(store)
+    async with mine.renewing():
+        await trio.sleep(9.5)
+        store.faults = ["slow"]
+        await mine.save(release=True)
+        await trio.sleep(60)
+    assert (store.record.owner, store.record.n, store.writes, mine.held) == ("", 2, 2, False)
 
 
 async def test_work_that_ends_during_a_renewal_keeps_what_it_did(autojump_clock: MockClock) -> None:
     """The renewal was carried out, its answer is still on its way: it must not pass for somebody else's save."""
     store = Store()
-    mine = hold(store)
-    await mine.claim()
+    mine = await claimed(store)
     store.faults = ["slow"]
     async with mine.renewing():
         await trio.sleep(10.5)
-        mine.update(0, Slot(r="ops/x", c="c", p="post", s="posted"))
+        mine.record = msgspec.structs.replace(mine.record, posts=(Slot(r="ops/x", c="c", p="post", s="posted"),))
     await mine.save(release=True)
     assert (store.record.n, store.record.owner, store.record.posts[0].p) == (3, "", "post")
 
@@ -192,8 +227,7 @@ async def test_work_that_ends_during_a_renewal_keeps_what_it_did(autojump_clock:
 async def test_a_lost_lease_ends_the_renewing_not_the_work(autojump_clock: MockClock) -> None:
     """The work asks before each write, and stops there."""
     store = Store()
-    mine = hold(store)
-    await mine.claim()
+    mine = await claimed(store)
     async with mine.renewing():
         store.data[KEY] = encode(Record("s", "them", 1, 2, ("PENDING", 0), (), n=7))
         await trio.sleep(11)
@@ -209,8 +243,7 @@ async def test_a_renewal_that_is_refused_leaves_the_word_to_the_last_save(
     autojump_clock: MockClock, fault: str
 ) -> None:
     store = Store()
-    mine = hold(store)
-    await mine.claim()
+    mine = await claimed(store)
     if fault == "gone":
         store.gone = True
     else:
@@ -224,8 +257,7 @@ async def test_a_renewal_that_is_refused_leaves_the_word_to_the_last_save(
 
 
 async def test_the_error_of_the_work_comes_out_plain() -> None:
-    mine = hold(Store())
-    await mine.claim()
+    mine = await claimed(Store())
     with pytest.raises(LinkLost) as caught:
         async with mine.renewing():
             raise AWAY
@@ -236,9 +268,8 @@ async def test_adoption_expects_that_nobody_made_a_record_meanwhile() -> None:
     """What the official plugin left has no record yet: the first save makes it, once."""
     store = Store()
     store.data = {"messages": "a/b", "user": "bob"}
-    first, second = hold(store), hold(store, "them")
-    await first.save()
+    await lease(store).take(RECORD, Stored(RECORD, ""))
     with pytest.raises(LeaseLost):
-        await second.save()
+        await lease(store, "them").take(RECORD, Stored(RECORD, ""))
     with pytest.raises(Conflict):
-        await hold(store).claim()
+        await lease(store).take(RECORD, None)

@@ -14,7 +14,7 @@ from sidecar.config import TeleportConfig
 from sidecar.errors import LinkRefused
 from sidecar.simulator.teleport.pki import ClusterPki, Issued
 from sidecar.teleport.credentials import Credentials
-from sidecar.teleport.findings import Finding, judge_names
+from sidecar.teleport.findings import Finding, judge_names, judge_server
 from sidecar.teleport.identity import (
     check_credentials,
     check_files,
@@ -148,6 +148,14 @@ def test_garbled_authorities(authorities: bytes, golden: Golden) -> None:
 def test_authorities_of_another_cluster(golden: Golden) -> None:
     leaf, other = ClusterPki("leaf.example.com"), ClusterPki("other.example.com")
     golden(last(credentials(issue(), other.host_ca.pem + leaf.host_ca.pem)))
+
+
+def test_a_server_whose_issuer_is_of_another_cluster() -> None:
+    """Whatever OpenSSL made of the chain."""
+    theirs = read_certificate(ClusterPki("other.example.com").server_certificate().certificate)
+    assert (
+        judge_server("auth:3025", theirs, read_certificate(issue().certificate)).id == "teleport.server.other_cluster"
+    )
 
 
 def test_authorities_that_are_not_pinned(golden: Golden) -> None:

@@ -47,6 +47,8 @@ class ProxyServer:
         # The faults: new connections are closed at once; new ones get no further than here.
         self.refusing = False
         self.auth_is_away = False
+        # It answers as any web server would.
+        self.is_other_site = False
         # How many connections were passed on.
         self.passed = 0
         self.requests: list[bytes] = []
@@ -133,7 +135,7 @@ class ProxyServer:
         if shown := web.getpeercert(binary_form=True):
             self.client_certificates.append(shown)
         self.requests.append(request)
-        if request.startswith(b"GET /webapi/ping "):
+        if request.startswith(b"GET /webapi/ping ") and not self.is_other_site:
             status, body = b"200 OK", self._ping()
         else:
             status, body = b"404 Not Found", b"{}"

@@ -1,0 +1,85 @@
+"""How far back a channel is read for posts of ours, and what is concluded where that is too far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from sidecar.decisions.record import Record, Stored
+from sidecar.decisions.seen import Context, Look, Memory, Place, Seen, Unknown
+from sidecar.metrics import Metrics
+from sidecar.model import Post
+from sidecar.reconcile.observe import MAX_PAGES, PAGE, Observer
+
+# The claim was made at this second of our clock.
+CLAIMED = 100_000
+OPS = Place("ops")
+
+
+class Channel:
+    """A channel of posts by anybody, newest first."""
+
+    def __init__(self, clock_offset: float = 0.0) -> None:
+        self.clock_offset = clock_offset
+        self.posts: list[Post] = []
+        self.reads = 0
+
+    def put(self, at: float, user_id: str = "eve", count: int = 1) -> None:
+        made = [Post(f"post{len(self.posts) + n}", "ops", user_id, create_at=int(at * 1000)) for n in range(count)]
+        self.posts[:0] = made
+
+    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]:
+        await trio.lowlevel.checkpoint()
+        self.reads += 1
+        return self.posts[page * per_page : (page + 1) * per_page]
+
+
+def observer(channel: Channel) -> Observer:
+    nothing: Any = None
+    return Observer(nothing, channel, nothing, nothing, Metrics())  # type: ignore[arg-type]
+
+
+async def read(observer: Observer) -> Seen:
+    record = Record(seed="s", owner="me", at=CLAIMED, exp=CLAIMED, seen=("PENDING", 0), posts=())
+    seen = Seen(stored=Stored(record, "x"))
+    return await observer.look(Look(places=frozenset({OPS})), seen, Memory(), Context(bot_id="bot"))
+
+
+@pytest.mark.parametrize(
+    ("offset", "before", "reads", "found"),
+    [
+        # Ten minutes before the claim, for clocks that disagree.
+        (0.0, 3600, 1, 1),
+        (0.0, 300, 6, 2),
+        # By Mattermost's clock, which is an hour behind.
+        (-3600.0, 3600, 6, 2),
+    ],
+)
+async def test_a_look_up_reads_back_to_the_claim_and_no_further(
+    offset: float, before: int, reads: int, found: int
+) -> None:
+    channel = Channel(offset)
+    channel.put(CLAIMED - before, "bot")
+    channel.put(CLAIMED - before, count=5 * PAGE)
+    channel.put(CLAIMED + offset, "bot")
+    seen = await read(observer(channel))
+    posts = seen.posts[OPS]
+    assert not isinstance(posts, Unknown)
+    assert (channel.reads, len(posts), seen.error) == (reads, found, None)
+
+
+async def test_a_busy_channel_proves_nothing_until_the_next_look_has_gone_on() -> None:
+    """It costs time, never the announcement."""
+    channel = Channel()
+    channel.put(CLAIMED, "bot")
+    channel.put(CLAIMED + 1, count=PAGE * MAX_PAGES)
+    one = observer(channel)
+    seen = await read(one)
+    assert isinstance(seen.posts[OPS], Unknown)
+    assert seen.error is not None
+    assert channel.reads == MAX_PAGES
+    seen = await read(one)
+    assert seen.posts[OPS] == (channel.posts[-1],)
+    assert channel.reads == MAX_PAGES + 2

@@ -1,0 +1,63 @@
+"""What an action's result means for the record and the memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.decisions.record import Owed, Record, Slot
+from sidecar.decisions.seen import Answer, Create, Doubt, Memory, Patch, Place, Reply, Seen
+from sidecar.decisions.settle import Result, State, settle, unsaved
+from sidecar.errors import LinkLost, PostRejected
+from sidecar.model import Draft
+
+OWED = Owed("i", "dm", "No.")
+RECORD = Record(
+    seed="s", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="x", c="c", p="p", s="posted"),), owe=(OWED,)
+)
+PATCH, REPLY = Patch(0, Draft("x"), "h", ("PENDING", 0)), Reply(0, 1, Draft("x"))
+CREATE = Create(0, Draft("x"), "h", ("PENDING", 0))
+AWAY = LinkLost("mattermost", "reset", "x")
+
+
+@pytest.mark.parametrize("action", [CREATE, PATCH, REPLY])
+@pytest.mark.parametrize(
+    ("error_id", "status"),
+    [("permissions", "failed"), ("can_not_update_post_in_deleted", "archived"), ("invalid.root_id", "gone")],
+)
+def test_what_a_refusal_makes_of_a_recipient(action: Any, error_id: str, status: str) -> None:
+    after = settle(State(Seen(), RECORD, Memory()), action, Result(error=PostRejected(403, error_id)), 100.0, 35.0)
+    assert after.record.posts[0].s == status
+    assert (after.seen.failed, after.seen.error, after.memory.doubts) == (frozenset({action.identity}), None, ())
+
+
+@pytest.mark.parametrize(
+    ("action", "doubt"),
+    [
+        (CREATE, Doubt(Place("c"), 135.0)),
+        (PATCH, Doubt(Place("c", "p"), 135.0, card=True)),
+        (REPLY, Doubt(Place("c", "p"), 135.0)),
+        (Answer(OWED), Doubt(Place("dm"), 135.0)),
+    ],
+)
+def test_a_write_without_an_answer_leaves_a_doubt_in_its_place(action: Any, doubt: Doubt) -> None:
+    for ambiguous, doubts in ((True, (doubt,)), (False, ())):
+        result = Result(error=AWAY, ambiguous=ambiguous)
+        after = settle(State(Seen(), RECORD, Memory()), action, result, 100.0, 35.0)
+        assert (after.record, after.seen.error, after.memory.doubts) == (RECORD, AWAY, doubts)
+
+
+def test_a_save_that_failed_asks_for_a_look_at_once_and_forgets_no_later_one() -> None:
+    place = Place("c")
+    assert unsaved(Memory(), frozenset({place}), 100.0, overtaken=False).doubts == (Doubt(place, 100.0),)
+    due_later = Memory(doubts=(Doubt(place, 135.0, card=True),))
+    assert unsaved(due_later, frozenset({place}), 100.0, overtaken=False).doubts == (Doubt(place, 100.0, 2, card=True),)
+    overtaken = unsaved(Memory(mine=True), frozenset({place}), 100.0, overtaken=True)
+    assert (overtaken.mine, overtaken.touched) == (False, frozenset({"c"}))
+    assert overtaken.doubts == (Doubt(place, 100.0, 2, card=True),)
+
+
+def test_who_refuses_an_answer_is_owed_none() -> None:
+    for error in (None, PostRejected(403, "x")):
+        assert settle(State(Seen(), RECORD, Memory()), Answer(OWED), Result(error=error), 100.0, 35.0).record.owe == ()
