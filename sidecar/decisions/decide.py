@@ -14,6 +14,7 @@ import msgspec
 
 from sidecar.decisions import posts as due
 from sidecar.decisions.deliberate import deliberate, unheard
+from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import settled
 from sidecar.decisions.record import Record, Slot, Stored, Unreadable
 from sidecar.decisions.seen import (
@@ -417,7 +418,7 @@ def _due(view: View, record: Record) -> _Posts:
         record = _bring(view, record, position, cards[slot.k], actions, unproven)
         if slot.p:
             _reply(view, record, position, actions, places)
-            record = _recovered(view, record, position, cards[slot.k][1])
+            record = _recovered(view, record, position, slot, cards[slot.k][1])
     actions += [Answer(owed) for owed in record.owe if _may_write(view, Place(owed.c, owed.t), places)]
     if end and not (actions or places or unproven or view.memory.doubts or _to_end(view, record, end)):
         record = msgspec.structs.replace(record, done=True, owe=())
@@ -484,9 +485,8 @@ def _patch(
     return record
 
 
-def _recovered(view: View, record: Record, position: int, shown: str) -> Record:
+def _recovered(view: View, record: Record, position: int, slot: Slot, shown: str) -> Record:
     """What was refused was carried out at last, or is wanted no more."""
-    slot = record.posts[position]
     told = view.request is not None and set(due.numbers(view.request)) <= set(slot.rep)
     return due.with_slot(record, position, s="posted") if slot.s == "failed" and slot.h == shown and told else record
 
@@ -622,17 +622,14 @@ def _rest(view: View, record: Record, refused: int) -> Plan:
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
-    # What was read too long ago, or not all of it.
-    unheard_of = unheard(view.seen, record)
+    memory, unheard_of = _heard(view, memory, record)
     if view.seen.error is not None or unheard_of:
-        link = bool(unheard_of) or isinstance(view.seen.error, LinkError | RequestGone)
+        link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
         first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
         again.append(view.backoff(first, most, memory.failures))
         memory = memory.but(failures=min(memory.failures + 1, 20))
     else:
         memory = memory.but(failures=0)
-    if memory.listen and isinstance(view.seen.evidence, Evidence) and not unheard_of:
-        memory = memory.but(listen=False)
     ours = record.owner == view.context.owner and view.record is not None
     return Plan(
         memory=memory,
@@ -642,6 +639,23 @@ def _rest(view: View, record: Record, refused: int) -> Plan:
         drop=record.done and view.gone,
         refused=refused,
     )
+
+
+def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:
+    """What there is still to listen to, and whether something was said that must be read again before long.
+
+    That is what was read too long ago, or what could not be read. Direct messages that were taken back, or have their
+    verdict where nobody counts votes, need no room any more.
+    """
+    evidence = view.seen.evidence
+    if not isinstance(evidence, Evidence):
+        return memory, False
+    left = unheard(view.seen, record)
+    standing = evidence.standing if view.context.rules.by_quorum else left
+    kept = {key_of(one) for one in standing}
+    again = bool(left) or evidence.error is not None
+    direct = tuple(one for one in memory.direct if key_of(one) in kept or evidence.error is not None)
+    return memory.but(listen=memory.listen and again, direct=direct), again
 
 
 def _put_off(view: View, trouble: str, *, link: bool) -> Plan:

@@ -48,13 +48,15 @@ class Target(msgspec.Struct, frozen=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What people say about a request, read in one round begun at `at` (trio's clock).
 
-    `unread` names what could not be read of it: it stands against approving. `cards` are the roots of the threads.
+    `unread` names what could not be read of it: it stands against approving; `error` is why some of that may be read
+    later. `cards` are the roots of the threads.
     """
 
     at: float
     standing: tuple[Expression, ...] = ()
     people: dict[str, Person] = {}
     unread: tuple[str, ...] = ()
+    error: SidecarError | None = None
     cards: dict[str, Post] = {}
 
 
@@ -137,8 +139,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def timed(self) -> bool:
-        """Whether a place must be read again before the record is given up."""
-        return any(doubt.stage for doubt in self.doubts)
+        """Whether a place must be read, or a card patched, again before the record is given up."""
+        return bool(self.touched) or any(doubt.stage for doubt in self.doubts)
 
 
 class Now(NamedTuple):

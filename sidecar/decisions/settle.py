@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -74,11 +75,13 @@ def settle(state: State, action: Action, result: Result, now: float, verify: flo
             memory = _doubt(memory, Doubt(_place(record, action), now + verify, card=isinstance(action, Patch)))
         seen = seen.but(failed=seen.failed | {action.identity}, error=error)
         return State(seen, record, memory, state.outcomes)
-    return _done(State(seen, record, memory, state.outcomes), action, result)
+    return _done(State(seen, record, memory, state.outcomes), action, result, now + verify)
 
 
-def _done(state: State, action: Action, result: Result) -> State:
+def _done(state: State, action: Action, result: Result, late: float) -> State:
     seen, record, memory, outcomes = state
+    if isinstance(action, Create | Reply | Answer):
+        memory = _renewed(memory, _place(record, action), late)
     if isinstance(action, Create) and result.post is not None:
         doubtful = any(doubt.place == _place(record, action) for doubt in memory.doubts)
         # An earlier try may have made it, perhaps of an earlier version of the request.
@@ -86,12 +89,9 @@ def _done(state: State, action: Action, result: Result) -> State:
         record = due.with_slot(record, action.position, p=result.post.id, s="posted", **shown)
         seen = seen.but(cards={**seen.cards, result.post.id: result.post})
     elif isinstance(action, Patch):
-        slot = record.posts[action.position]
-        if result.gone:
-            record = due.with_slot(record, action.position, s="gone")
-        else:
-            record = due.with_slot(record, action.position, s="posted", h=action.digest, shown=action.shown)
-        memory = memory.but(touched=memory.touched - {slot.c})
+        patched: dict[str, object] = {"s": "posted", "h": action.digest, "shown": action.shown}
+        record = due.with_slot(record, action.position, **({"s": "gone"} if result.gone else patched))
+        memory = memory.but(touched=memory.touched - {record.posts[action.position].c})
     elif isinstance(action, Reply):
         rep = due.replied(record.posts[action.position], action.number).rep
         record = due.with_slot(record, action.position, rep=rep)
@@ -155,6 +155,16 @@ def _place(record: Record, action: Action) -> Place:
     assert isinstance(action, Create | Patch | Reply)  # noqa: S101 - submissions are settled elsewhere
     slot = record.posts[action.position]
     return Place(slot.c) if isinstance(action, Create) else Place(slot.c, slot.p)
+
+
+def _renewed(memory: Memory, place: Place, late: float) -> Memory:
+    """An earlier try may land beside the one that was answered: the place is read once more after that."""
+    return memory.but(
+        doubts=tuple(
+            msgspec.structs.replace(one, due=max(one.due, late)) if one.place == place and one.due < math.inf else one
+            for one in memory.doubts
+        )
+    )
 
 
 def _doubt(memory: Memory, doubt: Doubt) -> Memory:

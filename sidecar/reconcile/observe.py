@@ -162,11 +162,13 @@ class Observer:
         jobs += [partial(self._meet, user_id, people) for user_id in memory.speakers]
         standing: list[Expression] = []
         unread: list[str] = []
+        failure: SidecarError | None = None
         for result in await outcomes(jobs):
             if not isinstance(result, SidecarError):
                 standing += result
             elif isinstance(result, PostRejected) or (isinstance(result, LinkError) and result.reason in FOR_ONE):
                 unread.append(str(result))
+                failure = failure if isinstance(result, PostRejected) else result
             else:
                 raise result
         genuine = [one for one in standing if one.flaw != "forged" or self._say(one)]
@@ -175,7 +177,7 @@ class Observer:
         for met in await outcomes([partial(self._meet, user_id, people) for user_id in users - people.keys()]):
             if isinstance(met, SidecarError):
                 raise met
-        return Evidence(at=at, standing=tuple(genuine), people=people, unread=tuple(unread), cards=roots)
+        return Evidence(at=at, standing=tuple(genuine), people=people, unread=tuple(unread), error=failure, cards=roots)
 
     async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:
         people[user_id] = await self._find(user_id)

@@ -157,8 +157,12 @@ class Resolver:
     def _postpone(self, name: str, exc: LinkError) -> None:
         if len(self._unanswered) >= UNREACHABLE_MOST:
             del self._unanswered[next(iter(self._unanswered))]
-        self._unanswered[name] = trio.current_time() + self._retry_seconds
-        self._fail(name, "unanswered", f"{exc.detail}; it is asked again")
+        if name in self._unanswered:
+            self._unanswered[name] = trio.current_time() + self._retry_seconds
+            self._fail(name, "unanswered", f"{exc.detail}; it is asked again")
+        else:
+            # Once may be Mattermost as a whole, which its link will tell.
+            self._unanswered[name] = trio.current_time() + 1.0
 
     def _fail(self, name: str, reason: str, detail: str) -> None:
         if self._unreachable.get(name) == reason:

@@ -39,7 +39,7 @@ from tests.deciding import (
 from tests.world import World, field, running, world
 
 # What was read is old soon.
-DOUBTING = msgspec.structs.replace(LISTENING, hearsay=1.0)
+DOUBTING = msgspec.structs.replace(LISTENING, evidence=1.0)
 
 Attack = Callable[[World, Post], User]
 
