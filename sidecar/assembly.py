@@ -5,6 +5,7 @@ When asked to stop, nothing new is taken in, what is being written is finished a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -182,6 +183,7 @@ class Assembly:
         context = Context(
             lease_s=max(1, int(config.teleport.lease)),
             rules=rules,
+            rules_digest=digest(config),
             times=self._times,
             announce_resolved=config.announce.resolved,
             announce_delay=config.announce.delay,
@@ -380,6 +382,14 @@ def rules(config: Config) -> Rules:
         require_reason=reviews.require_reason,
         policies=policies,
     )
+
+
+def digest(config: Config) -> str:
+    """What the rules come to by which people decide: where they change, words from before do not count."""
+    reviews = config.reviews
+    linked = sorted(f"{one.id}={one.user}" for one in config.reviewers.values())
+    parts = [reviews.submit_as, *reviews.ways, "", *reviews.approve, "", *reviews.deny, reviews.identity, *linked]
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]
 
 
 def identity(config: Config) -> Identity:

@@ -85,6 +85,9 @@ class Metrics:
             "recipients_failed", "Configured recipients that cannot be reached now", "reason"
         )
         self.rules = self._gauge("rules", "Access monitoring rules of Teleport that name our plugin", "state")
+        self.records_unproven_total = self._counter(
+            "records_unproven_total", "Posts that a record names as a card and that are none"
+        )
         self.reviews_total = self._counter("reviews_total", "Reviews submitted or tried", "proposed_state", "outcome")
         self.decisions_refused_total = self._counter(
             "decisions_refused_total", "Decisions from Mattermost that were not carried out", "reason"

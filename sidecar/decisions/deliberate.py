@@ -12,25 +12,50 @@ import msgspec
 from sidecar.decisions import judge as judging
 from sidecar.decisions.answers import render_answer
 from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, LedgerEntry, Verdict
+from sidecar.decisions.proof import counts_since
 from sidecar.decisions.record import Owed, Record, Stored
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Now, Outcome, Plan, Resolve, Seen, Submit
 from sidecar.model import APPROVED, AccessRequest
 
 # Refusals that one person hears once for a request: more often would only be noise in the thread.
-_ONCE = frozenset({"unmapped", "guest", "address_moved", "identity_unsafe", "edited", "not_reviewer"})
+_ONCE = frozenset({"unmapped", "guest", "address_moved", "identity_unsafe", "edited", "not_reviewer", "stale"})
 _REASON_BYTES = 4096
 # How often evidence is read again in one look because it has become too old; then it is put off.
 MOST_READINGS = 3
+CREATED_SLACK_SECONDS = 60.0
 
 
-def unheard(seen: Seen, record: Record) -> list[Expression]:
+def unheard(seen: Seen, record: Record, context: Context) -> list[Expression]:
     """What was said and has no verdict yet."""
     evidence = seen.evidence
     if not isinstance(evidence, Evidence):
         return []
-    genuine = [one for one in evidence.standing if one.flaw != "forged"]
-    fresh = judging.unjudged(genuine, record.dec)
+    fresh = judging.unjudged(standing(seen, record, context), record.dec)
     return judging.with_room(fresh, evidence.people, record.dec)
+
+
+def standing(seen: Seen, record: Record, context: Context) -> list[Expression]:
+    """What stands on cards that are proven, or was heard in direct messages; words from before they counted are stale.
+
+    Nothing on a card is older than the card, nor than the request by more than a minute of clocks that disagree.
+    """
+    evidence, request = seen.evidence, seen.request
+    if not isinstance(evidence, Evidence) or not isinstance(request, AccessRequest):
+        return []
+    since = {
+        slot.p: counts_since(seen.cards.get(slot.p, evidence.cards.get(slot.p)), slot, record, context)
+        for slot in record.posts
+        if slot.p
+    }
+    created = ((request.created or 0.0) - CREATED_SLACK_SECONDS) * 1000
+    found = []
+    for one in evidence.standing:
+        from_when = 0 if one.way == "direct" else since.get(one.root_id)
+        if one.flaw == "forged" or from_when is None or one.at < created:
+            continue
+        stale = one.at < from_when and not one.flaw
+        found.append(msgspec.structs.replace(one, flaw="stale") if stale else one)
+    return found
 
 
 def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan | None:
@@ -39,12 +64,13 @@ def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan |
     if not (isinstance(request, AccessRequest) and isinstance(seen.stored, Stored) and isinstance(evidence, Evidence)):
         return None
     record = seen.stored.record
-    fresh = [one for one in unheard(seen, record) if _identity(one) not in seen.failed]
+    fresh = [one for one in unheard(seen, record, context) if _identity(one) not in seen.failed]
     if not fresh:
         return None
     if not seen.held:
         return Plan(memory=memory, take=True, record=record)
-    verdicts = judging.judge(fresh, evidence.standing, evidence.people, request, context.rules)
+    stands = standing(seen, record, context)
+    verdicts = judging.judge(fresh, stands, evidence.people, request, context.rules)
     refused = [one for one in verdicts if one.outcome != ACCEPTED]
     if refused:
         record = judged(record, [(one, one.outcome, "") for one in refused], request)
@@ -76,12 +102,20 @@ def _count(
     verdicts: tuple[Verdict, ...],
 ) -> Plan | None:
     """The policy's count: one submission once it is met, until then each vote is noted."""
-    votes = judging.votes(evidence.standing, record.dec, verdicts, evidence.people, context.rules)
+    votes = judging.votes(standing(seen, record, context), record.dec, verdicts, evidence.people, context.rules)
     state = judging.tally(request, votes, context.rules)
     detail = judging.progress(request, votes, context.rules)
     if state and not (state == APPROVED and evidence.unread):
         agreed = tuple(sorted(user for user, verb in votes.items() if STATES[verb] == state))
-        action = Resolve(verdicts, request, state, _reason(agreed, evidence), agreed, detail, evidence.at)
+        action = Resolve(
+            verdicts,
+            request,
+            state,
+            _reason(agreed, standing(seen, record, context), evidence),
+            agreed,
+            detail,
+            evidence.at,
+        )
         return Plan(memory=memory, record=record, actions=(action,)) if action.identity not in seen.failed else None
     record = judged(record, [(one, COUNTED, detail) for one in verdicts], request)
     outcomes = tuple(Outcome(one, COUNTED, request.state) for one in verdicts)
@@ -112,12 +146,15 @@ def _answers(
             yield Owed(f"{one.user_id}:{one.verb}:{one.source}:{one.at}", one.channel_id, draft.message, one.root_id)
 
 
-def _reason(agreed: tuple[str, ...], evidence: Evidence) -> str:
+def _reason(agreed: tuple[str, ...], stands: list[Expression], evidence: Evidence) -> str:
     """The names first: they are what must not be cut away."""
     said = [
         one.reason
-        for one in evidence.standing
-        if one.reason and (person := evidence.people.get(one.user_id)) is not None and person.teleport_user in agreed
+        for one in stands
+        if one.reason
+        and not one.flaw
+        and (person := evidence.people.get(one.user_id)) is not None
+        and person.teleport_user in agreed
     ]
     text = f"Decided in Mattermost by {', '.join(agreed)}" + (f": {'; '.join(said)}" if said else "")
     return text.encode()[:_REASON_BYTES].decode(errors="ignore")

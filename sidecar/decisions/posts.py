@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.decisions.record import MAX_BYTES, Owed, Record, Slot, SlotStatus, post_key, size
+from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, SlotStatus, post_key, size
 from sidecar.decisions.seen import Place, Target
 from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Draft, Post, state_rank
 from sidecar.text import card as text
@@ -138,7 +138,8 @@ def find(
             if ours and ours[0].id != slot.p:
                 # The younger one, which was on record, goes and its thread with it; or none was on record.
                 kinds.append(slot.k)
-                record = with_slot(record, position, p=ours[0].id, s="posted", h="", shown=("", 0), rep=slot.rep
+                a = slot.a if ours[0].key else ADOPTED
+                record = with_slot(record, position, a=a, p=ours[0].id, s="posted", h="", shown=("", 0), rep=slot.rep
                                    if not slot.p else ())  # fmt: skip
         slot = record.posts[position]
         posts = read.get(Place(slot.c, slot.p)) if slot.p else None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sidecar.model import AccessRequest
 
 KEY = "tm"
+# The attempt of a slot whose post the official plugin made: it bears no key.
+ADOPTED = -1
 FORMAT = 1
 # A record must stay well below Teleport's 1,000,000 bytes for all plugins of a request together.
 MAX_BYTES = 64 * 1024
@@ -54,6 +56,8 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     h: str = ""
     shown: tuple[str, int] = ("", 0)
     rep: tuple[int, ...] = ()
+    # From when on (Mattermost's milliseconds) words on the card count.
+    since: int = 0
     # Keys that a later version wrote.
     extra: dict[str, object] = {}
 
@@ -94,6 +98,8 @@ class Record(msgspec.Struct, frozen=True):
     lease_s: int = 30
     dec: tuple[tuple[str, str, str, int, str], ...] = ()
     owe: tuple[Owed, ...] = ()
+    # A digest of what was asked: another request of the same id has another one.
+    q: str = ""
     done: bool = False
     v: int = FORMAT
     # Keys that a later version wrote.
@@ -134,8 +140,9 @@ def encode(record: Record) -> str:
     """The canonical text: sorted keys, no spaces, ASCII. What a later version wrote is written again."""
     document = _document(record)
     document["posts"] = [_document(slot) for slot in record.posts]
-    if not record.owe:
-        del document["owe"]
+    for key in ("owe", "q"):
+        if not document[key]:
+            del document[key]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -209,7 +216,9 @@ def adopt(data: dict[str, str], *, seed: str, owner: str, at: int, exp: int, lea
     for pair in filter(None, data.get("messages", "").split(",")):
         channel, _, post = pair.partition("/")
         if channel and post:
-            slots.append(Slot(r=channel, c=channel, p=post, s="posted", shown=(state, count), rep=tuple(replies)))
+            slots.append(
+                Slot(r=channel, c=channel, p=post, a=ADOPTED, s="posted", shown=(state, count), rep=tuple(replies))
+            )
     return Record(seed=seed, owner=owner, at=at, exp=exp, lease_s=lease_s, seen=(state, count), posts=tuple(slots))
 
 

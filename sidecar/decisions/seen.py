@@ -167,6 +167,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     seed: str = ""
     lease_s: int = 30
     rules: Rules = Rules()
+    # What the rules by which people decide come to; a card says under which it was made.
+    rules_digest: str = ""
     options: TextOptions = TextOptions()
     times: Times = USUAL
     announce_resolved: bool = False
@@ -192,12 +194,16 @@ class Create(msgspec.Struct, frozen=True, tag=True):
 
 
 class Patch(msgspec.Struct, frozen=True, tag=True):
-    """Bring a slot's card to the version `shown`; an adopted post gets our `message` too."""
+    """Bring a slot's card to the version `shown`; an adopted post gets our `message` too.
+
+    `since` is from when on (Mattermost's milliseconds) words on it count.
+    """
 
     position: int
     draft: Draft
     digest: str
     shown: tuple[str, int]
+    since: int
     message: bool = False
 
     @property
@@ -317,6 +323,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     refused: int = 0
     trouble: str = ""
     found: tuple[str, ...] = ()
+    # Cards that were none.
+    unproven: int = 0
 
     @property
     def over(self) -> bool:

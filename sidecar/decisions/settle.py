@@ -36,7 +36,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     `post` is what Mattermost has now, `after` what Teleport has, `error` why it failed, and `ambiguous` that it may
     have been carried out all the same. `attempt` is the last one of a post, `gone` that the post was deleted, `skipped`
-    that it was not tried.
+    that it was not tried, `rules` what a patched card says of the rules.
     """
 
     post: Post | None = None
@@ -46,6 +46,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     gone: bool = False
     skipped: bool = False
+    rules: str = ""
 
 
 class State(NamedTuple):
@@ -89,20 +90,30 @@ def _done(state: State, action: Action, result: Result, late: float) -> State:
         record = due.with_slot(record, action.position, p=result.post.id, s="posted", **shown)
         seen = seen.but(cards={**seen.cards, result.post.id: result.post})
     elif isinstance(action, Patch):
-        patched: dict[str, object] = {"s": "posted", "h": action.digest, "shown": action.shown}
-        record = due.with_slot(record, action.position, **({"s": "gone"} if result.gone else patched))
-        memory = memory.but(touched=memory.touched - {record.posts[action.position].c})
+        slot = record.posts[action.position]
+        if result.gone:
+            record = due.with_slot(record, action.position, s="gone")
+        else:
+            record = due.with_slot(
+                record, action.position, s="posted", h=action.digest, shown=action.shown, since=action.since
+            )
+            seen = _marked(seen, slot.p, result, action.since)
+        memory = memory.but(touched=memory.touched - {slot.c})
     elif isinstance(action, Reply):
         rep = due.replied(record.posts[action.position], action.number).rep
         record = due.with_slot(record, action.position, rep=rep)
     elif isinstance(action, Answer):
         record = _answered(record, action)
     elif isinstance(action, Delete):
-        read = seen.posts.get(action.place, ())
-        if not isinstance(read, Unknown):
-            left = tuple(post for post in read if post.id != action.post_id)
-            seen = seen.but(posts={**seen.posts, action.place: left})
+        seen = _removed(seen, action)
     return State(seen, record, memory, outcomes)
+
+
+def _removed(seen: Seen, action: Delete) -> Seen:
+    read = seen.posts.get(action.place, ())
+    if isinstance(read, Unknown):
+        return seen
+    return seen.but(posts={**seen.posts, action.place: tuple(post for post in read if post.id != action.post_id)})
 
 
 def _decided(state: State, action: Submit | Resolve, result: Result) -> State:
@@ -155,6 +166,15 @@ def _place(record: Record, action: Action) -> Place:
     assert isinstance(action, Create | Patch | Reply)  # noqa: S101 - submissions are settled elsewhere
     slot = record.posts[action.position]
     return Place(slot.c) if isinstance(action, Create) else Place(slot.c, slot.p)
+
+
+def _marked(seen: Seen, post_id: str, result: Result, since: int) -> Seen:
+    """The card bears our mark now: the answer is such a reading."""
+    card = seen.cards.get(post_id)
+    if not isinstance(card, Post) or not card.key:
+        return seen
+    mark = msgspec.structs.replace(card.mark, rules=result.rules, since=since)
+    return seen.but(cards={**seen.cards, post_id: msgspec.structs.replace(card, mark=mark)})
 
 
 def _renewed(memory: Memory, place: Place, late: float) -> Memory:

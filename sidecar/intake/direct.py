@@ -133,15 +133,18 @@ class Direct:
         self._secret = secret
         self._times = times
         self._started = time.time()
+        # Posts of which the websocket told: an import by an administrator makes others, dated at will.
+        self._live: OrderedDict[str, None] = OrderedDict()
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._taken: OrderedDict[str, None] = OrderedDict()
         self._pairs: OrderedDict[str, str] = OrderedDict()
         self._members: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
         self._strangers: OrderedDict[str, float] = OrderedDict()
 
-    def hint(self, channel_id: str) -> None:
-        """Somebody posted outside a thread: the channel is read, if it is ours."""
+    def hint(self, channel_id: str, post_id: str) -> None:
+        """Somebody posts outside a thread right now: the channel is read, if it is ours."""
         if self._pairs.get(channel_id) != "":
+            _keep(self._live, post_id, None)
             self._followed.queue.add(KEY + channel_id)
 
     async def visit(self, key: str) -> None:
@@ -225,7 +228,8 @@ class Direct:
         """Hand a decision about one visible request to its worker; False where that has no room."""
         found = match_id(command.id, requests)
         if isinstance(found, str) and await self._sees(post, requests[found]):
-            return self._followed.tell(found, express(post, "direct", command))
+            flaw = "" if post.id in self._live else "unheard"
+            return self._followed.tell(found, express(post, "direct", command, flaw=find_flaw(post) or flaw))
         if not old:
             ambiguous = isinstance(found, Ambiguous) and await self._visible(post, command.id, requests)
             await self._reply(post, Draft(_AMBIGUOUS if ambiguous else _UNKNOWN))

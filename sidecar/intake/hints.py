@@ -54,7 +54,7 @@ class Ear:
         if root_id is None or root_id:
             self._followed.hear(root_id or hint.post_id, hint.user_id)
         elif self._direct is not None:
-            self._direct.hint(hint.channel_id)
+            self._direct.hint(hint.channel_id, hint.post_id)
 
     async def sweep(self) -> NoReturn:
         """Find what the websocket missed, now and each minute."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from sidecar.decisions.posts import MAX_ATTEMPTS
-from sidecar.decisions.record import Record, post_key
+from sidecar.decisions.record import ADOPTED, Record, post_key
 from sidecar.decisions.seen import Action, Answer, Create, Delete, Patch, Reply, Resolve, Submit
 from sidecar.decisions.settle import Result
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, PostRejected, SidecarError
@@ -22,6 +22,7 @@ from sidecar.reconcile.lease import LeaseLost
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from sidecar.decisions.seen import Context
     from sidecar.model import Draft, Post
     from sidecar.reconcile.lease import Lease
     from sidecar.reconcile.ports import Mattermost
@@ -51,7 +52,7 @@ class Applier:
         mattermost: Mattermost,
         submitter: Submitter | None,
         lease: Lease,
-        bot_id: str,
+        context: Context,
         *,
         done: Callable[[Action, Result], None],
         count: Callable[[str, str], None],
@@ -60,7 +61,7 @@ class Applier:
         self._mattermost = mattermost
         self._submitter = submitter
         self._lease = lease
-        self._bot_id = bot_id
+        self._context = context
         self._done = done
         self._count = count
         self._newer = newer
@@ -142,9 +143,9 @@ class Applier:
             return Spot("answer", owed.i, owed.c, owed.t), owed.draft, record.seen
         slot = record.posts[action.position]
         if isinstance(action, Create):
-            return Spot(slot.k, 0, slot.c, "", slot.a), action.draft, action.shown
+            return Spot(slot.k, 0, slot.c, "", max(slot.a, 0)), action.draft, action.shown
         kind = "review" if action.number > 0 else "end"
-        return Spot(kind, abs(action.number), slot.c, slot.p, slot.a), action.draft, record.seen
+        return Spot(kind, abs(action.number), slot.c, slot.p, max(slot.a, 0)), action.draft, record.seen
 
     async def _make(self, spot: Spot, draft: Draft, shown: tuple[str, int]) -> Result:
         """Make the one post with this identity."""
@@ -157,7 +158,7 @@ class Applier:
                     spot.channel_id,
                     draft,
                     key=key,
-                    tm=self._tm(key, shown),
+                    tm=self._tm(key, shown, 0),
                     root_id=spot.root_id,
                     guard=self._lease.require,
                 )
@@ -186,7 +187,7 @@ class Applier:
 
     def _is_ours(self, post: Post, key: str, channel_id: str) -> bool:
         return (
-            post.user_id == self._bot_id
+            post.user_id == self._context.bot_id
             and post.channel_id == channel_id
             and post.key == key
             and not post.delete_at
@@ -197,12 +198,14 @@ class Applier:
         if self._newer():
             return Result(skipped=True)
         slot = self._record.posts[action.position]
-        key = post_key(self._record.seed, slot.k, slot.c, 0, slot.a)
+        # A post that we adopted never gets a key: it was not made for this.
+        key = "" if slot.a == ADOPTED else post_key(self._record.seed, slot.k, slot.c, 0, slot.a)
+        tm = self._tm(key, action.shown, action.since)
         message = action.message
         for pause in (*PATCH_RETRY_SECONDS, None):
             try:
                 await self._mattermost.patch_post(
-                    slot.p, action.draft, tm=self._tm(key, action.shown), message=message, guard=self._lease.require
+                    slot.p, action.draft, tm=tm, message=message, guard=self._lease.require
                 )
             except PostRejected as exc:
                 if exc.status == 400 and "time_limit" in exc.error_id and message:
@@ -216,7 +219,7 @@ class Applier:
                 return Result(error=exc, ambiguous=_ambiguous(exc))
             else:
                 self._count("update", "ok")
-                return Result()
+                return Result(rules=self._context.rules_digest)
         return Result(error=PostRejected(403, ""))
 
     async def _refused_patch(self, post_id: str, exc: PostRejected) -> Result:
@@ -230,8 +233,19 @@ class Applier:
         self._count("update", "rejected")
         return Result(error=exc)
 
-    def _tm(self, key: str, shown: tuple[str, int]) -> dict[str, object]:
-        return {"v": 1, "id": self._lease.request_id, "k": key, "n": shown[1], "state": shown[0]}
+    def _tm(self, key: str, shown: tuple[str, int], since: int) -> dict[str, object]:
+        context = self._context
+        return {
+            "v": 1,
+            "id": self._lease.request_id,
+            "k": key,
+            "n": shown[1],
+            "state": shown[0],
+            "q": self._record.q,
+            "c": context.options.cluster,
+            "rules": context.rules_digest,
+            "since": since,
+        }
 
 
 def _ambiguous(exc: SidecarError) -> bool:

@@ -266,6 +266,9 @@ class _Visit:
             self._account(one)
         if plan.record is not None:
             self._peers.resolver.too_many(self._entry.id, plan.refused)
+        if plan.unproven:
+            self._metrics.records_unproven_total.inc(plan.unproven)
+            log.warning("record.unproven", extra={"request_id": self._entry.id, "cards": plan.unproven})
         if self._seen.held:
             for kind in plan.found:
                 self._count(kind, "found")
@@ -308,7 +311,7 @@ class _Visit:
             self._peers.mattermost,
             self._peers.submitter,
             self.lease,
-            self._context.bot_id,
+            self._context,
             done=self._settle,
             count=self._count,
             newer=lambda: self._entry.request is not None and self._entry.request.version > self.lease.record.version,

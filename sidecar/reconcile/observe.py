@@ -156,8 +156,8 @@ class Observer:
         jobs: list[Callable[[], Awaitable[list[Expression]]]] = []
         if cards and "reaction" in rules.ways:
             jobs.append(partial(self._reactions, cards, context))
-        if "reply" in rules.ways:
-            jobs += [partial(self._replies, slot, context, roots) for slot in cards]
+        read = self._replies if "reply" in rules.ways else self._root
+        jobs += [partial(read, slot, context, roots) for slot in cards]
         jobs += [partial(self._message, one) for one in memory.direct]
         jobs += [partial(self._meet, user_id, people) for user_id in memory.speakers]
         standing: list[Expression] = []
@@ -196,6 +196,12 @@ class Observer:
         roots.update({post.id: post for post in posts if post.id == slot.p})
         return judging.read_thread(slot, posts, context.rules, context.bot_id)
 
+    async def _root(self, slot: Slot, _: Context, roots: dict[str, Post]) -> list[Expression]:
+        post = await self._mattermost.get_post(slot.p)
+        if post is not None:
+            roots[post.id] = post
+        return []
+
     async def _message(self, expression: Expression) -> list[Expression]:
         """A direct message that was heard before: it must still be there, unchanged."""
         try:
@@ -205,7 +211,8 @@ class Observer:
         command = parse_direct(post.message) if post is not None else None
         if post is None or not isinstance(command, Decision):
             return []
-        now = judging.express(post, "direct", command)
+        unheard = expression.flaw if expression.flaw == "unheard" else ""
+        now = judging.express(post, "direct", command, flaw=judging.find_flaw(post) or unheard)
         same = judging.key_of(now) == judging.key_of(expression) and now.flaw == expression.flaw
         return [now] if same else []
 

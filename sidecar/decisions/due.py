@@ -1,0 +1,277 @@
+"""What is due for one access request: each slot's next steps, and what must be read before they can be taken. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.decisions import posts
+from sidecar.decisions.doubts import doubted
+from sidecar.decisions.proof import asked, is_card
+from sidecar.decisions.record import ADOPTED, Record, Slot
+from sidecar.decisions.seen import (
+    UNASKED,
+    Action,
+    Answer,
+    Create,
+    Doubt,
+    Look,
+    Memory,
+    Patch,
+    Place,
+    Reply,
+    Unknown,
+)
+from sidecar.decisions.view import GONE, View
+from sidecar.errors import PostRejected
+from sidecar.model import EXPIRED, PENDING, REMOVED, AccessRequest, Draft, Post, Version
+from sidecar.text import card as text
+
+# A request that goes away this long before its expiry by our clock still counts as expired.
+EXPIRY_SLACK_SECONDS = 10.0
+
+
+# -- recipients ------------------------------------------------------------------------------------------------------
+
+
+def wants_targets(view: View) -> bool:
+    """Whether recipients may have to be added."""
+    if view.request is None or view.gone or view.another:
+        return False
+    record = view.record
+    return view.pending or record is None or any(slot.s == "waiting" and not slot.c for slot in record.posts)
+
+
+def with_recipients(view: View) -> tuple[Record, int]:
+    """The record with every recipient in it, and how many it has no room for.
+
+    Recipients are added while the request is PENDING, or once to tell of a resolved one.
+    """
+    request, record, targets = view.request, view.record, view.seen.targets
+    if record is None:
+        record = new_record(view)
+    if view.gone or view.another or request is None:
+        return record, 0
+    chosen = targets if not isinstance(targets, Unknown) else ()
+    if not (view.pending or view.record is None):
+        owed = {(slot.r, slot.k) for slot in record.posts if slot.s == "waiting" and not slot.c}
+        chosen = tuple(target for target in chosen if (target.name, target.kind) in owed)
+    elif view.context.keep_recipients and record.posts:
+        kept = {(slot.r, slot.k) for slot in record.posts}
+        chosen = tuple(target for target in chosen if (target.name, target.kind) in kept)
+    # A card that first appears resolved says it all: no replies for what went before.
+    record, refused = posts.merge(record, chosen, rep=() if view.pending else posts.numbers(request))
+    seen = (request.state, len(request.reviews))
+    exp = int(request.expires or record.exp)
+    return msgspec.structs.replace(record, seen=seen, exp=exp, q=asked(request), done=False), refused
+
+
+def new_record(view: View) -> Record:
+    """The record of a request that nobody has announced."""
+    request, context = view.request, view.context
+    at = int(view.now.wall)
+    return Record(
+        seed=context.seed,
+        owner=context.owner,
+        at=at,
+        exp=int((request.expires if request is not None else None) or at),
+        lease_s=context.lease_s,
+        seen=(request.state, len(request.reviews)) if request is not None else (PENDING, 0),
+        posts=(),
+        q=asked(request) if request is not None else "",
+    )
+
+
+# -- posts -----------------------------------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """The record as it should be, what to do, what must be read first, the memory, and cards that are none."""
+
+    record: Record
+    actions: tuple[Action, ...]
+    look: Look
+    memory: Memory
+    unproven: int
+
+
+def work(view: View, record: Record) -> Work:
+    """Each slot's next steps."""
+    return _Builder(view, record).build()
+
+
+class _Builder:
+    def __init__(self, view: View, record: Record) -> None:
+        self._view = view
+        self._memory = view.memory
+        self._end = ending(view, record) if view.gone or view.another else ""
+        self._record = msgspec.structs.replace(record, seen=(self._end, record.seen[1])) if self._end else record
+        self._cards: dict[str, tuple[Draft, str]] = {}
+        self._actions: list[Action] = []
+        self._places: set[Place] = set()
+        self._unread: set[str] = set()
+        self._unproven = 0
+
+    def build(self) -> Work:
+        for position in self._to_end() if self._end else range(len(self._record.posts)):
+            self._slot(position)
+        self._actions += [Answer(owed) for owed in self._record.owe if self._may_write(Place(owed.c, owed.t))]
+        busy = self._actions or self._places or self._unread or self._memory.doubts
+        if self._end and not busy and not self._to_end():
+            self._finish()
+        look = Look(places=frozenset(self._places), cards=frozenset(self._unread))
+        return Work(self._record, tuple(self._actions), look, self._memory, self._unproven)
+
+    def _finish(self) -> None:
+        if self._view.another:
+            # What is over now was another request under the same id; this one begins anew.
+            n = self._record.n
+            self._record = msgspec.structs.replace(new_record(self._view), n=n)
+        else:
+            self._record = msgspec.structs.replace(self._record, done=True, owe=())
+
+    def _slot(self, position: int) -> None:
+        slot, view = self._record.posts[position], self._view
+        if slot.p and self._disproved(position):
+            return
+        if not posts.is_due(slot, pending=view.pending, retry_failed=view.retry_failed):
+            return
+        if not slot.p and not self._may_write(Place(slot.c)):
+            return
+        if self._end:
+            self._close(position)
+        else:
+            self._bring(position)
+
+    def _disproved(self, position: int) -> bool:
+        """Whether the record points to a post that is not this card: then the card is looked for, or made."""
+        slot = self._record.posts[position]
+        card = self._view.seen.cards.get(slot.p)
+        if not isinstance(card, Post) or is_card(card, slot, self._record, self._view.context):
+            return False
+        self._unproven += 1
+        self._put(position, p="", s="waiting", h="", shown=("", 0))
+        self._memory = doubted(self._memory, Doubt(Place(slot.c), math.inf, 0))
+        self._may_write(Place(slot.c))
+        return True
+
+    def _put(self, position: int, **changes: object) -> None:
+        self._record = posts.with_slot(self._record, position, **changes)
+
+    def _may_write(self, place: Place) -> bool:
+        """Whether nothing of ours can stand there unseen; else it is noted as wanted, or could not be read."""
+        if not any(doubt.place == place for doubt in self._memory.doubts):
+            return True
+        if place not in self._view.seen.posts:
+            self._places.add(place)
+            return False
+        return not isinstance(self._view.seen.posts[place], Unknown)
+
+    def _bring(self, position: int) -> None:
+        """Make the card, or bring it and its thread to what is to be shown."""
+        slot, request = self._record.posts[position], self._view.request
+        if request is None:
+            return
+        draft, digest = self._card(request, slot.k)
+        if not slot.p:
+            self._actions.append(Create(position, draft, digest, self._shows()))
+            return
+        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
+        if changed or slot.c in self._memory.touched or self._other_rules(slot):
+            self._patch(position, draft, digest, self._shows())
+        numbers = posts.numbers(request)
+        for number in numbers:
+            if number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
+                self._actions.append(Reply(position, number, posts.render_reply(request, number)))
+        if slot.s == "failed" and slot.h == digest and set(numbers) <= set(slot.rep):
+            # What was refused was carried out at last, or is wanted no more.
+            self._put(position, s="posted")
+
+    def _other_rules(self, slot: Slot) -> bool:
+        """Whether the card was read, and was marked under other rules than those by which people decide on it now."""
+        card = self._view.seen.cards.get(slot.p)
+        context = self._view.context
+        return (
+            isinstance(card, Post)
+            and self._view.pending
+            and slot.k == "card"
+            and slot.a != ADOPTED
+            and context.rules.mode != "none"
+            and card.mark.rules != context.rules_digest
+        )
+
+    def _patch(self, position: int, draft: Draft, digest: str, shown: tuple[str, int]) -> bool:
+        """Patch a card that was read, and is one; one that is gone is never made again. Whether it is there."""
+        slot = self._record.posts[position]
+        card = self._view.seen.cards.get(slot.p, UNASKED)
+        if card is UNASKED:
+            self._unread.add(slot.p)
+        elif isinstance(card, Post):
+            since = max(slot.since, card.mark.since)
+            if card.mark.rules != self._view.context.rules_digest:
+                since = int((self._view.now.wall + self._view.now.offset) * 1000)
+            self._actions.append(Patch(position, draft, digest, shown, since, message=not slot.h))
+            return True
+        elif card is None:
+            self._put(position, s="gone")
+        elif isinstance(card.why, PostRejected):
+            self._put(position, s="failed")
+        return False
+
+    def _close(self, position: int) -> None:
+        """Close a card from what it shows itself: Teleport has nothing more to say."""
+        slot, end = self._record.posts[position], self._end
+        if not slot.p:
+            self._put(position, s="gone")
+            return
+        card = self._view.seen.cards.get(slot.p, UNASKED)
+        attachment = card.attachment if isinstance(card, Post) else None
+        draft = text.close_card(attachment, self._view.context.request_id, end)
+        there = self._patch(position, draft, text.content_hash(draft), (end, self._record.seen[1]))
+        number = posts.end_number(end)
+        if there and number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
+            self._actions.append(Reply(position, number, text.render_gone_reply(end)))
+
+    def _to_end(self) -> tuple[int, ...]:
+        """The slots that do not say yet how it ended, or may show something else after all."""
+        slots = self._record.posts
+        touched = (n for n, slot in enumerate(slots) if slot.p and slot.c in self._memory.touched)
+        return tuple(sorted({*posts.still_open(self._record, self._end), *touched}))
+
+    def _card(self, request: AccessRequest, kind: str) -> tuple[Draft, str]:
+        if kind not in self._cards:
+            draft = text.render_card(
+                request,
+                options=self._view.context.options,
+                kind="card" if kind == "card" else "requester",
+                state=EXPIRED if self._view.expired_by_clock else None,
+            )
+            self._cards[kind] = (draft, text.content_hash(draft))
+        return self._cards[kind]
+
+    def _shows(self) -> tuple[str, int]:
+        return (EXPIRED, self._record.seen[1]) if self._view.expired_by_clock else self._record.seen
+
+
+def ending(view: View, record: Record) -> str:
+    """The state in which a request that is gone ended."""
+    if record.seen[0] != PENDING:
+        return record.seen[0]
+    # Nobody removes a request at the very moment of its expiry, whoever's clock is behind; and an id that is used again
+    # was free.
+    over = view.now.wall + max(view.now.offset, 0.0) >= record.exp - EXPIRY_SLACK_SECONDS
+    return EXPIRED if over or view.another else REMOVED
+
+
+def _shown_version(slot: Slot, record: Record) -> Version:
+    """What a card shows; an end that was taken back, or only said by the clock, is no version."""
+    return record.version if slot.version.rank == GONE and record.version.rank < GONE else slot.version
+
+
+def worth_writing(old: Record | None, new: Record) -> bool:
+    """Whether anything changed that whoever comes next must know."""
+    if old is None:
+        return True
+    return (old.posts, old.owe, old.dec, old.done) != (new.posts, new.owe, new.dec, new.done)
