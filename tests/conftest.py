@@ -6,11 +6,14 @@ import logging
 import os
 from collections.abc import Generator, Iterator
 from inspect import iscoroutinefunction
+from pathlib import Path
 
 import hypothesis
 import pytest
 import trustme
 
+from tests.golden import Golden
+from tests.golden import of as golden_table
 from tests.patience import within_patience
 
 # Read once, when grpcio is imported; its own lines are no part of a test's output.
@@ -46,6 +49,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test run itself was told, such as SIDECAR_SEEDS, is no setting of the sidecars in it."""
     for name in [name for name in os.environ if name.startswith("SIDECAR_")]:
         monkeypatch.delenv(name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="write the sentences in tests/data/sentences anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Golden]:
+    """Take what a test read, and hold it against its section of tests/data/sentences at the end."""
+    table = golden_table(request, tmp_path)
+    yield table
+    table.judge(anew=request.config.getoption("--golden"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sidecar.model import Threshold
 from sidecar.simulator.mattermost.server import Channel, Post, User
 from sidecar.times import Times
 from tests.world import QUICK, World, running, world
@@ -74,6 +75,13 @@ async def deciding(
     ):
         await listening(here)
         yield here
+
+
+def let_the_plugin_decide(here: World) -> None:
+    """One review by the sidecar's own user is enough."""
+    here.auth.add_role("chat", review_roles=["dbadmin"])
+    here.auth.add_user("access-plugin", ["access-plugin", "chat"])
+    here.auth.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=1, deny=1)])
 
 
 async def listening(here: World, sidecars: int = 1) -> None:

@@ -207,6 +207,22 @@ async def http_peer(answerer: Answerer, tls: ssl.SSLContext | None = None) -> As
         yield peer
 
 
+async def stopped(call: Callable[[], Awaitable[object]], steps: int) -> bool:
+    """Call, and cancel after so many steps of the scheduler; whether that was before the answer."""
+
+    async def cancel_later() -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_later)
+            await call()
+            nursery.cancel_scope.cancel()
+    return scope.cancelled_caught
+
+
 def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -240,6 +240,15 @@ async def running(config: Config, *, times: Times = USUAL) -> AsyncIterator[Runn
             stop.set()
 
 
+@asynccontextmanager
+async def killed(config: Config, *, times: Times) -> AsyncIterator[None]:
+    """A sidecar in this loop that is killed at the end, in the middle of whatever it does."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(app.run, config, times=times))
+        yield
+        nursery.cancel_scope.cancel()
+
+
 @contextmanager
 def process(
     settings: dict[str, str], *arguments: str, environment: dict[str, str] | None = None

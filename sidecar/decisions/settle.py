@@ -105,11 +105,15 @@ def _done(state: State, action: Action, result: Result, late: float) -> State:
     elif isinstance(action, Answer):
         record = _answered(record, action)
     elif isinstance(action, Delete):
-        read = seen.posts.get(action.place, ())
-        if not isinstance(read, Unknown):
-            left = tuple(post for post in read if post.id != action.post_id)
-            seen = seen.but(posts={**seen.posts, action.place: left})
+        seen = _removed(seen, action)
     return State(seen, record, memory, outcomes)
+
+
+def _removed(seen: Seen, action: Delete) -> Seen:
+    read = seen.posts.get(action.place, ())
+    if isinstance(read, Unknown):
+        return seen
+    return seen.but(posts={**seen.posts, action.place: tuple(post for post in read if post.id != action.post_id)})
 
 
 def _decided(state: State, action: Submit | Resolve, result: Result) -> State:

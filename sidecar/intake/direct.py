@@ -111,7 +111,7 @@ class Mattermost(Protocol):
 class Direct:
     """Answers direct messages. `secret` makes the keys of answers, equal in every replica and unknown to others."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what each message needs
         self,
         mattermost: Mattermost,
         followed: Followed,

@@ -1,6 +1,6 @@
 """The controller: a visit to a request is observe, decide, leased apply, settle; again until it comes to rest.
 
-A visit may fail anywhere. What it leaves behind is in the record and the memory, and the next one carries on from there.
+A visit may fail anywhere. What it leaves behind is in the record and the memory, and the next carries on from there.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Controller:
         self._seeds = seeds
         self._others = others
         self._courtesies: trio.Nursery | None = None
-        # Asked by each scrape: while a peer is away no visit ends, and a number set at the end of one would stand still.
+        # Asked by each scrape: while a peer is away no visit ends, and a number set at its end would stand still.
         metrics.backlog_requests.set_function(lambda: len(followed.queue) + peers.gate.parked)
         metrics.open_requests.set_function(lambda: len(followed))
 
@@ -260,8 +260,10 @@ class _Visit:
 
     def _note(self, plan: Plan) -> None:
         if plan.trouble:
-            event = "record.untouchable" if isinstance(self._seen.stored, Unreadable) else "request.stuck"
-            log.warning(event, extra={"request_id": self._entry.id, "detail": plan.trouble})
+            log.warning(
+                "record.untouchable" if isinstance(self._seen.stored, Unreadable) else "request.stuck",
+                extra={"request_id": self._entry.id, "detail": plan.trouble},
+            )
         for one in plan.outcomes:
             self._account(one)
         if plan.record is not None:

@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from sidecar.decisions.record import decode
-from sidecar.model import Threshold
 from tests.deciding import (
     ALICE,
     APPROVE,
@@ -23,6 +22,7 @@ from tests.deciding import (
     ask,
     card_of,
     deciding,
+    let_the_plugin_decide,
     linked,
     listening,
     refused,
@@ -118,9 +118,7 @@ async def test_words_that_nearly_fit_are_answered_with_the_grammar(tmp_path: Pat
 async def test_a_quorum_submits_one_review_as_the_plugin(tmp_path: Path) -> None:
     """Its reason names the people and what they said."""
     async with deciding(tmp_path, "plugin", reviews__policy=POLICY) as here:
-        here.auth.add_role("chat", review_roles=["dbadmin"])
-        here.auth.add_user("access-plugin", ["access-plugin", "chat"])
-        here.auth.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=1, deny=1)])
+        let_the_plugin_decide(here)
         request_id, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)
         await answered(here, request_id, "So far: `1 of 2 approvals`")

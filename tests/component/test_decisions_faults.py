@@ -7,7 +7,6 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from sidecar.model import Threshold
 from sidecar.reconcile.followed import DIRECT_MESSAGES
 from sidecar.simulator.mattermost.server import Answer, Request
 from sidecar.simulator.teleport.auth import AuthServer
@@ -21,6 +20,7 @@ from tests.deciding import (
     SWEEPING,
     ask,
     deciding,
+    let_the_plugin_decide,
     linked,
     listening,
     mallory,
@@ -58,9 +58,7 @@ async def test_an_answer_that_was_not_given_is_given_after_a_restart(tmp_path: P
 async def test_a_quorum_whose_answer_is_lost_is_not_refused(tmp_path: Path) -> None:
     """What was carried out is told as carried out."""
     async with deciding(tmp_path, "plugin", reviews__policy=POLICY) as here:
-        here.auth.add_role("chat", review_roles=["dbadmin"])
-        here.auth.add_user("access-plugin", ["access-plugin", "chat"])
-        here.auth.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=1, deny=1)])
+        let_the_plugin_decide(here)
         request_id, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)
         await here.lines.heard("decision.taken", user_id=here.alice.id)
@@ -170,9 +168,7 @@ async def test_what_is_taken_back_during_the_second_reading_is_not_submitted(tmp
 async def test_a_vote_that_decided_is_not_refused_after_a_restart(tmp_path: Path) -> None:
     """Ivan's vote met the quorum; he could not be told before the end."""
     async with world(tmp_path) as here:
-        here.auth.add_role("chat", review_roles=["dbadmin"])
-        here.auth.add_user("access-plugin", ["access-plugin", "chat"])
-        here.auth.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=1, deny=1)])
+        let_the_plugin_decide(here)
         config = here.config(**linked(here, "plugin", reviews__policy=POLICY))
         async with running(config, times=LISTENING):
             await listening(here)

@@ -128,7 +128,7 @@ def test_without_a_terminal_the_story_is_plain_and_fits(tmp_path: Path) -> None:
 
 def test_a_message_that_does_not_come_is_told_in_a_sentence(tmp_path: Path) -> None:
     """The sidecar announces elsewhere: exit 1, what is missing, and the sidecar's own word on it."""
-    code = "False, patience=3.0, settings={'mattermost.recipients': 'ops/elsewhere'}"
+    code = "False, patience=10.0, settings={'mattermost.recipients': 'ops/elsewhere'}"
     with demo(tmp_path, code=code) as child:
         story, complaints = child.communicate(timeout=60)
     assert child.returncode == 1

@@ -7,12 +7,10 @@ from pathlib import Path
 import grpc
 import msgspec
 import pytest
-import trio
 
-from sidecar import app
 from sidecar.simulator.mattermost.server import Answer
 from tests.deciding import ALICE, IVAN, card_of
-from tests.world import QUICK, World, running, world
+from tests.world import QUICK, World, killed, running, world
 
 POSTS = "/api/v4/posts"
 DENIED = 'access denied to perform action "update" on "access_plugin_data"'
@@ -65,7 +63,7 @@ async def test_a_save_that_is_refused_does_not_make_a_reply_twice(tmp_path: Path
         await here.told([request_id])
         await here.released(request_id)
         card = card_of(here, request_id)
-        made = here.chat.late(0.5, when="after", method="POST", path=POSTS)
+        made = here.chat.late(1.5, when="after", method="POST", path=POSTS)
         here.auth.review(request_id, ALICE, "APPROVED", "fine")
         await here.chat.wait_for(lambda: made.hits == 1)
         deny_the_next_save(here)
@@ -101,19 +99,11 @@ async def test_who_takes_over_repairs_what_came_late(tmp_path: Path) -> None:
         config = here.config(teleport__lease="3s")
         late = here.chat.late(4.0, when="before", method="POST", path=POSTS)
         times = msgspec.structs.replace(QUICK, verify=10.0)
-        killed = trio.CancelScope()
-
-        async def first() -> None:
-            with killed:
-                await app.run(config, times=times)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(first)
+        async with killed(config, times=times):
             (request_id,) = here.ask()
             await here.told([request_id])
             await here.recorded(lambda: '"s":"posted"' in here.auth.plugin_data(request_id).get("tm", ""))
             here.chat.pending.forget()
-            killed.cancel()
         assert late.hits == 1
         async with running(config, times=times):
             await here.chat.wait_for(lambda: len(here.cards()) == 2)
@@ -125,14 +115,7 @@ async def test_who_fails_after_a_takeover_leaves_the_doubt(tmp_path: Path) -> No
     """P2: a reply that is on no record; who takes over cannot read the thread; a third one carries on."""
     async with world(tmp_path) as here:
         config = here.config(teleport__lease="2s")
-        killed = trio.CancelScope()
-
-        async def first() -> None:
-            with killed:
-                await app.run(config, times=QUICK)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(first)
+        async with killed(config, times=QUICK):
             await here.lines.heard("link.ready", link="mattermost")
             (request_id,) = here.ask()
             await here.told([request_id])
@@ -141,7 +124,6 @@ async def test_who_fails_after_a_takeover_leaves_the_doubt(tmp_path: Path) -> No
             here.chat.hang(when="after", method="POST", path=POSTS)
             here.auth.review(request_id, ALICE, "APPROVED", "fine")
             await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
-            killed.cancel()
         here.chat.pending.forget()
         broken = Answer(500, {"id": "app.post.get_post_thread.app_error", "status_code": 500})
         unread = here.chat.fail(answer=broken, method="GET", path="/api/v4/posts/*/thread", times=None)

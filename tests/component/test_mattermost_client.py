@@ -34,6 +34,7 @@ from tests.mattermost_peer import (
     proxy_peer,
     server_context,
     serving,
+    stopped,
     trusting_context,
     unused_port,
 )
@@ -489,20 +490,6 @@ async def test_no_more_connections_than_configured_and_they_are_kept() -> None:
         assert len(peer.seen) == 30
 
 
-async def cancelled_call(client: MattermostClient, steps: int) -> None:
-    """Call, and cancel after some steps of the scheduler: anywhere from the first await to the answer."""
-
-    async def cancel_later() -> None:
-        for _ in range(steps):
-            await trio.lowlevel.checkpoint()
-        scope.cancel()
-
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_later)
-            await client.me()
-
-
 async def test_cancelled_calls_leave_nothing_behind() -> None:
     """Neither a connection nor a turn to use one: httpcore's pool loses turns to cancelled requests for ever."""
     rng = random.Random(7)
@@ -520,7 +507,7 @@ async def test_cancelled_calls_leave_nothing_behind() -> None:
         for most in [10] * 30 + [400] * 10:
             async with trio.open_nursery() as nursery:
                 for _ in range(40):
-                    nursery.start_soon(cancelled_call, client, rng.randrange(most))
+                    nursery.start_soon(stopped, client.me, rng.randrange(most))
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(client.me)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx
 import pytest
@@ -25,6 +26,7 @@ from tests.mattermost_peer import (
     proxy_peer,
     server_context,
     serving,
+    stopped,
     trusting_context,
 )
 
@@ -128,22 +130,6 @@ async def test_a_host_that_is_no_name_is_lost_like_one_that_is_unknown() -> None
 # cancellation
 
 
-async def stopped(transport: Transport, url: str, steps: int) -> bool:
-    """Ask, and cancel after so many steps of the scheduler; whether that was before the answer."""
-
-    async def cancel_later() -> None:
-        for _ in range(steps):
-            await trio.lowlevel.checkpoint()
-        scope.cancel()
-
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_later)
-            await ask(transport, url)
-            nursery.cancel_scope.cancel()
-    return scope.cancelled_caught
-
-
 async def assert_nothing_leaks(transport: Transport, peer: HttpPeer) -> None:
     """No turn is taken, and every connection that the server sees is an idle one of ours."""
     assert transport._turns.borrowed_tokens == 0
@@ -169,7 +155,7 @@ async def test_a_call_that_is_cancelled_anywhere_leaves_nothing_behind(
             monkeypatch.setenv("https_proxy", at)
         async with transport_to(peer.url, connections=2) as transport:
             steps = stops = 0
-            while await stopped(transport, peer.url, steps):
+            while await stopped(partial(ask, transport, peer.url), steps):
                 await assert_nothing_leaks(transport, peer)
                 steps += 1
                 stops += 1

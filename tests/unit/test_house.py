@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-
-import pytest
+from collections import Counter
 
 from tests.tree import ROOT, modules
 
@@ -24,54 +23,39 @@ FORBIDDEN = re.compile(
     r"|\biss[u]e [#0-9]|\bthis se[s]sion\b|pypi\.o[r]g|python[h]osted"
 )
 TEXTS = (
-    ".py",
-    ".pyi",
-    ".proto",
-    ".toml",
-    ".md",
-    ".yml",
-    ".yaml",
-    ".lock",
-    ".sh",
-    ".service",
-    "Makefile",
-    "Containerfile",
+    *(".py", ".pyi", ".proto", ".toml", ".md", ".yml", ".yaml", ".lock", ".sh", ".service"),
+    *("Makefile", "Containerfile", "pre-commit"),
 )
+HANDLERS = [
+    (name, node, {one.id for one in ast.walk(node.type) if isinstance(one, ast.Name)} if node.type else {""})
+    for name, tree in MODULES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ExceptHandler)
+]
 
 
-def handlers(tree: ast.Module) -> list[tuple[ast.ExceptHandler, set[str]]]:
-    """Return every `except` with the names it catches; "" for a bare one."""
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ExceptHandler):
-            names = ast.walk(node.type) if node.type else ()
-            found.append((node, {name.id for name in names if isinstance(name, ast.Name)} or {""}))
-    return found
+def calls(tree: ast.Module) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_nothing_catches_everything(name: str) -> None:
-    broad = [handler for handler, names in handlers(MODULES[name]) if names & {"", "Exception"}]
-    assert len(broad) <= CATCH_ALL.get(name, 0), f"line {', '.join(str(handler.lineno) for handler in broad)}"
+def test_nothing_catches_everything() -> None:
+    broad = Counter(name for name, _, caught in HANDLERS if caught & {"", "Exception"})
+    assert broad == Counter(CATCH_ALL)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_who_catches_a_cancellation_lets_it_go_on(name: str) -> None:
-    for handler, names in handlers(MODULES[name]):
-        if names & {"BaseException", "Cancelled"}:
-            assert any(isinstance(node, ast.Raise) for node in ast.walk(handler)), f"line {handler.lineno}"
+def test_who_catches_a_cancellation_lets_it_go_on() -> None:
+    for name, handler, caught in HANDLERS:
+        if caught & {"BaseException", "Cancelled"}:
+            assert any(isinstance(node, ast.Raise) for node in ast.walk(handler)), f"{name}, line {handler.lineno}"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(BLOCKING_IS_FINE)])
-def test_nothing_blocks_the_loop(name: str) -> None:
-    calls = {ast.unparse(node.func) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)}
-    assert not calls & {"time.sleep", "sleep", "input", "subprocess.run", "subprocess.check_output", "os.system"}
+def test_nothing_blocks_the_loop() -> None:
+    blocking = {"time.sleep", "sleep", "input", "subprocess.run", "subprocess.check_output", "os.system"}
+    assert not [name for name in MODULES if not name.startswith(BLOCKING_IS_FINE) and blocking & calls(MODULES[name])]
 
 
-@pytest.mark.parametrize("name", modules("tests"))
-def test_tests_wait_for_events_not_for_time(name: str) -> None:
-    calls = [node for node in ast.walk(modules("tests")[name]) if isinstance(node, ast.Call)]
-    assert not [node.lineno for node in calls if ast.unparse(node.func) == "time.sleep"]
+def test_tests_wait_for_events_not_for_time() -> None:
+    assert not [name for name, tree in modules("tests").items() if "time.sleep" in calls(tree)]
 
 
 def test_make_help_tells_of_every_target() -> None:

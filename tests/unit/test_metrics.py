@@ -19,6 +19,7 @@ FAMILIES = {
     "updates": ("counter", ("outcome",)),
     "duplicates_repaired": ("counter", ()),
     "posts_skipped": ("counter", ()),
+    "records_unproven": ("counter", ()),
     "recipients_failed": ("gauge", ("reason",)),
     "rules": ("gauge", ("state",)),
     "rest_request_seconds": ("histogram", ("method", "outcome")),
