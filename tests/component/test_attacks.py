@@ -284,7 +284,7 @@ async def test_a_direct_message_that_is_not_between_the_two(tmp_path: Path) -> N
 async def test_an_id_that_two_requests_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The short form decides nothing then; the whole id does."""
     ids = [f"{front}1111-2222-4333-8444-5555deadbeef" for front in ("aaaa", "bbbb")]
-    async with deciding(tmp_path) as here:
+    async with deciding(tmp_path, version="16.0.0-dev") as here:
         new_ids = iter(ids)
         monkeypatch.setattr(type(here.auth.profile), "new_id", lambda _: next(new_ids))
         for _ in ids:
