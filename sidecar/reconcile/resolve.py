@@ -29,13 +29,13 @@ REASONS = (
     "not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid", "unanswered",
     "suggested", "too_many",
 )  # fmt: skip
-# How Mattermost may fail to look up one name while it works for the others.
-FOR_ONE = ("server_error", "not_mattermost", "unknown_route", "too_large", "too_deep", "timeout")
 
 # A look waits this long for look-ups that have just begun; what is not known by then is told when it is.
 PATIENCE_SECONDS = 0.5
 LOOKUP_SECONDS = 15.0
 UNREACHABLE_MOST = 10_000
+# A name whose look-ups fail for so long, while Mattermost's link is up, is to blame itself.
+BROKEN_SECONDS = 5.0
 
 
 class _Flight:
@@ -45,11 +45,16 @@ class _Flight:
         self.since = trio.current_time()
         self.landed = trio.Event()
         self.result: str | LinkError | RecipientError = ""
+        # Why it failed, where that may be the link's fault.
+        self.broken: LinkError | None = None
         self.wanted_by: set[str] = set()
 
 
 class Resolver:
-    """`find` gives the channel of a name, and remembers what it found; `wake` takes a request whose name was found."""
+    """`find` gives the channel of a name, and remembers what it found; `wake` takes a request whose name was found.
+
+    `suspect` has Mattermost's link asked whether it is up: a look-up that fails may say that, or be about one name.
+    """
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Resolver:
         ruling: Ruling,
         metrics: Metrics,
         wake: Callable[[str], None],
+        suspect: Callable[[], None],
         retry_seconds: float,
     ) -> None:
         self._find = find
@@ -67,11 +73,14 @@ class Resolver:
         self._ruled: frozenset[str] = frozenset()
         self._metrics = metrics
         self._wake = wake
+        self._suspect = suspect
         self._retry_seconds = retry_seconds
         self._nursery: trio.Nursery | None = None
         self._flights: dict[str, _Flight] = {}
         # Names whose look-up Mattermost did not answer, and when (trio's clock) they are asked for again.
         self._unanswered: dict[str, float] = {}
+        # Names whose look-ups fail, and since when.
+        self._broken: dict[str, float] = {}
         # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
         self._unreachable: dict[str, str] = {}
         self._too_many: dict[str, int] = {}
@@ -85,7 +94,7 @@ class Resolver:
     async def targets(self, request: AccessRequest) -> tuple[Target, ...]:
         """All recipients; one that cannot be reached is without a channel, one that is not known yet is owed.
 
-        Raises LinkError where Mattermost as a whole does not answer.
+        Raises LinkError where all look-ups failed: it may be that Mattermost as a whole does not answer.
         """
         book, traits = await self._ruling(request)
         self._ruled = book.recipients
@@ -96,10 +105,10 @@ class Resolver:
                 with trio.move_on_at(flight.since + PATIENCE_SECONDS):
                     await flight.landed.wait()
         targets = tuple(self._target(one, flight) for one, flight in flights.items())
-        for flight in flights.values():
-            if flight is not None and isinstance(flight.result, LinkError) and not _for_one(flight.result):
-                # One instance for each who asks: a traceback belongs to one task.
-                raise LinkLost(flight.result.link, flight.result.reason, flight.result.detail)
+        broken = [flight.broken for flight in flights.values() if flight is not None and flight.broken is not None]
+        if broken and len(broken) == len(flights):
+            # One instance for each who asks: a traceback belongs to one task.
+            raise LinkLost(broken[0].link, broken[0].reason, broken[0].detail)
         return targets
 
     def too_many(self, request_id: str, refused: int) -> None:
@@ -136,23 +145,35 @@ class Resolver:
                 flight.result = (await self._find(name)).channel_id
         except RecipientError as exc:
             flight.result = exc
+            self._broken.pop(name, None)
             self._fail(name, exc.reason, exc.detail)
         except trio.TooSlowError:
             flight.result = LinkLost("mattermost", "server_error", f"no answer within {LOOKUP_SECONDS:g} s")
             self._postpone(name, flight.result)
         except LinkError as exc:
             flight.result = exc
-            if _for_one(exc):
+            self._suspect()
+            if self._is_to_blame(name, flight.since):
                 self._postpone(name, exc)
+            else:
+                flight.broken = exc
         else:
             self._succeed(name)
         finally:
             del self._flights[name]
             late = trio.current_time() > flight.since + PATIENCE_SECONDS
             flight.landed.set()
-        if late:
+        if flight.broken is not None:
+            await trio.sleep(BROKEN_SECONDS)
+        if late or flight.broken is not None:
             for request_id in flight.wanted_by:
                 self._wake(request_id)
+
+    def _is_to_blame(self, name: str, since: float) -> bool:
+        """Whether look-ups of this name have failed for long; by then a link that is down was found out."""
+        if len(self._broken) >= UNREACHABLE_MOST:
+            del self._broken[next(iter(self._broken))]
+        return trio.current_time() - self._broken.setdefault(name, since) >= BROKEN_SECONDS
 
     def _postpone(self, name: str, exc: LinkError) -> None:
         if len(self._unanswered) >= UNREACHABLE_MOST:
@@ -176,6 +197,7 @@ class Resolver:
 
     def _succeed(self, name: str) -> None:
         self._unanswered.pop(name, None)
+        self._broken.pop(name, None)
         if self._unreachable.pop(name, None) is not None:
             self._count()
 
@@ -185,8 +207,3 @@ class Resolver:
         counts["too_many"] = sum(self._too_many.values())
         for reason in REASONS:
             self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
-
-
-def _for_one(exc: LinkError) -> bool:
-    """Whether this may be said of one name, and the link be well."""
-    return isinstance(exc, LinkLost) and exc.reason in FOR_ONE

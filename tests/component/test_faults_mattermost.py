@@ -389,6 +389,38 @@ async def test_one_recipient_that_cannot_be_looked_up_does_not_stop_the_others(t
             assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 0
 
 
+@pytest.mark.parametrize("how", ["cut", "hang"])
+@pytest.mark.parametrize("who", ["operator", "requester"])
+async def test_a_look_up_that_breaks_off_or_hangs_costs_its_own_name_alone(
+    how: str, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever named it: the channel is told at once, the name is counted and told of once, and tried again."""
+    monkeypatch.setattr("sidecar.reconcile.resolve.BROKEN_SECONDS", 0.3)
+    monkeypatch.setattr("sidecar.mattermost.recipients._LOOK_UP_SECONDS", 0.8)
+    ivan = "ivan@example.com"
+    async with world(tmp_path) as here:
+        getattr(here.chat, how)(
+            path="/api/v4/users/email/*", times=None, where=lambda one: b"ivan" in one.path.encode()
+        )
+        recipients = ["ops/access-requests", ivan] if who == "operator" else ["ops/access-requests"]
+        async with running(here.config(mattermost__recipients=json.dumps(recipients)), times=QUICK) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            (request_id,) = here.ask(suggested_reviewers=[ivan])
+            with trio.fail_after(3.0):
+                await here.told([request_id])
+            said = await here.lines.heard("recipient.failed", recipient=ivan)
+            assert (said["reason"], said["levelno"] == logging.WARNING) == ("unanswered", who == "operator")
+            reason = "unanswered" if who == "operator" else "suggested"
+            assert (await sidecar.metrics())[f'recipients_failed{{reason="{reason}"}}'] == 1
+            (other,) = here.ask()
+            await here.told([other])
+            here.chat.clear_faults()
+            await here.told([request_id], channel=here.chat.open_direct(here.ivan, here.bot))
+            assert len(here.lines.of("recipient.failed")) == 1
+            assert (await sidecar.metrics())[f'recipients_failed{{reason="{reason}"}}'] == 0
+            assert (await sidecar.readiness())["ready"]
+
+
 async def test_a_reply_that_was_not_made_is_made_after_a_restart(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         (request_id,) = here.ask()
