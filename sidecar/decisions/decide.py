@@ -361,7 +361,10 @@ def _with_recipients(view: View) -> tuple[Record, int]:
     # A card that first appears resolved says it all: no replies for what went before.
     record, refused = due.merge(record, chosen, rep=() if view.pending else due.numbers(request))
     seen = (request.state, len(request.reviews))
-    return msgspec.structs.replace(record, seen=seen, exp=int(request.expires or record.exp), done=False), refused
+    left = record.left if isinstance(targets, Unknown) else view.seen.left_out
+    return msgspec.structs.replace(
+        record, left=left, seen=seen, exp=int(request.expires or record.exp), done=False
+    ), refused
 
 
 def _new_record(view: View) -> Record:
@@ -411,7 +414,7 @@ def _due(view: View, record: Record) -> _Posts:
             record = _end_slot(view, record, position, end, actions, unproven)
             continue
         if slot.k not in cards:
-            draft = _card(view, slot.k)
+            draft = _card(view, slot.k, record.left)
             cards[slot.k] = (draft, text.content_hash(draft))
         record = _bring(view, record, position, cards[slot.k], actions, unproven)
         if slot.p:
@@ -517,12 +520,11 @@ def _ending(view: View, record: Record) -> str:
     return EXPIRED if view.now.wall + max(view.now.offset, 0.0) >= record.exp - EXPIRY_SLACK_SECONDS else REMOVED
 
 
-def _card(view: View, kind: str) -> Draft:
+def _card(view: View, kind: str, left_out: int) -> Draft:
     assert view.request is not None  # noqa: S101 - only what is gone has no request, and its cards are closed
     state = EXPIRED if _expired_by_clock(view) else None
-    return text.render_card(
-        view.request, options=view.context.options, kind="card" if kind == "card" else "requester", state=state
-    )
+    options = msgspec.structs.replace(view.context.options, left_out=left_out)
+    return text.render_card(view.request, options=options, kind="card" if kind == "card" else "requester", state=state)
 
 
 def _expired_by_clock(view: View) -> bool:

@@ -95,6 +95,8 @@ class Record(msgspec.Struct, frozen=True):
     dec: tuple[tuple[str, str, str, int, str], ...] = ()
     owe: tuple[Owed, ...] = ()
     done: bool = False
+    # How many suggested reviewers were too many to be told; not written where none.
+    left: int = 0
     v: int = FORMAT
     # Keys that a later version wrote.
     extra: dict[str, object] = {}
@@ -136,6 +138,8 @@ def encode(record: Record) -> str:
     document["posts"] = [_document(slot) for slot in record.posts]
     if not record.owe:
         del document["owe"]
+    if not record.left:
+        del document["left"]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -393,6 +393,8 @@ class _Visit:
         else:
             return
         told = sum(1 for slot in record.posts if slot.s == "posted")
+        if event == "request.announced":
+            self._metrics.reviewers_left_out_total.inc(record.left)
         log.info(
             event,
             extra={
@@ -401,6 +403,9 @@ class _Visit:
                 "reviews": record.seen[1],
                 "told": told,
                 "untold": len(record.posts) - told,
+                # None: only the requester knows of it, or nobody.
+                "reviewers_told": sum(1 for slot in record.posts if slot.s == "posted" and slot.k == "card"),
+                "reviewers_left_out": record.left,
             },
         )
 

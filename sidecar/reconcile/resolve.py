@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -32,10 +32,20 @@ REASONS = (
 
 # A look waits this long for look-ups that have just begun; what is not known by then is told when it is.
 PATIENCE_SECONDS = 0.5
-LOOKUP_SECONDS = 15.0
 UNREACHABLE_MOST = 10_000
 # A name whose look-ups fail for so long, while Mattermost's link is up, is to blame itself.
 BROKEN_SECONDS = 5.0
+
+
+# So many names that a requester gave are looked up, whether or not they exist.
+SUGGESTED_MOST = 100
+
+
+class Chosen(NamedTuple):
+    """Who is to be told, and how many suggested reviewers are not, for there are too many of them."""
+
+    targets: tuple[Target, ...]
+    left_out: int = 0
 
 
 class _Flight:
@@ -51,7 +61,7 @@ class _Flight:
 
 
 class Resolver:
-    """`find` gives the channel of a name, and remembers what it found; `wake` takes a request whose name was found.
+    """`find` gives the channel of a name, or fails within seconds, and remembers it; `wake` takes a request whose name was found.
 
     `suspect` has Mattermost's link asked whether it is up: a look-up that fails may say that, or be about one name.
     """
@@ -91,25 +101,47 @@ class Resolver:
             task_status.started()
             await trio.sleep_forever()
 
-    async def targets(self, request: AccessRequest) -> tuple[Target, ...]:
+    async def targets(self, request: AccessRequest) -> Chosen:
         """All recipients; one that cannot be reached is without a channel, one that is not known yet is owed.
 
         Raises LinkError where all look-ups failed: it may be that Mattermost as a whole does not answer.
         """
         book, traits = await self._ruling(request)
         self._ruled = book.recipients
-        named = route(request, self._routes, book, traits)
-        flights = {one: self._fly(one.name, request.id) for one in dict.fromkeys(named)}
-        for flight in flights.values():
-            if flight is not None and not flight.landed.is_set():
-                with trio.move_on_at(flight.since + PATIENCE_SECONDS):
-                    await flight.landed.wait()
-        targets = tuple(self._target(one, flight) for one, flight in flights.items())
+        named = dict.fromkeys(route(request, self._routes, book, traits))
+        suggested = [one for one in named if one.suggested]
+        most = self._routes.max_suggested
+        patience = trio.current_time() + PATIENCE_SECONDS
+        first = [*(one for one in named if not one.suggested), *suggested[:most]]
+        flights = await self._flown(first, request.id, patience)
+        asked = min(len(suggested), most)
+        while missing := most - sum(_may_exist(flights[one]) for one in suggested[:asked]):
+            more = suggested[asked : min(asked + max(missing, asked), SUGGESTED_MOST)]
+            if not more:
+                break
+            flights |= await self._flown(more, request.id, patience)
+            asked += len(more)
         broken = [flight.broken for flight in flights.values() if flight is not None and flight.broken is not None]
         if broken and len(broken) == len(flights):
             # One instance for each who asks: a traceback belongs to one task.
             raise LinkLost(broken[0].link, broken[0].reason, broken[0].detail)
-        return targets
+        existing = [one for one in suggested[:asked] if _may_exist(flights[one])]
+        missed = [one for one in suggested[:asked] if not _may_exist(flights[one])]
+        chosen = [*(one for one in named if not one.suggested), *existing[:most], *missed[:most]]
+        left_out = len(suggested) - len(existing[:most]) - len(missed)
+        return Chosen(tuple(self._target(one, flights[one]) for one in chosen), left_out)
+
+    async def _flown(self, named: list[Named], request_id: str, patience: float) -> dict[Named, _Flight | None]:
+        """The look-ups of these names, side by side; one that takes until `patience` (trio's clock) is still under way.
+
+        So is one that others have waited for.
+        """
+        flights = {one: self._fly(one.name, request_id) for one in named}
+        for flight in flights.values():
+            if flight is not None and not flight.landed.is_set():
+                with trio.move_on_at(min(flight.since + PATIENCE_SECONDS, patience)):
+                    await flight.landed.wait()
+        return flights
 
     def too_many(self, request_id: str, refused: int) -> None:
         """So many recipients of this request have no room in its record; said once."""
@@ -141,15 +173,11 @@ class Resolver:
 
     async def _look_up(self, name: str, flight: _Flight) -> None:
         try:
-            with trio.fail_after(LOOKUP_SECONDS):
-                flight.result = (await self._find(name)).channel_id
+            flight.result = (await self._find(name)).channel_id
         except RecipientError as exc:
             flight.result = exc
             self._broken.pop(name, None)
             self._fail(name, exc.reason, exc.detail)
-        except trio.TooSlowError:
-            flight.result = LinkLost("mattermost", "server_error", f"no answer within {LOOKUP_SECONDS:g} s")
-            self._postpone(name, flight.result)
         except LinkError as exc:
             flight.result = exc
             self._suspect()
@@ -207,3 +235,8 @@ class Resolver:
         counts["too_many"] = sum(self._too_many.values())
         for reason in REASONS:
             self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
+
+
+def _may_exist(flight: _Flight | None) -> bool:
+    """Whether this is a person or channel, as far as is known; who did not answer for long must not stand in the way."""
+    return flight is not None and (not flight.landed.is_set() or isinstance(flight.result, str))

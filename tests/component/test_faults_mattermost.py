@@ -226,6 +226,45 @@ async def test_a_reviewer_whom_nobody_knows_wakes_no_operator(tmp_path: Path) ->
         assert (await sidecar.metrics())['recipients_failed{reason="not_found"}'] == 0
 
 
+@pytest.mark.parametrize(("invented", "real", "told", "left_out"), [(20, 5, 5, 0), (2, 8, 4, 4), (0, 9, 4, 5)])
+async def test_the_limit_of_suggested_reviewers_counts_people_who_exist(
+    invented: int, real: int, told: int, left_out: int, tmp_path: Path
+) -> None:
+    """Invented names shut nobody out, and who was left out stands on the card, in the log and in a metric."""
+    most = "20" if invented == 20 else "4"
+    async with world(tmp_path) as here:
+        people = [here.chat.add_user(f"real{n}", email=f"real{n}@example.com") for n in range(real)]
+        for one in people:
+            here.chat.join_team(here.team, one)
+        config = here.config(mattermost__max_suggested_reviewers=most)
+        async with running(config, times=QUICK) as sidecar:
+            names = [f"nobody{n}@example.org" for n in range(invented)] + [one.email for one in people]
+            (request_id,) = here.ask(suggested_reviewers=names)
+            await here.told([request_id])
+            await here.released(request_id)
+            said = await here.lines.heard("request.announced", request_id=request_id)
+            assert (said["reviewers_told"], said["reviewers_left_out"]) == (1 + told, left_out)
+            directs = [here.chat.open_direct(here.bot, one) for one in people]
+            assert [len(here.cards(one)) for one in directs] == [1] * told + [0] * (real - told)
+            for card in (here.cards()[0], here.cards(directs[0])[0]):
+                assert (f"and {left_out} more" in field(card, "Decide")) is bool(left_out)
+                assert "more" not in field(card, "Decide") or left_out
+            assert (await sidecar.metrics())["reviewers_left_out_total"] == left_out
+            # What the card says stays, whatever is looked at again.
+            here.auth.review(request_id, "alice@example.com", "APPROVED", "fine")
+            await here.chat.wait_for(lambda: "approval" in field(here.cards()[0], "Reviews"))
+            assert (f"and {left_out} more" in field(here.cards()[0], "Decide")) is bool(left_out)
+
+
+async def test_a_request_that_no_reviewer_was_told_of_says_so(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        config = here.config(mattermost__recipients='["ops/typo"]', mattermost__notify_requester="true")
+        async with running(config, times=QUICK):
+            (request_id,) = here.ask()
+            said = await here.lines.heard("request.announced", request_id=request_id)
+            assert (said["told"], said["untold"], said["reviewers_told"]) == (1, 1, 0)
+
+
 async def test_more_recipients_than_a_record_holds(tmp_path: Path) -> None:
     """Said once and counted while the request is open, the others are told; nothing is left of it afterwards."""
     async with world(tmp_path) as here:

@@ -20,6 +20,7 @@ FAMILIES = {
     "duplicates_repaired": ("counter", ()),
     "posts_skipped": ("counter", ()),
     "recipients_failed": ("gauge", ("reason",)),
+    "reviewers_left_out": ("counter", ()),
     "rules": ("gauge", ("state",)),
     "rest_request_seconds": ("histogram", ("method", "outcome")),
     "grpc_request_seconds": ("histogram", ("method", "outcome")),
