@@ -118,7 +118,7 @@ def route(
     book: RuleBook = RuleBook(),  # noqa: B008 - a frozen value
     traits: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[Named, ...]:
-    """The recipients of a request in a stable order, without repeats by name, and all suggested reviewers, however many.
+    """The recipients of a request in a stable order, without repeats by name; suggested reviewers, however many.
 
     `traits` are the requester's, None where they are not known: then rules that ask for them cannot be evaluated.
     """

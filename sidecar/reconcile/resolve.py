@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
 from sidecar.decisions.routing import Named, Routes, RuleBook, route
 from sidecar.decisions.seen import Target
-from sidecar.errors import LinkError, LinkLost, RecipientError
+from sidecar.errors import LinkError, LinkLost, PostRejected, RecipientError
 
 if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Destination
+    from sidecar.times import Times
 
 Ruling = Callable[["AccessRequest"], Awaitable[tuple[RuleBook, Mapping[str, tuple[str, ...]] | None]]]
 
@@ -41,6 +42,14 @@ BROKEN_SECONDS = 5.0
 SUGGESTED_MOST = 100
 
 
+class Recipients(Protocol):
+    """Where a name leads, remembered; `resolve` ends within seconds."""
+
+    async def resolve(self, name: str) -> Destination: ...
+
+    async def refresh(self, names: Iterable[str]) -> None: ...
+
+
 class Chosen(NamedTuple):
     """Who is to be told, and how many suggested reviewers are not, for there are too many of them."""
 
@@ -61,22 +70,22 @@ class _Flight:
 
 
 class Resolver:
-    """`find` gives the channel of a name, or fails within seconds, and remembers it; `wake` takes a request whose name was found.
+    """Looks names up for requests; `wake` takes a request whose name was found.
 
     `suspect` has Mattermost's link asked whether it is up: a look-up that fails may say that, or be about one name.
     """
 
     def __init__(
         self,
-        find: Callable[[str], Awaitable[Destination]],
+        recipients: Recipients,
         routes: Routes,
         ruling: Ruling,
         metrics: Metrics,
         wake: Callable[[str], None],
         suspect: Callable[[], None],
-        retry_seconds: float,
+        times: Times,
     ) -> None:
-        self._find = find
+        self._recipients = recipients
         self._routes = routes
         self._ruling = ruling
         # The names that operators wrote into rules.
@@ -84,7 +93,7 @@ class Resolver:
         self._metrics = metrics
         self._wake = wake
         self._suspect = suspect
-        self._retry_seconds = retry_seconds
+        self._times = times
         self._nursery: trio.Nursery | None = None
         self._flights: dict[str, _Flight] = {}
         # Names whose look-up Mattermost did not answer, and when (trio's clock) they are asked for again.
@@ -99,7 +108,9 @@ class Resolver:
         """Look names up until cancelled."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
-            await trio.sleep_forever()
+            while True:
+                await trio.sleep(self._times.recipients_every)
+                await self._look_at_all()
 
     async def targets(self, request: AccessRequest) -> Chosen:
         """All recipients; one that cannot be reached is without a channel, one that is not known yet is owed.
@@ -154,13 +165,25 @@ class Resolver:
             self._too_many.pop(request_id, None)
         self._count()
 
+    async def _look_at_all(self) -> None:
+        """Whether the operators' recipients are still there, or there again, with or without a request."""
+        names = self._routes.configured | self._ruled
+        try:
+            await self._recipients.refresh(names)
+        except (LinkError, PostRejected) as exc:
+            log.debug("recipients.postponed", extra={"link": "mattermost", "detail": str(exc)})
+            if isinstance(exc, LinkError):
+                return
+        for name in names:
+            self._fly(name)
+
     def _target(self, named: Named, flight: _Flight | None) -> Target:
         if flight is None or not flight.landed.is_set() or isinstance(flight.result, LinkError):
             return Target(named.name, named.kind, "", owed=True)
         channel = flight.result if isinstance(flight.result, str) else ""
         return Target(named.name, named.kind, channel)
 
-    def _fly(self, name: str, request_id: str) -> _Flight | None:
+    def _fly(self, name: str, request_id: str = "") -> _Flight | None:
         """The look-up of this name, begun where none is under way; None where it is too early to ask again."""
         flight = self._flights.get(name)
         if flight is None:
@@ -168,12 +191,13 @@ class Resolver:
                 return None
             flight = self._flights[name] = _Flight()
             self._nursery.start_soon(self._look_up, name, flight, name="resolve.name")
-        flight.wanted_by.add(request_id)
+        if request_id:
+            flight.wanted_by.add(request_id)
         return flight
 
     async def _look_up(self, name: str, flight: _Flight) -> None:
         try:
-            flight.result = (await self._find(name)).channel_id
+            flight.result = (await self._recipients.resolve(name)).channel_id
         except RecipientError as exc:
             flight.result = exc
             self._broken.pop(name, None)
@@ -206,7 +230,7 @@ class Resolver:
     def _postpone(self, name: str, exc: LinkError) -> None:
         if len(self._unanswered) >= UNREACHABLE_MOST:
             del self._unanswered[next(iter(self._unanswered))]
-        self._unanswered[name] = trio.current_time() + self._retry_seconds
+        self._unanswered[name] = trio.current_time() + self._times.retry_first
         self._fail(name, "unanswered", f"{exc.detail}; it is asked again")
 
     def _fail(self, name: str, reason: str, detail: str) -> None:
@@ -238,5 +262,5 @@ class Resolver:
 
 
 def _may_exist(flight: _Flight | None) -> bool:
-    """Whether this is a person or channel, as far as is known; who did not answer for long must not stand in the way."""
+    """Whether this is a person or channel, as far as is known; one that is not answered for long counts as none."""
     return flight is not None and (not flight.landed.is_set() or isinstance(flight.result, str))

@@ -204,7 +204,7 @@ warning {url}: The clock of Mattermost is 120 s ahead of ours.
 warning {url}: Direct messages reach only those who share a team with the bot (RestrictDirectMessage).
         Put the bot on the teams of all whom it writes to.
 FAILURE {archived}: The channel is archived.
-        Unarchive the channel, or name another one.
+        Unarchive it, or name another one.
 FAILURE ops/Team Leads: URL names are needed, as they stand in the channel's link; did you mean ops/team-leads?
         Write team/channel as in the channel's address, ~channel, @username, an email address or an id.
 FAILURE @nobody: There is no such user.
@@ -556,6 +556,17 @@ async def test_a_channel_that_takes_no_posts(tmp_path: Path) -> None:
         assert finding.message == (
             "The bot may not post there: Mattermost would answer 403 api.context.permissions.app_error."
         )
+
+
+@pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
+async def test_an_archived_team_is_told(tmp_path: Path, version: str) -> None:
+    """Its channels take posts that nobody sees."""
+    async with world(tmp_path, chat_version=version) as here:
+        old = here.chat.add_team("old", members=[here.bot])
+        here.chat.add_channel(old, "requests", members=[here.bot])
+        here.chat.archive_team(old)
+        (finding,) = (await found(here.config(mattermost__recipients='["old/requests"]')))["recipient.archived"]
+        assert (finding.status, finding.message) == ("failure", "Its team is archived, or the bot is no longer on it.")
 
 
 async def test_a_mattermost_that_takes_any_reply(tmp_path: Path) -> None:

@@ -460,6 +460,32 @@ async def test_a_look_up_that_breaks_off_or_hangs_costs_its_own_name_alone(
             assert (await sidecar.readiness())["ready"]
 
 
+async def test_a_recipient_that_is_lost_is_counted_without_any_request(tmp_path: Path) -> None:
+    """A post to a deactivated person or into an archived team is taken, and nobody reads it."""
+    times = msgspec.structs.replace(QUICK, recipients_every=0.2)
+    async with world(tmp_path) as here:
+        old = here.chat.add_team("old", members=[here.bot])
+        here.chat.add_channel(old, "requests", members=[here.bot])
+        config = here.config(mattermost__recipients='["ops/access-requests", "@ivan", "old/requests"]')
+        async with running(config, times=times) as sidecar:
+            (request_id,) = here.ask()
+            await here.told([request_id])
+            await here.released(request_id)
+            here.chat.deactivate(here.ivan)
+            here.chat.archive_team(old)
+            await here.lines.heard("recipient.failed", recipient="@ivan", reason="deactivated")
+            await here.lines.heard("recipient.failed", recipient="old/requests", reason="archived")
+            metrics = await sidecar.metrics()
+            assert metrics['recipients_failed{reason="deactivated"}'] == 1
+            assert metrics['recipients_failed{reason="archived"}'] == 1
+            here.chat.activate(here.ivan)
+            here.chat.unarchive_team(old)
+            failed = [f'recipients_failed{{reason="{reason}"}}' for reason in ("deactivated", "archived")]
+            while metrics[failed[0]] or metrics[failed[1]]:
+                metrics = await sidecar.metrics()
+            assert here.lines.problems == ["recipient.failed"] * 2
+
+
 async def test_a_reply_that_was_not_made_is_made_after_a_restart(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         (request_id,) = here.ask()
