@@ -168,6 +168,7 @@ class Assembly:
             self._monitoring.ruling,
             self._metrics,
             self._followed.queue.add,
+            self._followed.retry,
             self._gate.suspect,
             self._times,
         )

@@ -489,7 +489,7 @@ def _patch(
 
 def _reply(view: View, record: Record, position: int, actions: list[Action], places: set[Place]) -> None:
     slot, request = record.posts[position], view.request
-    if request is None or slot.s in ("gone", "archived"):
+    if request is None or slot.s == "gone":
         return
     for number in due.numbers(request):
         if number not in slot.rep and _may_write(view, Place(slot.c, slot.p), places):

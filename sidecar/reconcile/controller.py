@@ -17,6 +17,7 @@ import trio
 
 from sidecar.decisions.decide import decide
 from sidecar.decisions.judge import DONE, STATES
+from sidecar.decisions.posts import FAILED
 from sidecar.decisions.record import Record, Stored, Unreadable, new_seed, official_fields
 from sidecar.decisions.seen import (
     UNASKED,
@@ -337,8 +338,9 @@ class _Visit:
         slot = self.lease.record.posts[position]
         if not isinstance(result.error, PostRejected):
             return
-        if slot.s == "failed" and slot.c:
+        if slot.s in FAILED and slot.c:
             self._peers.forget(slot.r)
+            self._peers.resolver.lost(slot.r, self._entry.id)
         if slot.s != before.posts[position].s:
             log.warning(
                 "recipient.rejected",
@@ -448,6 +450,9 @@ class _Visit:
 def _with_hints(entry: Entry) -> Memory:
     """What is remembered, with what Mattermost said since the last visit."""
     memory = entry.memory
+    if entry.retry:
+        entry.retry = False
+        memory = memory.but(retries=0)
     hinted, speakers, direct = entry.take_hints()
     if not hinted:
         return memory

@@ -70,7 +70,7 @@ class _Flight:
 
 
 class Resolver:
-    """Looks names up for requests; `wake` takes a request whose name was found.
+    """Looks names up for requests; `wake` takes a request whose name was found, `retry` one whose recipient is back.
 
     `suspect` has Mattermost's link asked whether it is up: a look-up that fails may say that, or be about one name.
     """
@@ -82,6 +82,7 @@ class Resolver:
         ruling: Ruling,
         metrics: Metrics,
         wake: Callable[[str], None],
+        retry: Callable[[str], None],
         suspect: Callable[[], None],
         times: Times,
     ) -> None:
@@ -92,6 +93,7 @@ class Resolver:
         self._ruled: frozenset[str] = frozenset()
         self._metrics = metrics
         self._wake = wake
+        self._retry = retry
         self._suspect = suspect
         self._times = times
         self._nursery: trio.Nursery | None = None
@@ -103,6 +105,8 @@ class Resolver:
         # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
         self._unreachable: dict[str, str] = {}
         self._too_many: dict[str, int] = {}
+        # (name, request): operators' recipients that could not be told of this request
+        self._lost: dict[tuple[str, str], None] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look names up until cancelled."""
@@ -139,6 +143,9 @@ class Resolver:
         existing = [one for one in suggested[:asked] if _may_exist(flights[one])]
         missed = [one for one in suggested[:asked] if not _may_exist(flights[one])]
         chosen = [*(one for one in named if not one.suggested), *existing[:most], *missed[:most]]
+        for one in chosen:
+            if (flight := flights[one]) is not None and isinstance(flight.result, RecipientError):
+                self.lost(one.name, request.id)
         left_out = len(suggested) - len(existing[:most]) - len(missed)
         return Chosen(tuple(self._target(one, flights[one]) for one in chosen), left_out)
 
@@ -153,6 +160,13 @@ class Resolver:
                 with trio.move_on_at(min(flight.since + PATIENCE_SECONDS, patience)):
                     await flight.landed.wait()
         return flights
+
+    def lost(self, name: str, request_id: str) -> None:
+        """A recipient could not be told of this request: it is tried again as soon as it is seen to be back."""
+        if name in self._routes.configured | self._ruled:
+            if len(self._lost) >= UNREACHABLE_MOST:
+                del self._lost[next(iter(self._lost))]
+            self._lost[name, request_id] = None
 
     def too_many(self, request_id: str, refused: int) -> None:
         """So many recipients of this request have no room in its record; said once."""
@@ -252,6 +266,9 @@ class Resolver:
         self._broken.pop(name, None)
         if self._unreachable.pop(name, None) is not None:
             self._count()
+            for key in [key for key in self._lost if key[0] == name]:
+                del self._lost[key]
+                self._retry(key[1])
 
     def _count(self) -> None:
         configured = self._routes.configured | self._ruled
