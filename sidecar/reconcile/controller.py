@@ -244,7 +244,11 @@ class _Visit:
         self._note(plan)
         self._memory = plan.memory
         if self._seen.held and plan.record is not None:
-            self.lease.record = plan.record
+            before, self.lease.record = self.lease.record, plan.record
+            for position, slot in enumerate(plan.record.posts[: len(before.posts)]):
+                if slot.s == "failed" and isinstance(card := self._seen.cards.get(slot.p), Unknown):
+                    # Its card may not be read any more, so nothing was tried.
+                    self._complain(position, before, Result(error=card.why))
         return plan
 
     def _note(self, plan: Plan) -> None:
