@@ -164,12 +164,14 @@ class Assembly:
         config, rules = self._config, self._rules
         decides = rules.mode != "none"
         resolver = Resolver(
-            recipients.resolve,
+            recipients,
             self._routes,
             self._monitoring.ruling,
             self._metrics,
             self._followed.queue.add,
-            self._times.retry_first,
+            self._followed.retry,
+            self._gate.suspect,
+            self._times,
         )
         peers = Peers(
             self._teleport,

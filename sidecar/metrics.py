@@ -84,6 +84,9 @@ class Metrics:
         self.recipients_failed = self._gauge(
             "recipients_failed", "Configured recipients that cannot be reached now", "reason"
         )
+        self.reviewers_left_out_total = self._counter(
+            "reviewers_left_out_total", "Suggested reviewers who were too many to be told"
+        )
         self.rules = self._gauge("rules", "Access monitoring rules of Teleport that name our plugin", "state")
         self.records_unproven_total = self._counter(
             "records_unproven_total", "Posts that a record names as a card and that are none"

@@ -62,6 +62,8 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     retry_most: float = 3600.0
     # A name that leads nowhere is looked up again after this.
     unknown_recipient: float = 30.0
+    # How often the operators' recipients are all looked at: whether they are deactivated, archived, or back.
+    recipients_every: float = 60.0
     # After a failed link. The breaker paces the whole; this only keeps one bad request from spinning.
     failure_first: float = 0.5
     failure_most: float = 60.0

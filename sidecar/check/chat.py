@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+
+import trio
 
 from sidecar.check.recipients import check_recipient, check_requester, send_test
 from sidecar.check.report import MATTERMOST_LOG, Step, failure, ok, sentence, side_by_side, warning
@@ -63,7 +66,11 @@ async def check_mattermost(config: Config, findings: list[Finding], accounts: li
             return
         findings += _judge_bot(bot)
         findings += _judge_clock(client, settings.url)
-        findings += await side_by_side([*_steps(client, config, accounts, recipient, bot)], _SECONDS)
+        recipients = Recipients(client)
+        with trio.move_on_after(_REQUEST_SECONDS), suppress(LinkError, PostRejected):
+            # Only a list of the teams shows that one is archived.
+            await recipients.refresh(())
+        findings += await side_by_side([*_steps(client, recipients, config, accounts, recipient, bot)], _SECONDS)
 
 
 def _token(config: Config) -> str:
@@ -142,9 +149,14 @@ def _judge_clock(client: MattermostClient, url: str) -> Iterator[Finding]:
 
 
 def _steps(
-    client: MattermostClient, config: Config, accounts: list[Account], recipient: str, bot: User
+    client: MattermostClient,
+    recipients: Recipients,
+    config: Config,
+    accounts: list[Account],
+    recipient: str,
+    bot: User,
 ) -> Iterator[Step]:
-    url, recipients = config.mattermost.url, Recipients(client)
+    url = config.mattermost.url
 
     def late(id: str, subject: str) -> Finding:
         message = f"Mattermost did not answer within {_SECONDS:g} s."

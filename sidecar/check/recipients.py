@@ -61,7 +61,7 @@ def _fix(reason: str, bot: User) -> str:
             f"the bot is in it: /invite @{bot.username}"
         ),
         "invalid": "Write team/channel as in the channel's address, ~channel, @username, an email address or an id.",
-        "archived": "Unarchive the channel, or name another one.",
+        "archived": "Unarchive it, or name another one.",
         "deactivated": "Name somebody else.",
         "forbidden": f"Name them as @username, or put the bot (@{bot.username}) on a team of theirs.",
         "ambiguous": "Write it as team/channel.",

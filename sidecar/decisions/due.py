@@ -66,7 +66,8 @@ def with_recipients(view: View) -> tuple[Record, int]:
     seen = (request.state, len(request.reviews))
     exp = int(request.expires or record.exp)
     who = view.seen.who if isinstance(view.seen.who, str) else ""
-    record = msgspec.structs.replace(record, who=record.who or who)
+    left = record.left if isinstance(targets, Unknown) else view.seen.left_out
+    record = msgspec.structs.replace(record, who=record.who or who, left=left)
     return msgspec.structs.replace(record, seen=seen, exp=exp, q=asked(request), done=False), refused
 
 
@@ -246,7 +247,7 @@ class _Builder:
         if kind not in self._cards:
             draft = text.render_card(
                 request,
-                options=self._view.context.options,
+                options=msgspec.structs.replace(self._view.context.options, left_out=self._record.left),
                 kind="card" if kind == "card" else "requester",
                 state=EXPIRED if self._view.expired_by_clock else None,
             )

@@ -12,6 +12,8 @@ from sidecar.decisions.seen import Place, Target
 from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Draft, Post, state_rank
 from sidecar.text import card as text
 
+# What is tried again: an archived channel may be restored, only a deleted post is final.
+FAILED = ("failed", "archived")
 # Different 201s that are not ours before a recipient is left for later.
 MAX_ATTEMPTS = 5
 
@@ -44,15 +46,15 @@ def render_reply(request: AccessRequest, number: int) -> Draft:
 
 def unfinished(slot: Slot, *, pending: bool) -> bool:
     """Whether this recipient's messages must be tried again although nothing new happens."""
-    return slot.s == "waiting" or (slot.s == "failed" and (pending or bool(slot.p)))
+    return slot.s == "waiting" or (slot.s in FAILED and (pending or bool(slot.p)))
 
 
 def is_due(slot: Slot, *, pending: bool, retry_failed: bool) -> bool:
     """Whether anything may be written for this recipient now."""
-    if slot.s in ("gone", "archived") or not slot.c:
+    if slot.s == "gone" or not slot.c:
         return False
     # A recipient that was never reached is not told of a request that is over; a card that exists must become true.
-    return slot.s != "failed" or (retry_failed and (pending or bool(slot.p)))
+    return slot.s not in FAILED or (retry_failed and (pending or bool(slot.p)))
 
 
 def replied(slot: Slot, number: int) -> Slot:
@@ -130,7 +132,7 @@ def find(
     for position in range(len(record.posts)):
         slot = record.posts[position]
         posts = read.get(Place(slot.c))
-        if posts is not None and slot.c and slot.s not in ("gone", "archived"):
+        if posts is not None and slot.c and slot.s != "gone":
             ours = _ours(posts, bot_id, slot.c, keys(record, slot.k, slot.c, 0, slot.a))
             if not ours and adopting:
                 ours = [one for one in _ours(posts, bot_id, slot.c, frozenset(("",))) if _mentions(one, request_id)]
@@ -226,5 +228,5 @@ def still_open(record: Record, state: str) -> tuple[int, ...]:
     return tuple(
         position
         for position, slot in enumerate(record.posts)
-        if (slot.p and slot.s in ("posted", "failed") and slot.shown[0] != state) or (slot.s == "waiting" and slot.c)
+        if (slot.p and slot.s != "gone" and slot.shown[0] != state) or (slot.s == "waiting" and slot.c)
     )

@@ -103,6 +103,8 @@ class Record(msgspec.Struct, frozen=True):
     # The requester's Mattermost account, "" while it is not known.
     who: str = ""
     done: bool = False
+    # How many suggested reviewers were too many to be told; not written where none.
+    left: int = 0
     v: int = FORMAT
     # Keys that a later version wrote.
     extra: dict[str, object] = {}
@@ -142,7 +144,7 @@ def encode(record: Record) -> str:
     """The canonical text: sorted keys, no spaces, ASCII. What a later version wrote is written again."""
     document = _document(record)
     document["posts"] = [_document(slot) for slot in record.posts]
-    for key in ("owe", "q", "who"):
+    for key in ("owe", "q", "who", "left"):
         if not document[key]:
             del document[key]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

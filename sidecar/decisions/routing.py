@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RuleMode = Literal["replace", "add", "off"]
 
+_BY_REQUESTER = "a suggested reviewer"
 _EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 
 
@@ -31,7 +32,7 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
 
     roles: dict[str, tuple[str, ...]]
     suggested_reviewers: Literal["off", "mapped", "email"] = "email"
-    # A requester may name anybody.
+    # A requester may name anybody: so many who exist are told.
     max_suggested: int = 20
     reviewers: dict[str, str] = {}
     requesters: dict[str, str] = {}
@@ -75,10 +76,11 @@ class RuleBook(msgspec.Struct, frozen=True):
 
 
 class Named(msgspec.Struct, frozen=True):
-    """A recipient by name, with what it is to get."""
+    """A recipient by name, with what it is to get; `suggested`: the requester named it, and nothing else does."""
 
     name: str
     kind: Kind = "card"
+    suggested: bool = False
 
 
 def routes_of(config: Config) -> Routes:
@@ -116,11 +118,12 @@ def route(
     book: RuleBook = RuleBook(),  # noqa: B008 - a frozen value
     traits: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[Named, ...]:
-    """The recipients of a request in a stable order, without repeats by name.
+    """The recipients of a request in a stable order, without repeats by name; suggested reviewers, however many.
 
     `traits` are the requester's, None where they are not known: then rules that ask for them cannot be evaluated.
     """
-    return tuple(Named(name, kind) for name, (kind, _) in explain(request, routes, book, traits).items())
+    told = explain(request, routes, book, traits)
+    return tuple(Named(name, kind, why == _BY_REQUESTER) for name, (kind, why) in told.items())
 
 
 def explain(
@@ -192,8 +195,8 @@ def _suggested(request: AccessRequest, routes: Routes) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for user in request.suggested_reviewers:
         name = routes.reviewers.get(user) or (user if by_email and is_email(user) else "")
-        if name and len(found) < routes.max_suggested:
-            found.setdefault(name, "a suggested reviewer")
+        if name:
+            found.setdefault(name, _BY_REQUESTER)
     return list(found.items())
 
 

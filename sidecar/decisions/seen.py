@@ -83,7 +83,9 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
     # When (trio's clock) it was taken.
     held_since: float = 0.0
+    # Who is to be told, and how many suggested reviewers are not.
     targets: tuple[Target, ...] | Unknown = UNASKED
+    left_out: int = 0
     posts: dict[Place, tuple[Post, ...] | Unknown] = {}
     cards: dict[str, Post | Unknown | None] = {}
     who: str | Unknown | None = UNASKED

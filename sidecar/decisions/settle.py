@@ -101,7 +101,7 @@ def _done(state: State, action: Action, result: Result, late: float) -> State:
         memory = memory.but(touched=memory.touched - {slot.c})
     elif isinstance(action, Reply):
         rep = due.replied(record.posts[action.position], action.number).rep
-        record = due.with_slot(record, action.position, rep=rep)
+        record = due.with_slot(record, action.position, rep=rep, s="posted")
     elif isinstance(action, Answer):
         record = _answered(record, action)
     elif isinstance(action, Delete):
@@ -134,7 +134,7 @@ def _decided(state: State, action: Submit | Resolve, result: Result) -> State:
 
 
 def _refused(record: Record, action: Action, exc: PostRejected) -> Record:
-    """Mattermost refused this recipient: for ever where the channel is archived or the card deleted."""
+    """Mattermost refused this recipient: for ever where the card is deleted."""
     if isinstance(action, Answer):
         return _answered(record, action)
     if not isinstance(action, Create | Patch | Reply):

@@ -48,6 +48,7 @@ class Team(msgspec.Struct, frozen=True):
     id: Id
     name: str = ""
     display_name: str = ""
+    delete_at: Millis = 0
 
 
 # What may be anything: it is looked at by itself, and only where it has to be.

@@ -6,12 +6,14 @@ Names come in lower case with single spaces. People that are looked up at one mo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from sidecar.errors import PostRejected, RecipientError
 from sidecar.mattermost.api import MattermostClient
 from sidecar.mattermost.batch import Batch
 from sidecar.mattermost.codec import Channel
+from sidecar.mattermost.pages import if_found
 from sidecar.model import Destination, User
 
 _ID: Final = re.compile(r"[a-z0-9]{26}")
@@ -23,6 +25,7 @@ _LINK: Final = re.compile(r"(?:\S*/)?([a-z0-9_-]+)/(?:channels/([a-z0-9_-]+)|mes
 _DIRECT: Final = "D"
 # From so many on the list of all channels is cheaper than to open theirs one by one.
 _MANY_CHANNELS: Final = 8
+_PEOPLE_AT_ONCE: Final = 100
 
 
 class Lookup:
@@ -33,6 +36,26 @@ class Lookup:
         self._by_name = Batch(client.user_by_username, self._users_by_name, least=2, complete=True)
         self._by_id = Batch(client.user, self._users_by_id, least=2, complete=True)
         self._direct_channels = Batch(self._open_direct, self._open_already, least=_MANY_CHANNELS, complete=False)
+        # The bot's teams that are not archived, as of the last look at everything; None before.
+        self._teams: frozenset[str] | None = None
+
+    async def well(self, user_ids: Iterable[str]) -> frozenset[str]:
+        """The ids of those users who are active, and of all channels where the bot can be read. Raises as `find`."""
+        ids = list(user_ids)
+        found: set[str] = set()
+        for start in range(0, len(ids), _PEOPLE_AT_ONCE):
+            users = await self._client.users(ids[start : start + _PEOPLE_AT_ONCE])
+            found |= {user.id for user in users if not user.delete_at}
+        teams = await self._living_teams()
+        # A bot that is in no channel at all gets 404.
+        for channel in await if_found(self._client.my_channels()) or ():
+            if not channel.delete_at and channel.team_id in {"", *teams}:
+                found.add(channel.id)
+        return frozenset(found)
+
+    async def _living_teams(self) -> frozenset[str]:
+        self._teams = frozenset(team.id for team in await self._client.my_teams() if not team.delete_at)
+        return self._teams
 
     async def find(self, key: str) -> Destination:
         """Return where posts for this name go. Raises RecipientError, PostRejected, LinkError."""
@@ -172,6 +195,10 @@ class Lookup:
         """Check that the bot can post there, read and edit what it posted, and hears of it: that takes membership."""
         if channel.delete_at:
             raise RecipientError("archived", f"{key}: the channel is archived")
+        # A channel of an archived team takes posts that nobody sees. The look at everything finds it first.
+        forgotten = channel.team_id and self._teams is not None and channel.team_id not in self._teams
+        if forgotten and channel.team_id not in await self._living_teams():
+            raise RecipientError("archived", f"{key}: its team is archived, or the bot is no longer on it")
         if not await self._client.member(channel.id):
             raise RecipientError("not_member", f"{key}: the bot is not in the channel: invite it")
         return Destination(channel.id, "channel")

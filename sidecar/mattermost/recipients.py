@@ -5,6 +5,7 @@ A name that cannot be reached is remembered too, but for a short time: somebody 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -52,7 +53,7 @@ class Recipients:
         Raises RecipientError with reason invalid, not_found, not_member, archived, deactivated, forbidden or ambiguous,
         and LinkError where Mattermost cannot be asked, or does not answer about this name within 5 s.
         """
-        key = " ".join(name.split()).lower()
+        key = _key(name)
         while True:
             found = self._found.get(key)
             if found is not None and trio.current_time() < found.until:
@@ -68,7 +69,19 @@ class Recipients:
 
     def forget(self, name: str) -> None:
         """Ask again the next time: a post to this name was refused."""
-        self._found.pop(" ".join(name.split()).lower(), None)
+        self._found.pop(_key(name), None)
+
+    async def refresh(self, names: Iterable[str]) -> None:
+        """Look at the people and channels that these names led to, all at once; what is not well is asked for again.
+
+        Raises LinkError and PostRejected.
+        """
+        known = {key: found.destination for key in map(_key, names) if (found := self._found.get(key)) is not None}
+        people = {to.user_id for to in known.values() if to is not None and to.user_id}
+        well = await self._lookup.well(people)
+        for key, to in known.items():
+            if to is not None and (to.user_id or to.channel_id) not in well:
+                self._found.pop(key, None)
 
     def clear(self) -> None:
         """Forget everything: the token may be another bot's."""
@@ -106,6 +119,10 @@ class Recipients:
             reason = "forbidden" if exc.status == 403 else "invalid"
             return _Found(trio.current_time() + self._unknown_seconds, None, reason, detail)
         return _Found(trio.current_time() + _KNOWN_SECONDS, destination)
+
+
+def _key(name: str) -> str:
+    return " ".join(name.split()).lower()
 
 
 def _answer(found: _Found) -> Destination:

@@ -17,6 +17,7 @@ import trio
 
 from sidecar.decisions.decide import decide
 from sidecar.decisions.judge import DONE, STATES
+from sidecar.decisions.posts import FAILED
 from sidecar.decisions.record import Record, Stored, Unreadable, new_seed, official_fields
 from sidecar.decisions.seen import (
     UNASKED,
@@ -354,8 +355,9 @@ class _Visit:
         slot = self.lease.record.posts[position]
         if not isinstance(result.error, PostRejected):
             return
-        if slot.s == "failed" and slot.c:
+        if slot.s in FAILED and slot.c:
             self._peers.forget(slot.r)
+            self._peers.resolver.lost(slot.r, self._entry.id)
         if slot.s != before.posts[position].s:
             log.warning(
                 "recipient.rejected",
@@ -410,6 +412,8 @@ class _Visit:
         else:
             return
         told = sum(1 for slot in record.posts if slot.s == "posted")
+        if event == "request.announced":
+            self._metrics.reviewers_left_out_total.inc(record.left)
         log.info(
             event,
             extra={
@@ -418,6 +422,9 @@ class _Visit:
                 "reviews": record.seen[1],
                 "told": told,
                 "untold": len(record.posts) - told,
+                # None: only the requester knows of it, or nobody.
+                "reviewers_told": sum(1 for slot in record.posts if slot.s == "posted" and slot.k == "card"),
+                "reviewers_left_out": record.left,
             },
         )
 
@@ -460,6 +467,9 @@ class _Visit:
 def _with_hints(entry: Entry) -> Memory:
     """What is remembered, with what Mattermost said since the last visit."""
     memory = entry.memory
+    if entry.retry:
+        entry.retry = False
+        memory = memory.but(retries=0)
     hinted, speakers, direct = entry.take_hints()
     if not hinted:
         return memory

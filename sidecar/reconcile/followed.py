@@ -51,7 +51,7 @@ class Entry:
 
     __slots__ = (
         "absent_since", "cards", "digest", "direct", "expires", "gone", "hinted", "id", "mark", "memory", "offered",
-        "own", "party", "pending_since", "request", "since", "speakers", "version",
+        "own", "party", "pending_since", "request", "retry", "since", "speakers", "version",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -79,6 +79,8 @@ class Entry:
         self.hinted = False
         self.speakers: tuple[str, ...] = ()
         self.direct: tuple[Expression, ...] = ()
+        # A recipient of it is back: what failed is due now.
+        self.retry = False
         # -- its worker's: what it remembers; and where the request can be seen, as (post, channel) of each card
         self.memory = _FRESH
         self.cards: tuple[tuple[str, str], ...] = ()
@@ -258,6 +260,13 @@ class Followed:
             entry.direct = (*entry.direct, expression)
         self._hint(entry)
         return True
+
+    def retry(self, request_id: str) -> None:
+        """A recipient of this request that failed is back."""
+        entry = self._entries.get(request_id)
+        if entry is not None:
+            entry.retry = True
+            self.queue.add(request_id)
 
     def _hint(self, entry: Entry) -> None:
         entry.hinted = True

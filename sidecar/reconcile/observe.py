@@ -14,6 +14,7 @@ from sidecar.decisions.judge import Expression, Person
 from sidecar.decisions.record import KEY, Record, Slot, Stored, Unreadable, adopt, decode
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
 from sidecar.errors import LinkError, LinkLost, PostRejected, SidecarError
+from sidecar.reconcile.resolve import Chosen
 from sidecar.reconcile.side_by_side import outcomes
 from sidecar.text.command import Decision, parse_direct
 
@@ -87,6 +88,8 @@ class Observer:
         values = [Unknown(one) if isinstance(one, SidecarError) else one for one in found]
         changes: dict[str, object] = dict(zip(jobs, values, strict=False))
         rest = values[len(jobs) :]
+        if isinstance(chosen := changes.get("targets"), Chosen):
+            changes |= chosen._asdict()
         if look.request:
             changes["by_id"] = True
         if look.evidence:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
 from sidecar.decisions.routing import Named, Routes, RuleBook, route
 from sidecar.decisions.seen import Target
-from sidecar.errors import LinkError, LinkLost, RecipientError
+from sidecar.errors import LinkError, LinkLost, PostRejected, RecipientError
 
 if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Destination
+    from sidecar.times import Times
 
 Ruling = Callable[["AccessRequest"], Awaitable[tuple[RuleBook, Mapping[str, tuple[str, ...]] | None]]]
 
@@ -29,13 +30,31 @@ REASONS = (
     "not_found", "not_member", "archived", "deactivated", "forbidden", "ambiguous", "invalid", "unanswered",
     "suggested", "too_many",
 )  # fmt: skip
-# How Mattermost may fail to look up one name while it works for the others.
-FOR_ONE = ("server_error", "not_mattermost", "unknown_route", "too_large", "too_deep", "timeout")
 
 # A look waits this long for look-ups that have just begun; what is not known by then is told when it is.
 PATIENCE_SECONDS = 0.5
-LOOKUP_SECONDS = 15.0
 UNREACHABLE_MOST = 10_000
+# A name whose look-ups fail for so long, while Mattermost's link is up, is to blame itself.
+BROKEN_SECONDS = 5.0
+
+
+# So many names that a requester gave are looked up, whether or not they exist.
+SUGGESTED_MOST = 100
+
+
+class Recipients(Protocol):
+    """Where a name leads, remembered; `resolve` ends within seconds."""
+
+    async def resolve(self, name: str) -> Destination: ...
+
+    async def refresh(self, names: Iterable[str]) -> None: ...
+
+
+class Chosen(NamedTuple):
+    """Who is to be told, and how many suggested reviewers are not, for there are too many of them."""
+
+    targets: tuple[Target, ...]
+    left_out: int = 0
 
 
 class _Flight:
@@ -45,62 +64,109 @@ class _Flight:
         self.since = trio.current_time()
         self.landed = trio.Event()
         self.result: str | LinkError | RecipientError = ""
+        # Why it failed, where that may be the link's fault.
+        self.broken: LinkError | None = None
         self.wanted_by: set[str] = set()
 
 
 class Resolver:
-    """`find` gives the channel of a name, and remembers what it found; `wake` takes a request whose name was found."""
+    """Looks names up for requests; `wake` takes a request whose name was found, `retry` one whose recipient is back.
+
+    `suspect` has Mattermost's link asked whether it is up: a look-up that fails may say that, or be about one name.
+    """
 
     def __init__(
         self,
-        find: Callable[[str], Awaitable[Destination]],
+        recipients: Recipients,
         routes: Routes,
         ruling: Ruling,
         metrics: Metrics,
         wake: Callable[[str], None],
-        retry_seconds: float,
+        retry: Callable[[str], None],
+        suspect: Callable[[], None],
+        times: Times,
     ) -> None:
-        self._find = find
+        self._recipients = recipients
         self._routes = routes
         self._ruling = ruling
         # The names that operators wrote into rules.
         self._ruled: frozenset[str] = frozenset()
         self._metrics = metrics
         self._wake = wake
-        self._retry_seconds = retry_seconds
+        self._retry = retry
+        self._suspect = suspect
+        self._times = times
         self._nursery: trio.Nursery | None = None
         self._flights: dict[str, _Flight] = {}
         # Names whose look-up Mattermost did not answer, and when (trio's clock) they are asked for again.
         self._unanswered: dict[str, float] = {}
+        # Names whose look-ups fail, and since when.
+        self._broken: dict[str, float] = {}
         # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
         self._unreachable: dict[str, str] = {}
         self._too_many: dict[str, int] = {}
+        # (name, request): operators' recipients that could not be told of this request
+        self._lost: dict[tuple[str, str], None] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look names up until cancelled."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
-            await trio.sleep_forever()
+            while True:
+                await trio.sleep(self._times.recipients_every)
+                await self._look_at_all()
 
-    async def targets(self, request: AccessRequest) -> tuple[Target, ...]:
+    async def targets(self, request: AccessRequest) -> Chosen:
         """All recipients; one that cannot be reached is without a channel, one that is not known yet is owed.
 
-        Raises LinkError where Mattermost as a whole does not answer.
+        Raises LinkError where all look-ups failed: it may be that Mattermost as a whole does not answer.
         """
         book, traits = await self._ruling(request)
         self._ruled = book.recipients
-        named = route(request, self._routes, book, traits)
-        flights = {one: self._fly(one.name, request.id) for one in dict.fromkeys(named)}
+        named = dict.fromkeys(route(request, self._routes, book, traits))
+        suggested = [one for one in named if one.suggested]
+        most = self._routes.max_suggested
+        patience = trio.current_time() + PATIENCE_SECONDS
+        first = [*(one for one in named if not one.suggested), *suggested[:most]]
+        flights = await self._flown(first, request.id, patience)
+        asked = min(len(suggested), most)
+        while missing := most - sum(_may_exist(flights[one]) for one in suggested[:asked]):
+            more = suggested[asked : min(asked + max(missing, asked), SUGGESTED_MOST)]
+            if not more:
+                break
+            flights |= await self._flown(more, request.id, patience)
+            asked += len(more)
+        broken = [flight.broken for flight in flights.values() if flight is not None and flight.broken is not None]
+        if broken and len(broken) == len(flights):
+            # One instance for each who asks: a traceback belongs to one task.
+            raise LinkLost(broken[0].link, broken[0].reason, broken[0].detail)
+        existing = [one for one in suggested[:asked] if _may_exist(flights[one])]
+        missed = [one for one in suggested[:asked] if not _may_exist(flights[one])]
+        chosen = [*(one for one in named if not one.suggested), *existing[:most], *missed[:most]]
+        for one in chosen:
+            if (flight := flights[one]) is not None and isinstance(flight.result, RecipientError):
+                self.lost(one.name, request.id)
+        left_out = len(suggested) - len(existing[:most]) - len(missed)
+        return Chosen(tuple(self._target(one, flights[one]) for one in chosen), left_out)
+
+    async def _flown(self, named: list[Named], request_id: str, patience: float) -> dict[Named, _Flight | None]:
+        """The look-ups of these names, side by side; one that takes until `patience` (trio's clock) is still under way.
+
+        So is one that others have waited for.
+        """
+        flights = {one: self._fly(one.name, request_id) for one in named}
         for flight in flights.values():
             if flight is not None and not flight.landed.is_set():
-                with trio.move_on_at(flight.since + PATIENCE_SECONDS):
+                with trio.move_on_at(min(flight.since + PATIENCE_SECONDS, patience)):
                     await flight.landed.wait()
-        targets = tuple(self._target(one, flight) for one, flight in flights.items())
-        for flight in flights.values():
-            if flight is not None and isinstance(flight.result, LinkError) and not _for_one(flight.result):
-                # One instance for each who asks: a traceback belongs to one task.
-                raise LinkLost(flight.result.link, flight.result.reason, flight.result.detail)
-        return targets
+        return flights
+
+    def lost(self, name: str, request_id: str) -> None:
+        """A recipient could not be told of this request: it is tried again as soon as it is seen to be back."""
+        if name in self._routes.configured | self._ruled:
+            if len(self._lost) >= UNREACHABLE_MOST:
+                del self._lost[next(iter(self._lost))]
+            self._lost[name, request_id] = None
 
     def too_many(self, request_id: str, refused: int) -> None:
         """So many recipients of this request have no room in its record; said once."""
@@ -113,13 +179,25 @@ class Resolver:
             self._too_many.pop(request_id, None)
         self._count()
 
+    async def _look_at_all(self) -> None:
+        """Whether the operators' recipients are still there, or there again, with or without a request."""
+        names = self._routes.configured | self._ruled
+        try:
+            await self._recipients.refresh(names)
+        except (LinkError, PostRejected) as exc:
+            log.debug("recipients.postponed", extra={"link": "mattermost", "detail": str(exc)})
+            if isinstance(exc, LinkError):
+                return
+        for name in names:
+            self._fly(name)
+
     def _target(self, named: Named, flight: _Flight | None) -> Target:
         if flight is None or not flight.landed.is_set() or isinstance(flight.result, LinkError):
             return Target(named.name, named.kind, "", owed=True)
         channel = flight.result if isinstance(flight.result, str) else ""
         return Target(named.name, named.kind, channel)
 
-    def _fly(self, name: str, request_id: str) -> _Flight | None:
+    def _fly(self, name: str, request_id: str = "") -> _Flight | None:
         """The look-up of this name, begun where none is under way; None where it is too early to ask again."""
         flight = self._flights.get(name)
         if flight is None:
@@ -127,42 +205,47 @@ class Resolver:
                 return None
             flight = self._flights[name] = _Flight()
             self._nursery.start_soon(self._look_up, name, flight, name="resolve.name")
-        flight.wanted_by.add(request_id)
+        if request_id:
+            flight.wanted_by.add(request_id)
         return flight
 
     async def _look_up(self, name: str, flight: _Flight) -> None:
         try:
-            with trio.fail_after(LOOKUP_SECONDS):
-                flight.result = (await self._find(name)).channel_id
+            flight.result = (await self._recipients.resolve(name)).channel_id
         except RecipientError as exc:
             flight.result = exc
+            self._broken.pop(name, None)
             self._fail(name, exc.reason, exc.detail)
-        except trio.TooSlowError:
-            flight.result = LinkLost("mattermost", "server_error", f"no answer within {LOOKUP_SECONDS:g} s")
-            self._postpone(name, flight.result)
         except LinkError as exc:
             flight.result = exc
-            if _for_one(exc):
+            self._suspect()
+            if self._is_to_blame(name, flight.since):
                 self._postpone(name, exc)
+            else:
+                flight.broken = exc
         else:
             self._succeed(name)
         finally:
             del self._flights[name]
             late = trio.current_time() > flight.since + PATIENCE_SECONDS
             flight.landed.set()
-        if late:
+        if flight.broken is not None:
+            await trio.sleep(BROKEN_SECONDS)
+        if late or flight.broken is not None:
             for request_id in flight.wanted_by:
                 self._wake(request_id)
+
+    def _is_to_blame(self, name: str, since: float) -> bool:
+        """Whether look-ups of this name have failed for long; by then a link that is down was found out."""
+        if len(self._broken) >= UNREACHABLE_MOST:
+            del self._broken[next(iter(self._broken))]
+        return trio.current_time() - self._broken.setdefault(name, since) >= BROKEN_SECONDS
 
     def _postpone(self, name: str, exc: LinkError) -> None:
         if len(self._unanswered) >= UNREACHABLE_MOST:
             del self._unanswered[next(iter(self._unanswered))]
-        if name in self._unanswered:
-            self._unanswered[name] = trio.current_time() + self._retry_seconds
-            self._fail(name, "unanswered", f"{exc.detail}; it is asked again")
-        else:
-            # Once may be Mattermost as a whole, which its link will tell.
-            self._unanswered[name] = trio.current_time() + 1.0
+        self._unanswered[name] = trio.current_time() + self._times.retry_first
+        self._fail(name, "unanswered", f"{exc.detail}; it is asked again")
 
     def _fail(self, name: str, reason: str, detail: str) -> None:
         if self._unreachable.get(name) == reason:
@@ -180,8 +263,12 @@ class Resolver:
 
     def _succeed(self, name: str) -> None:
         self._unanswered.pop(name, None)
+        self._broken.pop(name, None)
         if self._unreachable.pop(name, None) is not None:
             self._count()
+            for key in [key for key in self._lost if key[0] == name]:
+                del self._lost[key]
+                self._retry(key[1])
 
     def _count(self) -> None:
         configured = self._routes.configured | self._ruled
@@ -191,6 +278,6 @@ class Resolver:
             self._metrics.recipients_failed.labels(reason=reason).set(counts[reason])
 
 
-def _for_one(exc: LinkError) -> bool:
-    """Whether this may be said of one name, and the link be well."""
-    return isinstance(exc, LinkLost) and exc.reason in FOR_ONE
+def _may_exist(flight: _Flight | None) -> bool:
+    """Whether this is a person or channel, as far as is known; one that is not answered for long counts as none."""
+    return flight is not None and (not flight.landed.is_set() or isinstance(flight.result, str))

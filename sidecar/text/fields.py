@@ -54,6 +54,8 @@ class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
     commands: bool = True
     # Whether ids are chosen by clients (servers before 16), so that an end of one is no name for it.
     whole_ids: bool = False
+    # How many suggested reviewers of this request were too many to be told.
+    left_out: int = 0
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -215,7 +217,8 @@ def _decide(request: AccessRequest, options: TextOptions) -> str:
         return f"{_TELEPORT_ONLY[request.teleport_only]} {link or 'Review it on the web page of Teleport.'}"
     ways = list(filter(None, (_here(way, request.id, options) for way in options.ways)))
     here = f"Here: {'; or '.join(ways)}." if ways else ""
-    lines = "\n".join(filter(None, (link, here)))
+    more = f"Suggested reviewers were told directly, and {options.left_out} more were not." if options.left_out else ""
+    lines = "\n".join(filter(None, (link, here, more)))
     if not options.commands:
         return lines
     commands = f"```\ntsh request review --approve {request.id}\ntsh request review --deny {request.id}\n```"

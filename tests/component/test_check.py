@@ -419,6 +419,17 @@ async def test_a_channel_that_takes_no_posts(tmp_path: Path, golden: Golden) -> 
         golden(finding.message)
 
 
+@pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
+async def test_an_archived_team_is_told(tmp_path: Path, version: str) -> None:
+    """Its channels take posts that nobody sees."""
+    async with world(tmp_path, chat_version=version) as here:
+        old = here.chat.add_team("old", members=[here.bot])
+        here.chat.add_channel(old, "requests", members=[here.bot])
+        here.chat.archive_team(old)
+        (finding,) = (await found(here.config(mattermost__recipients='["old/requests"]')))["recipient.archived"]
+        assert (finding.status, finding.message) == ("failure", "Its team is archived, or the bot is no longer on it.")
+
+
 async def test_a_mattermost_that_takes_any_reply(tmp_path: Path) -> None:
     """None is known to, but what was posted by mistake does not stay."""
     async with world(tmp_path) as here:

@@ -226,6 +226,45 @@ async def test_a_reviewer_whom_nobody_knows_wakes_no_operator(tmp_path: Path) ->
         assert (await sidecar.metrics())['recipients_failed{reason="not_found"}'] == 0
 
 
+@pytest.mark.parametrize(("invented", "real", "told", "left_out"), [(20, 5, 5, 0), (2, 8, 4, 4), (0, 9, 4, 5)])
+async def test_the_limit_of_suggested_reviewers_counts_people_who_exist(
+    invented: int, real: int, told: int, left_out: int, tmp_path: Path
+) -> None:
+    """Invented names shut nobody out, and who was left out stands on the card, in the log and in a metric."""
+    most = "20" if invented == 20 else "4"
+    async with world(tmp_path) as here:
+        people = [here.chat.add_user(f"real{n}", email=f"real{n}@example.com") for n in range(real)]
+        for one in people:
+            here.chat.join_team(here.team, one)
+        config = here.config(mattermost__max_suggested_reviewers=most)
+        async with running(config, times=QUICK) as sidecar:
+            names = [f"nobody{n}@example.org" for n in range(invented)] + [one.email for one in people]
+            (request_id,) = here.ask(suggested_reviewers=names)
+            await here.told([request_id])
+            await here.released(request_id)
+            said = await here.lines.heard("request.announced", request_id=request_id)
+            assert (said["reviewers_told"], said["reviewers_left_out"]) == (1 + told, left_out)
+            directs = [here.chat.open_direct(here.bot, one) for one in people]
+            assert [len(here.cards(one)) for one in directs] == [1] * told + [0] * (real - told)
+            for card in (here.cards()[0], here.cards(directs[0])[0]):
+                assert (f"and {left_out} more" in field(card, "Decide")) is bool(left_out)
+                assert "more" not in field(card, "Decide") or left_out
+            assert (await sidecar.metrics())["reviewers_left_out_total"] == left_out
+            # What the card says stays, whatever is looked at again.
+            here.auth.review(request_id, "alice@example.com", "APPROVED", "fine")
+            await here.chat.wait_for(lambda: "approval" in field(here.cards()[0], "Reviews"))
+            assert (f"and {left_out} more" in field(here.cards()[0], "Decide")) is bool(left_out)
+
+
+async def test_a_request_that_no_reviewer_was_told_of_says_so(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        config = here.config(mattermost__recipients='["ops/typo"]', mattermost__notify_requester="true")
+        async with running(config, times=QUICK):
+            (request_id,) = here.ask()
+            said = await here.lines.heard("request.announced", request_id=request_id)
+            assert (said["told"], said["untold"], said["reviewers_told"]) == (1, 1, 0)
+
+
 async def test_more_recipients_than_a_record_holds(tmp_path: Path) -> None:
     """Said once and counted while the request is open, the others are told; nothing is left of it afterwards."""
     async with world(tmp_path) as here:
@@ -387,6 +426,64 @@ async def test_one_recipient_that_cannot_be_looked_up_does_not_stop_the_others(t
             await here.told([request_id], channel=here.chat.open_direct(here.ivan, here.bot))
             await here.released(request_id)
             assert (await sidecar.metrics())['recipients_failed{reason="unanswered"}'] == 0
+
+
+@pytest.mark.parametrize("how", ["cut", "hang"])
+@pytest.mark.parametrize("who", ["operator", "requester"])
+async def test_a_look_up_that_breaks_off_or_hangs_costs_its_own_name_alone(
+    how: str, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever named it: the channel is told at once, the name is counted and told of once, and tried again."""
+    monkeypatch.setattr("sidecar.reconcile.resolve.BROKEN_SECONDS", 0.3)
+    monkeypatch.setattr("sidecar.mattermost.recipients._LOOK_UP_SECONDS", 0.8)
+    ivan = "ivan@example.com"
+    async with world(tmp_path) as here:
+        getattr(here.chat, how)(
+            path="/api/v4/users/email/*", times=None, where=lambda one: b"ivan" in one.path.encode()
+        )
+        recipients = ["ops/access-requests", ivan] if who == "operator" else ["ops/access-requests"]
+        async with running(here.config(mattermost__recipients=json.dumps(recipients)), times=QUICK) as sidecar:
+            await here.lines.heard("link.ready", link="mattermost")
+            (request_id,) = here.ask(suggested_reviewers=[ivan])
+            with trio.fail_after(3.0):
+                await here.told([request_id])
+            said = await here.lines.heard("recipient.failed", recipient=ivan)
+            assert (said["reason"], said["levelno"] == logging.WARNING) == ("unanswered", who == "operator")
+            reason = "unanswered" if who == "operator" else "suggested"
+            assert (await sidecar.metrics())[f'recipients_failed{{reason="{reason}"}}'] == 1
+            (other,) = here.ask()
+            await here.told([other])
+            here.chat.clear_faults()
+            await here.told([request_id], channel=here.chat.open_direct(here.ivan, here.bot))
+            assert len(here.lines.of("recipient.failed")) == 1
+            assert (await sidecar.metrics())[f'recipients_failed{{reason="{reason}"}}'] == 0
+            assert (await sidecar.readiness())["ready"]
+
+
+async def test_a_recipient_that_is_lost_is_counted_without_any_request(tmp_path: Path) -> None:
+    """A post to a deactivated person or into an archived team is taken, and nobody reads it."""
+    times = msgspec.structs.replace(QUICK, recipients_every=0.2)
+    async with world(tmp_path) as here:
+        old = here.chat.add_team("old", members=[here.bot])
+        here.chat.add_channel(old, "requests", members=[here.bot])
+        config = here.config(mattermost__recipients='["ops/access-requests", "@ivan", "old/requests"]')
+        async with running(config, times=times) as sidecar:
+            (request_id,) = here.ask()
+            await here.told([request_id])
+            await here.released(request_id)
+            here.chat.deactivate(here.ivan)
+            here.chat.archive_team(old)
+            await here.lines.heard("recipient.failed", recipient="@ivan", reason="deactivated")
+            await here.lines.heard("recipient.failed", recipient="old/requests", reason="archived")
+            metrics = await sidecar.metrics()
+            assert metrics['recipients_failed{reason="deactivated"}'] == 1
+            assert metrics['recipients_failed{reason="archived"}'] == 1
+            here.chat.activate(here.ivan)
+            here.chat.unarchive_team(old)
+            failed = [f'recipients_failed{{reason="{reason}"}}' for reason in ("deactivated", "archived")]
+            while metrics[failed[0]] or metrics[failed[1]]:
+                metrics = await sidecar.metrics()
+            assert here.lines.problems == ["recipient.failed"] * 2
 
 
 async def test_a_reply_that_was_not_made_is_made_after_a_restart(tmp_path: Path) -> None:

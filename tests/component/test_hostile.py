@@ -171,6 +171,54 @@ async def test_a_channel_that_is_archived_at_run_time(tmp_path: Path) -> None:
             assert here.lines.problems == ["recipient.rejected"]
 
 
+@pytest.mark.parametrize("how", ["seen in the list", "tried again", "restarted"])
+async def test_a_channel_that_was_archived_and_is_restored(how: str, tmp_path: Path) -> None:
+    """What was decided, made or removed meanwhile is true soon, though nobody listens and whatever the state."""
+    times = msgspec.structs.replace(QUICK, recipients_every=3600.0 if how == "tried again" else 0.2)
+    if how == "seen in the list":
+        times = msgspec.structs.replace(times, retry_first=3600.0, retry_most=3600.0)
+    async with world(tmp_path) as here:
+        async with running(here.config(), times=times):
+            decided, removed, pending = here.ask(3)
+            await here.told([decided, removed, pending])
+            for one in (decided, removed, pending):
+                await here.released(one)
+            here.chat.archive(here.channel)
+            here.auth.review(decided, "alice@example.com", "APPROVED", "fine")
+            here.auth.review(decided, "ivan@example.com", "DENIED", "no")
+            here.auth.delete_request(removed)
+            (made,) = here.ask()
+            for one in (decided, made, removed):
+                await here.recorded(lambda one=one: status(here, one) in {"archived", "failed"})  # type: ignore[misc]
+            if how != "restarted":
+                if how == "seen in the list":
+                    await here.lines.heard("recipient.failed", reason="archived")
+                here.chat.unarchive(here.channel)
+                await restored(here, decided, removed, [pending, made])
+        if how == "restarted":
+            said = len(here.lines.of("recipient.failed"))
+            async with running(here.config(), times=times):
+                await here.lines.heard("recipient.failed", said + 1, reason="archived")
+                here.chat.unarchive(here.channel)
+                await restored(here, decided, removed, [pending, made])
+
+
+def status(here: World, request_id: str) -> str:
+    data = here.auth.plugin_data(request_id).get("tm")
+    return str(json.loads(data)["posts"][0]["s"]) if data else ""
+
+
+async def restored(here: World, decided: str, removed: str, pending: list[str]) -> None:
+    """All cards are true, each once, and nothing is left to do."""
+    await here.told([decided], "DENIED")
+    await here.told([removed], "REMOVED")
+    await here.told(pending)
+    card = next(card for card in here.cards() if card.props["tm"]["id"] == decided)
+    await here.chat.wait_for(lambda: len(here.replies(card)) == 3)
+    for one in (decided, removed, *pending):
+        await here.recorded(lambda one=one: status(here, one) == "posted")  # type: ignore[misc]
+
+
 async def test_plugin_data_that_others_filled(tmp_path: Path) -> None:
     """Another plugin took the room: nothing is posted that could not be recorded, said once, and the rest goes on."""
     async with world(tmp_path) as here:

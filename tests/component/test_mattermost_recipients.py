@@ -15,7 +15,7 @@ from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import Destination
 from sidecar.simulator.mattermost.faults import Fault
-from sidecar.simulator.mattermost.server import MattermostServer
+from sidecar.simulator.mattermost.server import Answer, MattermostServer
 from sidecar.simulator.mattermost.values import Channel, Team, User
 from tests.mattermost_peer import always, answer, app_error, http_peer
 
@@ -397,3 +397,43 @@ async def test_who_asks_for_all_and_is_cancelled_leaves_the_others_to_ask_themse
         found = await resolve_all(w, ["@carol", "@alice"])
         assert all(isinstance(one, Destination) for one in found.values())
         assert sum(w.server.calls.values()) == before
+
+
+@pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
+async def test_one_look_at_all_finds_who_cannot_be_reached_any_more(version: str) -> None:
+    """It costs the same for all of them, and only what changed is looked up by itself."""
+    async with world(version) as w:
+        people = [w.server.add_user(f"user{n}") for n in range(3)]
+        old = w.server.add_team("old", members=[w.bot])
+        rooms = [w.server.add_channel(team, name, members=[w.bot]) for team in (w.ops, old) for name in ("a", "b")]
+        names = [*(f"@{one.username}" for one in people), "ops/a", "ops/b", "old/a", "ops/Access-Requests"]
+        for name in names:
+            await w.recipients.resolve(name)
+        await w.recipients.refresh(names)
+        w.server.deactivate(people[1])
+        w.server.archive(rooms[0])
+        w.server.leave(rooms[1], w.bot)
+        w.server.archive_team(old)
+        before = len(w.server.requests)
+        await w.recipients.refresh(names)
+        assert len(w.server.requests) - before <= 6
+        before = len(w.server.requests)
+        for name in ("@user0", "@user2", "ops/access-requests"):
+            await w.recipients.resolve(name)
+        assert len(w.server.requests) == before
+        reasons = {name: (await w.refused(name)).reason for name in ("@user1", "ops/a", "ops/b", "old/a")}
+        assert reasons == {"@user1": "deactivated", "ops/a": "archived", "ops/b": "not_member", "old/a": "archived"}
+        assert "team" in (await w.refused("old/a")).detail
+        w.server.unarchive_team(old)
+        w.recipients.forget("old/a")
+        assert (await w.recipients.resolve("old/a")).channel_id == rooms[2].id
+
+
+async def test_a_bot_that_is_nowhere_any_more_is_no_failure_of_the_look_at_all() -> None:
+    async with world() as w:
+        await w.recipients.resolve("ops/access-requests")
+        nowhere = Answer(404, {"id": "app.channel.get_channels.not_found.app_error"})
+        w.server.fail(answer=nowhere, path="/api/v4/users/me/channels", times=None)
+        await w.recipients.refresh(["ops/access-requests"])
+        w.server.leave(w.requests, w.bot)
+        await w.refused("ops/access-requests")

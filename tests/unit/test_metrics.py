@@ -21,6 +21,7 @@ FAMILIES = {
     "posts_skipped": ("counter", ()),
     "records_unproven": ("counter", ()),
     "recipients_failed": ("gauge", ("reason",)),
+    "reviewers_left_out": ("counter", ()),
     "rules": ("gauge", ("state",)),
     "rest_request_seconds": ("histogram", ("method", "outcome")),
     "grpc_request_seconds": ("histogram", ("method", "outcome")),

@@ -58,7 +58,8 @@ class Api:
         }
 
     def team_json(self, team: Team) -> Json:
-        body: Json = {"id": team.id, "create_at": team.create_at, "update_at": team.create_at, "delete_at": 0}
+        body: Json = {"id": team.id, "create_at": team.create_at, "update_at": team.create_at}
+        body["delete_at"] = team.delete_at
         body |= {"display_name": team.display_name, "name": team.name, "description": "", "email": "", "type": "I"}
         body |= {
             "company_name": "",
@@ -159,7 +160,8 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 def my_teams(api: Api, _request: Request, user: User) -> Answer:
-    return Answer(200, [api.team_json(team) for team in api.board.teams.values() if user.id in team.members])
+    mine = [team for team in api.board.teams.values() if user.id in team.members and not team.delete_at]
+    return Answer(200, [api.team_json(team) for team in mine])
 
 
 def team_by_name(api: Api, request: Request, user: User) -> Answer:

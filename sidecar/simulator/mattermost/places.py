@@ -27,6 +27,13 @@ class Places(People):
             self.join_team(team, user)
         return team
 
+    def archive_team(self, team: Team) -> None:
+        """Its channels stay, and take posts; nobody sees them."""
+        team.delete_at = self.now()
+
+    def unarchive_team(self, team: Team) -> None:
+        team.delete_at = 0
+
     def join_team(self, team: Team, user: User) -> None:
         team.members.add(user.id)
         for name in ("town-square", "off-topic"):

@@ -60,6 +60,7 @@ class Team(msgspec.Struct, kw_only=True):
     display_name: str
     create_at: int
     allow_open_invite: bool = False
+    delete_at: int = 0
     members: set[str] = msgspec.field(default_factory=set)
 
 
