@@ -84,8 +84,8 @@ class SkewedTime:
 
 # The rooms that decide by a clock.
 SKEWED = (
-    "reconcile.controller", "reconcile.followed", "reconcile.lease", "reconcile.observe", "intake.keep", "intake.sweep", "intake.direct",
-    "mattermost.client",
+    "reconcile.controller", "reconcile.followed", "reconcile.lease", "reconcile.observe", "intake.keep", "intake.sweep",
+    "intake.direct", "mattermost.client",
 )  # fmt: skip
 
 

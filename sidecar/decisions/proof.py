@@ -22,7 +22,7 @@ _FOREIGN = FORGED - {"from_bot"}
 def asked(request: AccessRequest) -> str:
     """A digest of what was asked: another request under the same id has another one."""
     created = "" if request.created is None else f"{request.created:.3f}"
-    text = "\x00".join(("1", request.id, created, request.user))
+    text = f"1\0{request.id}\0{created}\0{request.user}"
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode(errors="replace")).digest())[:16].decode()
 
 

@@ -49,7 +49,7 @@ class View(NamedTuple):
 
     @property
     def another(self) -> bool:
-        """Whether the record belongs to another request that had the same id (servers before 16 let clients choose it)."""
+        """Whether the record is another request's of the same id: servers before 16 let clients choose it."""
         record = self.record
         return self.request is not None and record is not None and record.q not in ("", asked(self.request))
 

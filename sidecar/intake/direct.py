@@ -110,7 +110,7 @@ class Mattermost(Protocol):
 class Direct:
     """Answers direct messages. `secret` makes the keys of answers, equal in every replica and unknown to others."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it needs of all others
         self,
         mattermost: Mattermost,
         followed: Followed,

@@ -1,6 +1,6 @@
 """The controller: a visit to a request is observe, decide, leased apply, settle; again until it comes to rest.
 
-A visit may fail anywhere. What it leaves behind is in the record and the memory, and the next one carries on from there.
+A visit may fail anywhere. What it leaves behind is in the record and the memory, and the next carries on from there.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Controller:
         self._seeds = seeds
         self._others = others
         self._courtesies: trio.Nursery | None = None
-        # Asked by each scrape: while a peer is away no visit ends, and a number set at the end of one would stand still.
+        # Asked by each scrape: while a peer is away no visit ends, and a number set at its end would stand still.
         metrics.backlog_requests.set_function(lambda: len(followed.queue) + peers.gate.parked)
         metrics.open_requests.set_function(lambda: len(followed))
 

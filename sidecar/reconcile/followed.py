@@ -1,7 +1,7 @@
 """The access requests that are followed, and what is known of each.
 
-Every field of an entry has one writer: *facts* come from Teleport, *hints* from Mattermost, the *memory* is its worker's.
-Nothing in here waits for a peer; whatever anybody says ends in "look at request X".
+Every field of an entry has one writer: *facts* come from Teleport, *hints* from Mattermost, the *memory* is the
+worker's. Nothing in here waits for a peer; whatever anybody says ends in "look at request X".
 """
 
 from __future__ import annotations

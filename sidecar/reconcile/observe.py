@@ -1,4 +1,4 @@
-"""Read what a look must know, side by side. What cannot be had is `Unknown` with its reason, and never hides the rest."""
+"""Read what a look must know, side by side. What cannot be had is `Unknown` with its reason, and hides nothing else."""
 
 from __future__ import annotations
 
