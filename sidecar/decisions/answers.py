@@ -34,8 +34,7 @@ _SENTENCES = {
         "It is not known which Mattermost account asks for this, so nobody can decide it here. Please decide in Teleport."
     ),
     "unheard": "I did not hear this when you wrote it, so it does not count. Please say it again.",
-    "stale": "This stands from before decisions here worked as they do now, so it does not count. "
-    "Please give it again.",
+    "stale": "This is from before decisions here worked as they do now, so it does not count. Please give it again.",
     "edited": "An edited message decides nothing. Write a new one.",
     "not_reviewer": "The policy for these roles does not name you as a reviewer.",
     "mfa_required": "Teleport asks for your security key for this. Please decide on its web page.",

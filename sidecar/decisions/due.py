@@ -184,6 +184,8 @@ class _Builder:
         changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
         if changed or slot.c in self._memory.touched or self._other_rules(slot):
             self._patch(position, draft, digest, self._shows())
+            if self._record.posts[position].s == "gone":
+                return
         numbers = posts.numbers(request)
         for number in numbers:
             if number not in slot.rep and self._may_write(Place(slot.c, slot.p)):

@@ -90,15 +90,7 @@ def _done(state: State, action: Action, result: Result, late: float) -> State:
         record = due.with_slot(record, action.position, p=result.post.id, s="posted", **shown)
         seen = seen.but(cards={**seen.cards, result.post.id: result.post})
     elif isinstance(action, Patch):
-        slot = record.posts[action.position]
-        if result.gone:
-            record = due.with_slot(record, action.position, s="gone")
-        else:
-            record = due.with_slot(
-                record, action.position, s="posted", h=action.digest, shown=action.shown, since=action.since
-            )
-            seen = _marked(seen, slot.p, result, action.since)
-        memory = memory.but(touched=memory.touched - {slot.c})
+        return _patched(state, action, result)
     elif isinstance(action, Reply):
         rep = due.replied(record.posts[action.position], action.number).rep
         record = due.with_slot(record, action.position, rep=rep, s="posted")
@@ -114,6 +106,19 @@ def _removed(seen: Seen, action: Delete) -> Seen:
     if isinstance(read, Unknown):
         return seen
     return seen.but(posts={**seen.posts, action.place: tuple(post for post in read if post.id != action.post_id)})
+
+
+def _patched(state: State, action: Patch, result: Result) -> State:
+    seen, record, memory, outcomes = state
+    slot = record.posts[action.position]
+    if result.gone:
+        record = due.with_slot(record, action.position, s="gone")
+    else:
+        record = due.with_slot(
+            record, action.position, s="posted", h=action.digest, shown=action.shown, since=action.since
+        )
+        seen = _marked(seen, slot.p, result, action.since)
+    return State(seen, record, memory.but(touched=memory.touched - {slot.c}), outcomes)
 
 
 def _decided(state: State, action: Submit | Resolve, result: Result) -> State:

@@ -1,6 +1,6 @@
 """The access requests that are followed, and what is known of each.
 
-Every field of an entry has one writer: *facts* come from Teleport, *hints* from Mattermost, the *memory* is its
+Every field of an entry has one writer: *facts* come from Teleport, *hints* from Mattermost, the *memory* is the
 worker's. Nothing in here waits for a peer; whatever anybody says ends in "look at request X".
 """
 

@@ -13,17 +13,19 @@ from trio.testing import MockClock
 
 from sidecar.decisions.posts import MAX_ATTEMPTS
 from sidecar.decisions.record import Owed, Record, Slot, post_key
-from sidecar.decisions.seen import Action, Answer, Create, Delete, Patch, Place, Reply
+from sidecar.decisions.seen import Action, Answer, Context, Create, Delete, Patch, Place, Reply
 from sidecar.decisions.settle import Result
 from sidecar.errors import LinkGarbled, LinkLost, PostRejected, SidecarError
 from sidecar.model import Draft, Post
 from sidecar.reconcile.apply import PENDING_ID, Applier
 from sidecar.reconcile.lease import Lease, LeaseLost
+from sidecar.text.card import TextOptions
 
 CARD = Slot(r="ops/x", c="chan", p="card", s="posted")
 WAITING = Slot(r="ops/x", c="chan")
 CREATE, REPLY = Create(0, Draft("card"), "h", ("PENDING", 0)), Reply(0, 1, Draft("review"))
-PATCH = Patch(0, Draft("card"), "h", ("PENDING", 0))
+PATCH = Patch(0, Draft("card"), "h", ("PENDING", 0), 7)
+CONTEXT = Context(bot_id="bot", options=TextOptions(cluster="example.com"), rules_digest="rules")
 FORBIDDEN = PostRejected(403, "api.context.permissions.app_error")
 
 
@@ -97,7 +99,7 @@ class Act:
             self.board,  # type: ignore[arg-type]
             None,
             self.lease,
-            "bot",
+            CONTEXT,
             done=lambda action, result: self.results.update({action.identity: result}),
             count=lambda kind, outcome: self.counts.update([(kind, outcome)]),
             newer=lambda: self.newer,
@@ -175,7 +177,7 @@ async def test_how_a_card_is_patched(
     act.board.faults, act.board.stands = faults.copy(), stands
     result = await act.apply(msgspec.structs.replace(PATCH, message=message))
     if isinstance(expected, list):
-        assert (result, act.board.patched) == (Result(), expected)
+        assert (result, act.board.patched) == (Result(rules="rules"), expected)
     else:
         assert type(result.error) is {"refused": PostRejected, "gone": type(None), "lost": LinkLost}[expected]
         assert result.gone == (expected == "gone")

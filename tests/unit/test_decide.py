@@ -15,7 +15,8 @@ import pytest
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide, settled
 from sidecar.decisions.judge import Expression, Person, Policy, Rules
-from sidecar.decisions.record import MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
+from sidecar.decisions.proof import asked
+from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -39,7 +40,7 @@ from sidecar.decisions.seen import (
     Unknown,
 )
 from sidecar.errors import Conflict, LinkLost, PluginDataTooLarge, PostRejected
-from sidecar.model import AccessRequest, Post, Review, Version
+from sidecar.model import AccessRequest, Mark, Post, Review, Version
 from sidecar.text import card as text
 from sidecar.text.card import TextOptions
 
@@ -58,7 +59,7 @@ def request(state: str = "PENDING", reviews: int = 0, **more: Any) -> AccessRequ
         "user": "bob",
         "roles": ("dba",),
         "expires": 5000.0,
-        "created": 1000.0,
+        "created": 60.0,
     } | more
     return AccessRequest(state=state, reviews=said, **fields)
 
@@ -75,8 +76,13 @@ def slot(shows: AccessRequest | None = PENDING, **changes: Any) -> Slot:
     return Slot(**{"r": "ops/x", "c": "ops", "p": "p1", "s": "posted"} | fields | changes)
 
 
+ASKED = asked(PENDING)
+
+
 def record(*slots: Slot, seen: tuple[str, int] = ("PENDING", 0), **more: Any) -> Record:
-    fields: dict[str, Any] = {"seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots}
+    fields: dict[str, Any] = {
+        "seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots, "q": ASKED,
+    }  # fmt: skip
     return Record(**fields | more)
 
 
@@ -84,15 +90,19 @@ TOLD = record(slot())
 
 
 def post(post_id: str = "p1", key: str = "", **more: Any) -> Post:
-    fields: dict[str, Any] = {"id": post_id, "channel_id": "ops", "user_id": "bot", "create_at": 5, "key": key}
-    return Post(**fields | more)
+    """A post of our bot; with a key it bears our mark, too, unless `more` changes that."""
+    marked: dict[str, Any] = {"id": "id-1", "q": ASKED, "c": "example.com"} if key else {}
+    marked |= {name: more.pop(name) for name in ("q", "c", "rules", "since") if name in more}
+    mark = Mark(v=1, k=key, **marked | {"id": more.pop("request_id", marked.get("id", ""))})
+    fields: dict[str, Any] = {"id": post_id, "channel_id": "ops", "user_id": "bot", "create_at": 5}
+    return Post(**fields | {"key": mark.k, "request_id": mark.id, "mark": mark} | more)
 
 
 def keyed(post_id: str, kind: str = "card", which: int | str = 0, **more: Any) -> Post:
     return post(post_id, post_key("seed", kind, "ops", which, more.pop("attempt", 0)), **more)
 
 
-READ = {"p1": post()}
+READ = {"p1": keyed("p1")}
 
 
 def ask(**given: Any) -> Plan:
@@ -237,7 +247,8 @@ NEW: dict[str, Any] = {"stored": None}
     ("the delay is over", {"request": PENDING, "announce_delay": 30.0, **NEW}, "take"),
     (
         "what is announced has no delay",
-        {"request": request("PENDING", 1, created=1990.0), "announce_delay": 30.0, "record": TOLD, "known": True},
+        {"request": request("PENDING", 1, created=1990.0), "announce_delay": 30.0, "known": True,
+         "record": record(slot(), q=asked(request(created=1990.0)))},
         "read card p1, take",
     ),
     # -- is silence right
@@ -375,8 +386,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     # -- the official plugin's
     (
         "a post of the official plugin is taken over",
-        {**HELD, "cards": {"p9": post()},
-         "record": record(slot(None, r="ops", p="p9", s="posted", shown=("PENDING", 0)))},
+        {**HELD, "cards": {"p9": post("p9")},
+         "record": record(slot(None, r="ops", p="p9", a=ADOPTED, s="posted", shown=("PENDING", 0)))},
         "patch ops PENDING",
     ),
     # -- the end
@@ -441,7 +452,7 @@ def say(user: str = "a", verb: Any = "approve", at: int = 10, **more: Any) -> Ex
 def heard(*said: Expression, at: float = 99.0, unread: tuple[str, ...] = ()) -> dict[str, Any]:
     """A held record, a request that was just read, and what people say about it."""
     evidence = Evidence(at=at, standing=said, people=PEOPLE, unread=unread)
-    known = {"listen": True, "rules": REVIEWER, "by_id": True, "readings": 1, "record": TOLD}
+    known = {"listen": True, "rules": REVIEWER, "by_id": True, "readings": 1, "record": TOLD, "cards": READ}
     return {**HELD, **known, "evidence": evidence}
 
 
@@ -596,9 +607,9 @@ def test_what_the_official_plugin_may_have_posted(given: dict[str, Any], expecte
 
 
 def test_an_adopted_post_gets_our_message_once() -> None:
-    adopted = record(slot(None, p="p1", s="posted", shown=("PENDING", 0)))
-    for given, message in ((adopted, True), (record(slot(PENDING, h="old")), False)):
-        (patch,) = ask(**HELD, record=given, cards=READ).actions
+    adopted = record(slot(None, p="p1", a=ADOPTED, s="posted", shown=("PENDING", 0)))
+    for given, card, message in ((adopted, post(), True), (record(slot(PENDING, h="old")), keyed("p1"), False)):
+        (patch,) = ask(**HELD, record=given, cards={"p1": card}).actions
         assert isinstance(patch, Patch)
         assert patch.message is message
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide
 from sidecar.decisions.judge import Expression, Person, Policy, Rules
-from sidecar.decisions.record import Owed, Record, Slot, Stored, Unreadable, new_seed, post_key
+from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, Stored, Unreadable, new_seed, post_key
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -43,7 +43,7 @@ from sidecar.decisions.seen import (
 )
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.errors import LinkLost, PluginDataTooLarge, PostRejected, ReviewRejected, SidecarError
-from sidecar.model import APPROVED, DENIED, PENDING, AccessRequest, Draft, Post, Review, Version
+from sidecar.model import APPROVED, DENIED, PENDING, AccessRequest, Draft, Mark, Post, Review, Version
 from sidecar.text import card as text
 from sidecar.text.card import TextOptions
 
@@ -74,11 +74,12 @@ slots = st.builds(
     k=st.sampled_from(("card", "requester")),
     c=names,
     p=names,
-    a=st.integers(0, 9),
+    a=st.integers(ADOPTED, 9),
     s=st.sampled_from(("posted", "waiting", "failed", "gone", "archived")),
     h=names,
     shown=versions | st.just(("", 0)),
     rep=st.lists(st.integers(-3, 5), max_size=3).map(tuple),
+    since=st.integers(0, 9),
 )
 owed = st.builds(Owed, i=names, c=names, m=names, t=names)
 entries = st.tuples(
@@ -96,6 +97,7 @@ records = st.builds(
     lease_s=st.integers(1, 600),
     dec=st.lists(entries, max_size=3).map(tuple),
     owe=st.lists(owed, max_size=2).map(tuple),
+    q=st.sampled_from(("", "another")),
     done=st.booleans(),
 )
 reviews = st.builds(Review, st.sampled_from(("alice", "ivan", "")), states, st.text(max_size=3))
@@ -111,14 +113,24 @@ requests = st.builds(
     dry_run=st.booleans(),
     kind=st.sampled_from(("", "LONG_TERM", "KIND 7")),
 )
+keys = st.builds(post_key, names, st.sampled_from(("card", "review", "end", "answer")), names, st.just(0), st.just(0))
+marks = st.builds(
+    Mark,
+    id=st.sampled_from(("id-1", "id-2")),
+    k=keys,
+    q=st.sampled_from(("", "another")),
+    c=st.sampled_from(("", "example.com", "elsewhere")),
+    rules=names,
+    since=st.integers(0, 9),
+)
 posts = st.builds(
-    Post,
+    lambda mark, **fields: Post(**fields, mark=mark, key=mark.k, request_id=mark.id),
+    mark=marks | st.just(Mark()),
     id=names,
     channel_id=names,
     user_id=st.sampled_from(("bot", "eve")),
     create_at=st.integers(0, 9),
     message=names,
-    key=st.builds(post_key, names, st.sampled_from(("card", "review", "end", "answer")), names, st.just(0), st.just(0)),
     attachment=st.none() | st.just({"fields": [{"title": "State", "value": PENDING}]}),
 )
 expressions = st.fixed_dictionaries(
@@ -129,6 +141,7 @@ expressions = st.fixed_dictionaries(
         "post_id": names,
         "at": st.integers(0, 9),
         "channel_id": names,
+        "root_id": names,
         "flaw": st.sampled_from(("", "", "edited", "forged")),
     }
 ).map(lambda fields: Expression(**fields))  # type: ignore[arg-type]
@@ -178,6 +191,7 @@ contexts = st.builds(
     rules=st.builds(
         Rules, mode=st.sampled_from(("none", "reviewer", "plugin", "state")), policies=st.sampled_from(({}, POLICIES))
     ),
+    rules_digest=names,
     options=st.just(OPTIONS),
     announce_resolved=st.booleans(),
     announce_delay=st.sampled_from((0.0, 30.0)),
@@ -209,6 +223,7 @@ results = st.builds(
     attempt=st.integers(0, 20),
     gone=st.booleans(),
     skipped=st.booleans(),
+    rules=names,
 )
 
 
@@ -268,12 +283,12 @@ class Peers:
         for write in landed:
             write()
 
-    def add(self, place: Place, draft: Draft, key: str) -> Post:
+    def add(self, place: Place, draft: Draft, mark: Mark) -> Post:
         number = len(self.posts)
         post = Post(
-            f"post{number}", place.channel_id, "bot", create_at=number, root_id=place.root_id, key=key,
-            request_id="id-1",
-            message=draft.message, attachment=draft.attachment,
+            f"post{number}", place.channel_id, "bot", create_at=number, root_id=place.root_id, key=mark.k,
+            request_id=mark.id, mark=mark, message=draft.message,
+            attachment=draft.attachment,
         )  # fmt: skip
         self.posts[post.id], self.drafts[post.id] = post, draft
         return post
@@ -284,9 +299,11 @@ class Peers:
             if post_id in (post.id, post.root_id):
                 self.posts[post.id] = msgspec.structs.replace(post, delete_at=1)
 
-    def show(self, post_id: str, draft: Draft) -> None:
-        if not self.posts[post_id].delete_at:
+    def show(self, post_id: str, draft: Draft, mark: Mark) -> None:
+        post = self.posts[post_id]
+        if not post.delete_at:
             self.drafts[post_id] = draft
+            self.posts[post_id] = msgspec.structs.replace(post, key=mark.k, request_id=mark.id, mark=mark)
 
     def standing(self) -> list[Post]:
         return [post for post in self.posts.values() if not post.delete_at]
@@ -296,6 +313,17 @@ class Peers:
         if place.root_id:
             found = [post for post in found if place.root_id in (post.id, post.root_id)]
         return tuple(found)
+
+    def hear(self, record: Record) -> Evidence:
+        """What was said, where it was by a reaction on the card in the channel `ops`."""
+        cards = {post.id: post for post in self.standing() if not post.root_id}
+        ops = next((slot.p for slot in record.posts if slot.c == "ops" and slot.p in cards), "")
+        said = (
+            one if one.way == "direct" else msgspec.structs.replace(one, post_id=ops, root_id=ops, channel_id="ops")
+            for one in self.said
+            if ops or one.way == "direct"
+        )
+        return Evidence(at=self.time, standing=tuple(said), people=PEOPLE, cards=cards)
 
     def review(self, author: str, state: str) -> AccessRequest:
         assert self.request is not None
@@ -309,10 +337,12 @@ class Peers:
 class Process:
     """One life of the sidecar: looks at the request, and is killed at any step of one where the fault says so."""
 
-    def __init__(self, peers: Peers, name: str, rules: Rules) -> None:
+    def __init__(self, peers: Peers, name: str, rules: Rules, digest: str = "rules") -> None:
         self.peers = peers
         self.memory = Memory()
-        self.context = Context(request_id="id-1", owner=name, bot_id="bot", options=OPTIONS, rules=rules)
+        self.context = Context(
+            request_id="id-1", owner=name, bot_id="bot", options=OPTIONS, rules=rules, rules_digest=digest
+        )
         self.version = Version(-1, 0)
         self.gone = False
         self.record: Record
@@ -382,12 +412,15 @@ class Process:
         if look.targets:
             changes["targets"] = TARGETS
         if look.evidence:
-            changes |= {"evidence": Evidence(at=peers.time, standing=peers.said, people=PEOPLE), "readings": 1}
+            assert isinstance(seen.stored, Stored)
+            evidence = peers.hear(seen.stored.record)
+            changes |= {"evidence": evidence, "readings": seen.readings + 1}
         failed = {place for place in look.places if peers.read_fails()}
         read = {place: Unknown(lost) if place in failed else peers.read(place) for place in look.places}
         cards = {post.id: post for post in peers.standing()}
         changes["posts"] = {**seen.posts, **read}
-        changes["cards"] = {**seen.cards, **{card: cards.get(card) for card in look.cards}}
+        read_beside = evidence.cards if look.evidence else {}
+        changes["cards"] = {**seen.cards, **read_beside, **{card: cards.get(card) for card in look.cards}}
         return seen.but(**changes, error=seen.error or (lost if failed else None))
 
     def _act(self, action: Action, seen: Seen) -> Seen:
@@ -421,7 +454,8 @@ class Process:
             assert self.peers.request is not None
             self.peers.request = msgspec.structs.replace(self.peers.request, state=action.state)
             return Result(after=self.peers.request)
-        return Result(post=self._writing(action)())
+        made = self._writing(action)()
+        return Result(rules=self.context.rules_digest) if isinstance(action, Patch) else Result(post=made)
 
     def _writing(self, action: Action) -> Any:
         """The write as a function, for what it says must not change until it lands."""
@@ -431,19 +465,29 @@ class Process:
                 return lambda: peers.remove(post_id)
             case Answer(owed=one):
                 key = post_key(record.seed, "answer", one.c, one.i, 0)
-                return lambda: peers.add(Place(one.c, one.t), one.draft, key)
-            case Create(position=position, draft=draft):
+                mark = self._mark(key, record.seen, 0)
+                return lambda: peers.add(Place(one.c, one.t), one.draft, mark)
+            case Create(position=position, draft=draft, shown=shown):
                 slot = record.posts[position]
-                key = post_key(record.seed, slot.k, slot.c, 0, slot.a)
-                return lambda: peers.add(Place(slot.c), draft, key)
+                mark = self._mark(post_key(record.seed, slot.k, slot.c, 0, slot.a), shown, 0)
+                return lambda: peers.add(Place(slot.c), draft, mark)
             case Reply(position=position, number=number, draft=draft):
                 slot = record.posts[position]
                 key = post_key(record.seed, "review" if number > 0 else "end", slot.c, abs(number), slot.a)
-                return lambda: None if peers.posts[slot.p].delete_at else peers.add(Place(slot.c, slot.p), draft, key)
-            case Patch(position=position, draft=draft):
-                post_id = record.posts[position].p
-                return lambda: peers.show(post_id, draft)
+                mark = self._mark(key, record.seen, 0)
+                return lambda: None if peers.posts[slot.p].delete_at else peers.add(Place(slot.c, slot.p), draft, mark)
+            case Patch(position=position, draft=draft, shown=shown, since=since):
+                slot = record.posts[position]
+                mark = self._mark(post_key(record.seed, slot.k, slot.c, 0, slot.a), shown, since)
+                return lambda: peers.show(slot.p, draft, mark)
         raise AssertionError("no write")
+
+    def _mark(self, key: str, shown: tuple[str, int], since: int) -> Mark:
+        context = self.context
+        return Mark(
+            v=1, n=shown[1], id=context.request_id, k=key, state=shown[0], q=self.record.q, c=OPTIONS.cluster,
+            rules=context.rules_digest, since=since,
+        )  # fmt: skip
 
 
 def places_of(action: Action, record: Record) -> set[Place]:
@@ -473,7 +517,8 @@ def opinions(draw: st.DrawFn) -> tuple[Expression, ...]:
     users = draw(st.lists(st.sampled_from("abim"), unique=True, max_size=4))
     return tuple(
         Expression(
-            user_id=user, verb=draw(st.sampled_from(("approve", "deny"))), way="direct", post_id=f"dm-{user}", at=5,
+            user_id=user, verb=draw(st.sampled_from(("approve", "deny"))),
+            way=draw(st.sampled_from(("direct", "reaction"))), post_id=f"dm-{user}", at=1_000_000,
             channel_id=f"dm-{user}",
         )
         for user in users
@@ -506,7 +551,7 @@ def test_whatever_fails_each_message_stands_once_at_last(
         killed = data.draw(st.integers(0, 8)) if deed == "kill" else 1000
         process.look(by_event=data.draw(st.booleans()), steps=killed)
         if deed == "kill":
-            process = Process(peers, f"me-{lives}", rules)
+            process = Process(peers, f"me-{lives}", rules, data.draw(st.sampled_from(("rules", "other rules"))))
             lives += 1
     peers.data = None
     record = rest(process)

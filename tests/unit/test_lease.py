@@ -12,8 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar.decisions.decide import takeover_seconds
 from sidecar.decisions.record import KEY, Record, Slot, Stored, decode, encode
+from sidecar.decisions.view import TAKEOVER
 from sidecar.errors import Conflict, LinkLost, LinkRefused, RequestGone
 from sidecar.reconcile.lease import Lease, LeaseLost
 
@@ -119,8 +119,8 @@ async def test_renewing_keeps_it_valid_and_saves_progress(autojump_clock: MockCl
 def test_nobody_takes_over_while_a_write_may_still_be_under_way(seconds: int) -> None:
     """The last write starts a third before the end and takes a third at most; others wait longer than the whole."""
     last_write_ends = seconds - seconds / 3 + seconds / 3
-    assert last_write_ends <= seconds < takeover_seconds(msgspec.structs.replace(RECORD, lease_s=seconds))
-    assert takeover_seconds(RECORD) == 35
+    assert last_write_ends <= seconds < seconds * TAKEOVER
+    assert RECORD.lease_s * TAKEOVER == 35
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ OWED = Owed("i", "dm", "No.")
 RECORD = Record(
     seed="s", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="x", c="c", p="p", s="posted"),), owe=(OWED,)
 )
-PATCH, REPLY = Patch(0, Draft("x"), "h", ("PENDING", 0)), Reply(0, 1, Draft("x"))
+PATCH, REPLY = Patch(0, Draft("x"), "h", ("PENDING", 0), 0), Reply(0, 1, Draft("x"))
 CREATE = Create(0, Draft("x"), "h", ("PENDING", 0))
 AWAY = LinkLost("mattermost", "reset", "x")
 
