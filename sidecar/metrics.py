@@ -69,6 +69,7 @@ class Metrics:
             "identity",
         )
         self.loop_lag_seconds = self._gauge("loop_lag_seconds", "How late the event loop ran its last timer")
+        self.log_lines_lost_total = self._counter("log_lines_lost_total", "Log lines that nobody was there to read")
         self.build_info = self._gauge("build_info", "Always 1; the labels tell the version", "version", "python")
 
     def _work(self) -> None:

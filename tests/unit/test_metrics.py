@@ -28,6 +28,7 @@ FAMILIES = {
     "certificate_expiry_seconds": ("gauge", ("identity",)),
     "last_event_timestamp_seconds": ("gauge", ("link",)),
     "loop_lag_seconds": ("gauge", ()),
+    "log_lines_lost": ("counter", ()),
     "build_info": ("gauge", ("version", "python")),
 }
 
