@@ -88,7 +88,7 @@ class Assembly:
             queue=limits.queue,
             times=times,
         )
-        self._gate = Gate(self._followed.queue.add)
+        self._gate = Gate(self._followed.queue.add, self._mattermost_status)
         self._teleport = TeleportLink(
             self._connect,
             self._adopt,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
+from sidecar.errors import Conflict, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected, SidecarError
 from sidecar.intake.keep import LinkStatus, changed, keep, one_error, pinging, signature
 from sidecar.metrics import Metrics
 from sidecar.times import Backoff
@@ -141,6 +142,41 @@ async def test_a_ready_link_that_is_silent_for_too_long_does_not_work(
     assert (status.working, status.body()["state"]) == (False, "lost")
     status.answered()
     assert (status.working, status.body()["state"]) == (True, "ready")
+
+
+async def test_a_link_whose_writes_mostly_fail_does_not_work(autojump_clock: MockClock, status: LinkStatus) -> None:
+    """At least five of a minute, and more than half; others' mistakes are not the link's."""
+
+    def write(error: SidecarError | None) -> None:
+        with suppress(SidecarError), status.writing():
+            if error is not None:
+                raise error
+
+    def works() -> bool:
+        return status.working
+
+    status.ready()
+    for error in (None, Conflict(), PostRejected(403, ""), *[LOST] * 4):
+        write(error)
+    assert works()
+    write(LOST)
+    assert (works(), status.body()["state"], status.body()["detail"]) == (False, "lost", "writes fail")
+    write(None)
+    write(None)
+    assert works()  # five of ten
+    write(LOST)
+    assert not works()
+    for _ in range(3):
+        await trio.sleep(25)
+        status.answered()
+    assert (works(), status.body()["detail"]) == (True, "")
+
+
+async def test_what_failed_while_the_link_was_lost_is_forgotten(autojump_clock: MockClock, status: LinkStatus) -> None:
+    for _ in range(9):
+        status.wrote(failed=True)
+    status.ready()
+    assert status.working
 
 
 async def test_a_ping_without_an_answer_ends_the_link(autojump_clock: MockClock, status: LinkStatus) -> None:

@@ -15,6 +15,7 @@ FAMILIES = {
     "reconcile_seconds": ("histogram", ()),
     "backlog_requests": ("gauge", ()),
     "open_requests": ("gauge", ()),
+    "requests_stuck": ("gauge", ()),
     "posts": ("counter", ("kind", "outcome")),
     "updates": ("counter", ("outcome",)),
     "duplicates_repaired": ("counter", ()),
