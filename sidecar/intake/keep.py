@@ -132,6 +132,12 @@ class LinkStatus:
         )
         self._enter("refused" if refused else "lost", exc.detail)
 
+    def stumbled(self) -> None:
+        """A bug of ours ended the connection. To be called while it is handled."""
+        log.exception("link.bug", extra={"link": self.name})
+        self._metrics.events_total.labels(self.name, "bug").inc()
+        self.failed(LinkLost(self.name, "bug", "a bug of ours ended it: the log line link.bug says where"))
+
     def _enter(self, state: LinkState, detail: str) -> None:
         if state != self.state:
             self.since = time.time()
@@ -147,6 +153,8 @@ async def keep(
     fail_fast: bool,
 ) -> NoReturn:
     """Connect again and again, for ever; `live` is one connection, and ends by raising a LinkError.
+
+    What nobody foresaw in it costs that one connection.
 
     Raises LinkRefused with `fail_fast` when the peer refuses before the link was ever ready.
     """
@@ -165,6 +173,11 @@ async def keep(
                 raise
             with trio.move_on_after(status.times.refused_retry):
                 await changed(files, seen, status.times.file_poll)
+        except Exception:
+            status.stumbled()
+            if status.healthy_spell:
+                backoff.reset()
+            await trio.sleep(backoff.take())
 
 
 @contextmanager

@@ -102,13 +102,27 @@ async def test_fail_fast_gives_up_only_before_the_first_ready(autojump_clock: Mo
         await keep(fresh, Lives(fresh, (0, False, REFUSED)).live, Backoff(1, 1), list, fail_fast=True)
 
 
-async def test_a_bug_is_not_taken_for_a_lost_link(status: LinkStatus) -> None:
-    async def live() -> None:
-        await trio.lowlevel.checkpoint()
-        raise ZeroDivisionError
+async def test_a_bug_costs_one_connection(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged with its place and counted, and the next connection is tried with the usual patience."""
+    metrics = Metrics()
+    status = LinkStatus("teleport", metrics)
+    began = []
 
-    with pytest.raises(ZeroDivisionError):
-        await keep(status, live, Backoff(1, 1), list, fail_fast=False)
+    async def live() -> None:
+        began.append(trio.current_time())
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                raise ZeroDivisionError
+
+    with trio.move_on_after(100):
+        await keep(status, live, Backoff(0.25, 4.0), list, fail_fast=False)
+    assert 100 / 4.0 <= len(began) <= 100
+    bugs = [line for line in caplog.records if line.getMessage() == "link.bug"]
+    assert len(bugs) == len(began)
+    assert bugs[0].exc_info is not None
+    assert metrics.events_total.labels("teleport", "bug")._value.get() == len(began)
+    assert status.body()["state"] == "lost"
 
 
 async def test_each_incident_is_said_once(
