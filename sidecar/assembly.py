@@ -222,8 +222,9 @@ class Assembly:
             self._followed,
             rules,
             direct.take,
-            bot_id=lambda: link.bot_id,
+            self._metrics,
             known=self._teleport.listed.wait,
+            suspect=self._gate.suspect,
             times=self._times,
         )
         # The websocket's libraries cost each start time and memory, and few need them where nobody decides.

@@ -133,8 +133,7 @@ class LinkStatus:
         self._enter("refused" if refused else "lost", exc.detail)
 
     def stumbled(self) -> None:
-        """A bug of ours ended the connection. To be called while it is handled."""
-        log.exception("link.bug", extra={"link": self.name})
+        """A bug of ours ended the connection."""
         self._metrics.events_total.labels(self.name, "bug").inc()
         self.failed(LinkLost(self.name, "bug", "a bug of ours ended it: the log line link.bug says where"))
 
@@ -174,6 +173,7 @@ async def keep(
             with trio.move_on_after(status.times.refused_retry):
                 await changed(files, seen, status.times.file_poll)
         except Exception:
+            log.exception("link.bug", extra={"link": status.name})
             status.stumbled()
             if status.healthy_spell:
                 backoff.reset()
