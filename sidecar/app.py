@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from sidecar import endpoints, notify
+from sidecar import log as lines
 from sidecar.assembly import Assembly
 from sidecar.errors import ConfigError, LinkRefused
 from sidecar.files import load_pair, trusting
@@ -170,11 +171,12 @@ class _Process:
         self._turn.set()
 
     async def watch_loop(self) -> None:
-        """Measure how late the loop runs its timers."""
+        """Measure how late the loop runs its timers, and what of the log nobody read."""
         while True:
             due = trio.current_time() + LOOP_CHECK_SECONDS
             await trio.sleep_until(due)
             self._metrics.loop_lag_seconds.set(trio.current_time() - due)
+            self._metrics.log_lines_lost_total.inc(lines.take_lost())
             self._manager(notify.ALIVE)
 
     def _readiness(self) -> tuple[bool, dict[str, object]]:

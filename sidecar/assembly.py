@@ -89,7 +89,7 @@ class Assembly:
             queue=limits.queue,
             times=times,
         )
-        self._gate = Gate(self._followed.queue.add)
+        self._gate = Gate(self._followed.queue.add, self._mattermost_status)
         self._teleport = TeleportLink(
             self._connect,
             self._adopt,
@@ -226,8 +226,9 @@ class Assembly:
             self._followed,
             rules,
             direct.take,
-            bot_id=lambda: link.bot_id,
+            self._metrics,
             known=self._teleport.listed.wait,
+            suspect=self._gate.suspect,
             times=self._times,
         )
         # The websocket's libraries cost each start time and memory, and few need them where nobody decides.

@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = len(problems)
             where = f" in {options.config}" if getattr(options, "config", None) else ""
             title = f"configuration: {count} problem{'s' * (count != 1)}{where}"
+            for handler in logging.getLogger().handlers:
+                handler.flush()  # after what the log says, not amid it
             print(title, *map(_line, problems), sep="\n  ", file=sys.stderr)
             return USAGE
         if isinstance(exc, _OutputError):

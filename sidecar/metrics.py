@@ -57,7 +57,7 @@ class Metrics:
         self.grpc_request_seconds.labels(method, outcome).observe(seconds)
 
     def _links(self) -> None:
-        self.link_up = self._gauge("link_up", "1 while the link works, else 0", "link")
+        self.link_up = self._gauge("link_up", "1 while the link works and most writes reach it, else 0", "link")
         self.link_reconnects_total = self._counter("link_reconnects_total", "Times a link was lost", "link", "reason")
         self.events_total = self._counter("events_total", "Events received", "link", "kind")
         self.last_event_timestamp_seconds = self._gauge(
@@ -69,6 +69,7 @@ class Metrics:
             "identity",
         )
         self.loop_lag_seconds = self._gauge("loop_lag_seconds", "How late the event loop ran its last timer")
+        self.log_lines_lost_total = self._counter("log_lines_lost_total", "Log lines that nobody was there to read")
         self.build_info = self._gauge("build_info", "Always 1; the labels tell the version", "version", "python")
 
     def _work(self) -> None:
@@ -77,6 +78,7 @@ class Metrics:
         )
         self.backlog_requests = self._gauge("backlog_requests", "Access requests that wait for a worker or a server")
         self.open_requests = self._gauge("open_requests", "Access requests that are followed")
+        self.requests_stuck = self._gauge("requests_stuck", "Access requests whose last tries all failed")
         self.posts_total = self._counter("posts_total", "Posts made or tried", "kind", "outcome")
         self.updates_total = self._counter("updates_total", "Posts brought up to date or tried", "outcome")
         self.duplicates_repaired_total = self._counter("duplicates_repaired_total", "Second posts found and deleted")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
+
+from sidecar.errors import LinkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from sidecar.reconcile.followed import Followed
     from sidecar.reconcile.people import People
     from sidecar.times import Times
+
+log = logging.getLogger(__name__)
 
 
 class Ear:
@@ -42,8 +47,11 @@ class Ear:
         return self._open_events()
 
     async def prepare(self) -> None:
-        """Know whether identities can be trusted before anything is heard."""
-        await self._people.check_server()
+        """Know whether identities can be trusted before anything is heard; where that fails, whoever speaks waits."""
+        try:
+            await self._people.check_server()
+        except LinkError as exc:
+            log.debug("identity.unread", extra={"detail": str(exc)})
 
     def take(self, hint: Hint, bot_id: str) -> None:
         """Look where the hint points, later: the websocket is drained without waiting for anybody."""
@@ -64,4 +72,4 @@ class Ear:
         """Read again, now and then, what makes identities trustworthy."""
         while True:
             await trio.sleep(self._times.identity_every)
-            await self._people.check_server()
+            await self.prepare()

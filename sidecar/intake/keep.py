@@ -10,12 +10,13 @@ import logging
 import math
 import os
 import time
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import trio
 
-from sidecar.errors import LinkError, LinkLost, LinkRefused
+from sidecar.errors import LinkError, LinkLost, LinkRefused, SidecarError
 from sidecar.once import Once
 from sidecar.times import USUAL, Backoff, Times
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from sidecar.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+# A link does not work while so many of the writes of so long failed by its fault, and more than half.
+WRITES_SECONDS = 60
+WRITES_LEAST = 5
 
 LinkState = Literal["ready", "lost", "refused"]
 
@@ -50,17 +55,45 @@ class LinkStatus:
         self._became_ready = math.inf
         # Of the outage that lasts.
         self._once = Once()
+        # Of each second with writes: when, how many, and how many of them failed by the link's fault.
+        self._writes: deque[tuple[int, int, int]] = deque()
+        metrics.link_up.labels(name).set_function(lambda: self.working)
 
     @property
     def working(self) -> bool:
-        """Whether the link is ready and its peer has answered lately."""
-        return self.state == "ready" and trio.current_time() - self._answered < self.times.stale
+        """Whether the link is ready, its peer has answered lately, and most writes reach it."""
+        fresh = trio.current_time() - self._answered < self.times.stale
+        return self.state == "ready" and fresh and not self._writes_fail()
 
     def body(self) -> dict[str, object]:
         """What /readyz says of this link."""
         state = "lost" if self.state == "ready" and not self.working else self.state
-        body: dict[str, object] = {"state": state, "since": int(self.since), "detail": self.detail}
+        detail = "writes fail" if self.state == "ready" and self._writes_fail() else self.detail
+        body: dict[str, object] = {"state": state, "since": int(self.since), "detail": detail}
         return body | {"way": self.way} if self.way else body
+
+    def wrote(self, *, failed: bool) -> None:
+        """A write has ended; `failed` where the link is at fault."""
+        second = int(trio.current_time())
+        at, writes, failures = self._writes.pop() if self._writes and self._writes[-1][0] == second else (second, 0, 0)
+        self._writes.append((at, writes + 1, failures + failed))
+        while self._writes[0][0] <= second - WRITES_SECONDS:
+            self._writes.popleft()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Count the write that is made meanwhile: a LinkError is the link's fault, every other answer is not."""
+        try:
+            yield
+        except SidecarError as exc:
+            self.wrote(failed=isinstance(exc, LinkError))
+            raise
+        self.wrote(failed=False)
+
+    def _writes_fail(self) -> bool:
+        lately = [one for one in self._writes if one[0] > trio.current_time() - WRITES_SECONDS]
+        failures = sum(one[2] for one in lately)
+        return failures >= WRITES_LEAST and 2 * failures > sum(one[1] for one in lately)
 
     def answered(self) -> None:
         """The peer has just answered."""
@@ -72,6 +105,8 @@ class LinkStatus:
         if self.state == "ready":
             return
         self._enter("ready", "")
+        # What failed while it was lost says nothing of now.
+        self._writes.clear()
         self._became_ready = trio.current_time()
         self.was_ready = True
         self._once.clear()
@@ -97,11 +132,15 @@ class LinkStatus:
         )
         self._enter("refused" if refused else "lost", exc.detail)
 
+    def stumbled(self) -> None:
+        """A bug of ours ended the connection."""
+        self._metrics.events_total.labels(self.name, "bug").inc()
+        self.failed(LinkLost(self.name, "bug", "a bug of ours ended it: the log line link.bug says where"))
+
     def _enter(self, state: LinkState, detail: str) -> None:
         if state != self.state:
             self.since = time.time()
         self.state, self.detail = state, detail
-        self._metrics.link_up.labels(self.name).set(1 if state == "ready" else 0)
 
 
 async def keep(
@@ -113,6 +152,8 @@ async def keep(
     fail_fast: bool,
 ) -> NoReturn:
     """Connect again and again, for ever; `live` is one connection, and ends by raising a LinkError.
+
+    What nobody foresaw in it costs that one connection.
 
     Raises LinkRefused with `fail_fast` when the peer refuses before the link was ever ready.
     """
@@ -131,6 +172,12 @@ async def keep(
                 raise
             with trio.move_on_after(status.times.refused_retry):
                 await changed(files, seen, status.times.file_poll)
+        except Exception:
+            log.exception("link.bug", extra={"link": status.name})
+            status.stumbled()
+            if status.healthy_spell:
+                backoff.reset()
+            await trio.sleep(backoff.take())
 
 
 @contextmanager

@@ -274,8 +274,10 @@ class TeleportLink:
         return await self._current().read_plugin_data(request_id)
 
     async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None:
+        client = self._current()
         try:
-            await self._current().update_plugin_data(request_id, put, expect)
+            with self._status.writing():
+                await client.update_plugin_data(request_id, put, expect)
         except LinkRefused as exc:
             # The watch works all the same, but without a record nothing can be told once.
             self._writable = False
@@ -289,12 +291,14 @@ class TeleportLink:
     async def submit_review(
         self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
     ) -> AccessRequest:
-        return await self._current().submit_review(
-            request_id, author, proposed_state, reason, on_behalf_by=on_behalf_by
-        )
+        client = self._current()
+        with self._status.writing():
+            return await client.submit_review(request_id, author, proposed_state, reason, on_behalf_by=on_behalf_by)
 
     async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None:
-        await self._current().set_state(request_id, state, reason, delegator)
+        client = self._current()
+        with self._status.writing():
+            await client.set_state(request_id, state, reason, delegator)
 
     def _current(self) -> Auth:
         if self._client is None:

@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 SEED_SECONDS = 30.0
 # Requests that are kept whole while the link to Mattermost is down.
 KEPT = 1000
+# A request that failed so often in a row is stuck, also where only a link's errors were to blame.
+STUCK_AFTER = 5
 
 
 class Peers(NamedTuple):
@@ -99,9 +101,11 @@ class Controller:
         self._seeds = seeds
         self._others = others
         self._courtesies: trio.Nursery | None = None
+        self._stuck: set[str] = set()
         # Asked by each scrape: while a peer is away no visit ends, and a number set at its end would stand still.
         metrics.backlog_requests.set_function(lambda: len(followed.queue) + peers.gate.parked)
         metrics.open_requests.set_function(lambda: len(followed))
+        metrics.requests_stuck.set_function(lambda: len(self._stuck))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled: at most `workers` keys at once."""
@@ -134,6 +138,7 @@ class Controller:
             failures = entry.memory.failures if entry is not None else 0
             if entry is not None:
                 self._followed.keep(entry, entry.memory.but(failures=min(failures + 1, 20), text=None, mine=False))
+                self._stuck.add(entry.id)
             again_at = trio.current_time() + doubled(times.retry_first, times.retry_most, failures)
         finally:
             limit.release_on_behalf_of(token)
@@ -155,6 +160,10 @@ class Controller:
             for post_id in visit.new_cards:
                 self._courtesies.start_soon(self._seed, post_id, context.bot_id, name="reconcile.seed")
         self._followed.keep(entry, plan.memory)
+        if plan.memory.failures >= STUCK_AFTER or (plan.memory.failures and visit.in_trouble):
+            self._stuck.add(entry.id)
+        elif not plan.memory.failures or plan.drop:
+            self._stuck.discard(entry.id)
         if plan.drop:
             self._followed.drop(entry)
             self._peers.resolver.too_many(entry.id, 0)
@@ -185,6 +194,8 @@ class _Visit:
         self._seen = Seen(request=entry.take_request() or UNASKED, stored=_kept(entry, self._memory))
         self.lease = Lease(peers.teleport, entry.id, context.owner, context.lease_s, self._official)
         self.new_cards: list[str] = []
+        # Whether something else than a link is to blame.
+        self.in_trouble = False
         self._acted: set[Place] = set()
         self._told = False
         self._claimed = False
@@ -219,9 +230,12 @@ class _Visit:
             return Plan(memory=memory.but(text=None, known=True, mine=False), again_at=now)
         if self._seen.held or isinstance(exc, LinkError | Conflict | LeaseLost):
             memory = unsaved(memory, frozenset(self._acted), now, overtaken=isinstance(exc, LeaseLost))
-        if not isinstance(exc, LinkError | Conflict | LeaseLost | RequestGone):
-            if not memory.failures:
-                log.warning("request.stuck", extra={"request_id": self._entry.id, "detail": str(exc)})
+        self.in_trouble = not isinstance(exc, LinkError | Conflict | LeaseLost | RequestGone)
+        # Where there is no connection, the link says so for all.
+        away = isinstance(exc, LinkError) and exc.reason == "away"
+        if memory.failures == (0 if self.in_trouble else STUCK_AFTER - 1) and not away:
+            log.warning("request.stuck", extra={"request_id": self._entry.id, "detail": str(exc)})
+        if self.in_trouble:
             wait = doubled(times.retry_first, times.retry_most, memory.failures)
         else:
             wait = doubled(times.failure_first, times.failure_most, memory.failures)
@@ -261,6 +275,7 @@ class _Visit:
 
     def _note(self, plan: Plan) -> None:
         if plan.trouble:
+            self.in_trouble = True
             log.warning(
                 "record.untouchable" if isinstance(self._seen.stored, Unreadable) else "request.stuck",
                 extra={"request_id": self._entry.id, "detail": plan.trouble},
@@ -339,11 +354,11 @@ class _Visit:
             self._count_review(action, result)
             if result.after is not None and result.after.version >= self._entry.version:
                 self._followed.learn(self._entry, result.after)
-        elif isinstance(action, Create | Patch | Reply):
+        elif not result.skipped:
+            self._peers.gate.wrote(failed=isinstance(result.error, LinkError))
+        if isinstance(action, Create | Patch | Reply):
             self._told = self._told or result.error is None
             self._complain(action.position, before, result)
-            if isinstance(result.error, LinkError):
-                self._peers.gate.suspect()
         if isinstance(action, Create) and result.post is not None:
             if before.posts[action.position].k == "card":
                 self.new_cards.append(result.post.id)

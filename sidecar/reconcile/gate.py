@@ -6,7 +6,7 @@ While the link is down nothing is claimed, read or posted: requests are parked, 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+class Status(Protocol):
+    """Where writes are counted."""
+
+    def wrote(self, *, failed: bool) -> None: ...
+
+
 class Gate:
     """Open while the link is up. `wake` takes a parked key when it opens. Starts closed."""
 
-    def __init__(self, wake: Callable[[str], None]) -> None:
+    def __init__(self, wake: Callable[[str], None], status: Status) -> None:
         self._wake = wake
+        self._status = status
         self._open = False
         self._draining = False
         self._writers = 0
@@ -62,8 +69,14 @@ class Gate:
         """The link is lost."""
         self._open = False
 
+    def wrote(self, *, failed: bool) -> None:
+        """A write has ended; one that failed by the link's fault raises a suspicion."""
+        self._status.wrote(failed=failed)
+        if failed:
+            self.suspect()
+
     def suspect(self) -> None:
-        """A write failed by Mattermost's fault: the link should be asked now whether it is still up."""
+        """A call failed by Mattermost's fault: the link should be asked now whether it is still up."""
         self._suspicion.set()
 
     async def suspected(self) -> None:

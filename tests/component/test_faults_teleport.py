@@ -202,3 +202,23 @@ async def test_a_refusal_that_is_over_is_forgotten(tmp_path: Path) -> None:
             here.auth.faults.clear()
             await both_ready(here, 2)
             assert await teleport_is(sidecar, "ready")
+
+
+async def test_a_store_that_takes_no_record_is_no_working_link(tmp_path: Path) -> None:
+    """The watch is well and pings are answered; but nobody is told of anything."""
+    async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+        await both_ready(here)
+        here.auth.faults.fail("UpdatePluginData", grpc.StatusCode.UNKNOWN, "database or disk is full", times=10**6)
+        ids = here.ask(8)
+        await here.lines.heard("request.stuck", 8)
+        body = await sidecar.readiness()
+        assert body["ready"] is False
+        assert body["links"]["teleport"]["detail"] == "writes fail"
+        metrics = await sidecar.metrics()
+        assert metrics['link_up{link="teleport"}'] == 0
+        assert metrics["requests_stuck"] == 8
+        here.auth.faults.clear()
+        await here.told(ids)
+        for one in ids:
+            await here.released(one)
+        assert (await sidecar.metrics())["requests_stuck"] == 0

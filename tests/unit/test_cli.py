@@ -119,10 +119,17 @@ def test_the_official_place_of_the_file_is_the_default(
     assert cli.main(["run"]) == 0
 
 
-def test_notices_are_one_line_each(app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]) -> None:
+def told(capfd: pytest.CaptureFixture[str]) -> str:
+    """Return standard error, once all of the log is there."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    return capfd.readouterr().err
+
+
+def test_notices_are_one_line_each(app: Callable[[int | Exception], Calls], capfd: pytest.CaptureFixture[str]) -> None:
     app(0)
     cli.main(["run", "-c", str(DATA / "official-v0.toml")])
-    lines = [line for line in capsys.readouterr().err.splitlines() if "config.noticed" in line]
+    lines = [line for line in told(capfd).splitlines() if "config.noticed" in line]
     assert len(lines) == 7
 
 
@@ -136,7 +143,7 @@ def decided(tmp_path: Path) -> Path:
 
 
 def test_credentials_of_reviewers_that_are_not_there_are_a_notice(
-    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str], decided: Path, tmp_path: Path
+    app: Callable[[int | Exception], Calls], capfd: pytest.CaptureFixture[str], decided: Path, tmp_path: Path
 ) -> None:
     """With the path and why: nobody could review, and only their first decision would tell."""
     app(0)
@@ -144,7 +151,7 @@ def test_credentials_of_reviewers_that_are_not_there_are_a_notice(
 
     def noticed() -> list[str]:
         assert cli.main(["run", "-c", str(decided), "--set", "log.format=json"]) == 0
-        lines = map(json.loads, capsys.readouterr().err.splitlines())
+        lines = map(json.loads, told(capfd).splitlines())
         return [
             line["detail"] for line in lines if line["event"] == "config.noticed" and "identities" in line["detail"]
         ]
@@ -174,20 +181,20 @@ def test_without_any_configuration_the_first_problem_is_that(
 
 
 def test_a_configuration_error_of_the_running_program(
-    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
+    app: Callable[[int | Exception], Calls], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An address in use is found inside of nurseries; it is a sentence and 2 all the same."""
     app(ExceptionGroup("nursery", [ExceptionGroup("nursery", [ConfigError(["endpoints.listen: in use"])])]))
     assert cli.main(["run", "-c", GOOD]) == 2
-    assert capsys.readouterr().err.endswith(f"configuration: 1 problem in {GOOD}\n  endpoints.listen: in use\n")
+    assert capfd.readouterr().err.endswith(f"configuration: 1 problem in {GOOD}\n  endpoints.listen: in use\n")
 
 
 def test_a_bug_is_1_with_its_traceback(
-    app: Callable[[int | Exception], Calls], capsys: pytest.CaptureFixture[str]
+    app: Callable[[int | Exception], Calls], capfd: pytest.CaptureFixture[str]
 ) -> None:
     app(ExceptionGroup("nursery", [ConfigError(["x"]), ZeroDivisionError("told")]))
     assert cli.main(["run", "-c", GOOD]) == 1
-    err = capsys.readouterr().err
+    err = told(capfd)
     assert "process.failed" in err
     assert "ZeroDivisionError: told" in err
 

@@ -11,9 +11,9 @@ from tests.tree import ROOT, modules
 
 MODULES = modules()
 
-# The two places that may catch everything: the last line of the process, and the boundary around one request, so that
-# a poisoned one takes neither the others nor the process down.
-CATCH_ALL = {"sidecar.cli": 1, "sidecar.reconcile.controller": 1}
+# The places that may catch everything: the last line of the process, and the boundaries around one request's look, one
+# link's attempt and one step of a sweep, so that what nobody foresaw takes neither the others nor the process down.
+CATCH_ALL = {"sidecar.cli": 1, "sidecar.reconcile.controller": 1, "sidecar.intake.keep": 1, "sidecar.intake.sweep": 1}
 # It runs its own thread, as a server of grpcio does.
 BLOCKING_IS_FINE = "sidecar.simulator"
 

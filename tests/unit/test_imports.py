@@ -38,7 +38,8 @@ SPEAKERS = {
     "wsproto": "mattermost.events simulator",
     "h11": "endpoints mattermost.transport mattermost.events simulator",
     "prometheus_client": "metrics",
-    "threading": "teleport.bridge simulator",
+    # The log: a reader that does not read holds up whoever writes to it, and that must not be the loop.
+    "threading": "teleport.bridge log simulator",
     "argparse": "cli simulator",
     "cryptography": "simulator",
     "asyncio": "",

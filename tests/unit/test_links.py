@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
+from sidecar.errors import Conflict, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected, SidecarError
 from sidecar.intake.keep import LinkStatus, changed, keep, one_error, pinging, signature
 from sidecar.metrics import Metrics
 from sidecar.times import Backoff
@@ -101,13 +102,27 @@ async def test_fail_fast_gives_up_only_before_the_first_ready(autojump_clock: Mo
         await keep(fresh, Lives(fresh, (0, False, REFUSED)).live, Backoff(1, 1), list, fail_fast=True)
 
 
-async def test_a_bug_is_not_taken_for_a_lost_link(status: LinkStatus) -> None:
-    async def live() -> None:
-        await trio.lowlevel.checkpoint()
-        raise ZeroDivisionError
+async def test_a_bug_costs_one_connection(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged with its place and counted, and the next connection is tried with the usual patience."""
+    metrics = Metrics()
+    status = LinkStatus("teleport", metrics)
+    began = []
 
-    with pytest.raises(ZeroDivisionError):
-        await keep(status, live, Backoff(1, 1), list, fail_fast=False)
+    async def live() -> None:
+        began.append(trio.current_time())
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                raise ZeroDivisionError
+
+    with trio.move_on_after(100):
+        await keep(status, live, Backoff(0.25, 4.0), list, fail_fast=False)
+    assert 100 / 4.0 <= len(began) <= 100
+    bugs = [line for line in caplog.records if line.getMessage() == "link.bug"]
+    assert len(bugs) == len(began)
+    assert bugs[0].exc_info is not None
+    assert metrics.events_total.labels("teleport", "bug")._value.get() == len(began)
+    assert status.body()["state"] == "lost"
 
 
 async def test_each_incident_is_said_once(
@@ -141,6 +156,41 @@ async def test_a_ready_link_that_is_silent_for_too_long_does_not_work(
     assert (status.working, status.body()["state"]) == (False, "lost")
     status.answered()
     assert (status.working, status.body()["state"]) == (True, "ready")
+
+
+async def test_a_link_whose_writes_mostly_fail_does_not_work(autojump_clock: MockClock, status: LinkStatus) -> None:
+    """At least five of a minute, and more than half; others' mistakes are not the link's."""
+
+    def write(error: SidecarError | None) -> None:
+        with suppress(SidecarError), status.writing():
+            if error is not None:
+                raise error
+
+    def works() -> bool:
+        return status.working
+
+    status.ready()
+    for error in (None, Conflict(), PostRejected(403, ""), *[LOST] * 4):
+        write(error)
+    assert works()
+    write(LOST)
+    assert (works(), status.body()["state"], status.body()["detail"]) == (False, "lost", "writes fail")
+    write(None)
+    write(None)
+    assert works()  # five of ten
+    write(LOST)
+    assert not works()
+    for _ in range(3):
+        await trio.sleep(25)
+        status.answered()
+    assert (works(), status.body()["detail"]) == (True, "")
+
+
+async def test_what_failed_while_the_link_was_lost_is_forgotten(autojump_clock: MockClock, status: LinkStatus) -> None:
+    for _ in range(9):
+        status.wrote(failed=True)
+    status.ready()
+    assert status.working
 
 
 async def test_a_ping_without_an_answer_ends_the_link(autojump_clock: MockClock, status: LinkStatus) -> None:

@@ -15,6 +15,7 @@ FAMILIES = {
     "reconcile_seconds": ("histogram", ()),
     "backlog_requests": ("gauge", ()),
     "open_requests": ("gauge", ()),
+    "requests_stuck": ("gauge", ()),
     "posts": ("counter", ("kind", "outcome")),
     "updates": ("counter", ("outcome",)),
     "duplicates_repaired": ("counter", ()),
@@ -30,6 +31,7 @@ FAMILIES = {
     "certificate_expiry_seconds": ("gauge", ("identity",)),
     "last_event_timestamp_seconds": ("gauge", ("link",)),
     "loop_lag_seconds": ("gauge", ()),
+    "log_lines_lost": ("counter", ()),
     "build_info": ("gauge", ("version", "python")),
 }
 
