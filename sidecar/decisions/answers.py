@@ -31,7 +31,8 @@ _SENTENCES = {
     "unreadable": "This request is narrowed in a way this bot cannot show. Please decide on Teleport's web page.",
     "conflict": "You both approved and denied, so neither counts. Take both back, then decide again.",
     "requester_unknown": (
-        "It is not known which Mattermost account asks for this, so nobody can decide it here. Please decide in Teleport."
+        "It is not known which Mattermost account asks for this, so nobody can decide it here. "
+        "Please decide in Teleport."
     ),
     "unheard": "I did not hear this when you wrote it, so it does not count. Please say it again.",
     "stale": "This is from before decisions here worked as they do now, so it does not count. Please give it again.",

@@ -240,7 +240,7 @@ def _what_must_be_posted(view: View) -> Plan | None:
 
 
 def _wants_requester(view: View, record: Record) -> bool:
-    """Whether the account of who asks should be on record: it is excluded from deciding, whatever it is called later."""
+    """Whether the requester's account should be on record: it may not decide, whatever it is called later."""
     decides = view.context.rules.mode != "none" and view.pending
     return decides and not record.who and view.seen.who is UNASKED and bool(view.context.requester)
 

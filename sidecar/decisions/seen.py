@@ -49,7 +49,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What people say about a request, read in one round begun at `at` (trio's clock).
 
     `unread` names what could not be read of it: it stands against approving; `error` is why some of that may be read
-    later. `who` is the requester's account: "" where there is none, None where nobody could tell. `cards` are the roots of the threads.
+    later. `who` is the requester's account: "" where there is none, None where nobody could tell. `cards` are the roots
+    of the threads.
     """
 
     at: float

@@ -42,7 +42,10 @@ MOST_CURSORS = 1000
 
 
 class Observer:
-    """Reads for one look after another. `find` says who a Mattermost user is, `find_requester` which account a Teleport user has."""
+    """Reads for one look after another.
+
+    `find` says who a Mattermost user is, `find_requester` which account a Teleport user has.
+    """
 
     def __init__(
         self,
@@ -66,19 +69,8 @@ class Observer:
 
     async def look(self, look: Look, seen: Seen, memory: Memory, context: Context) -> Seen:
         """What was seen, with all that `look` asks for."""
-        jobs: dict[str, Callable[[], Awaitable[object]]] = {}
         record = seen.stored.record if isinstance(seen.stored, Stored) else None
-        request = seen.request if not isinstance(seen.request, Unknown) else None
-        if look.request:
-            jobs["request"] = partial(self._teleport.get_request, context.request_id)
-        if look.record:
-            jobs["stored"] = partial(self._record, request, context)
-        if look.targets and request is not None:
-            jobs["targets"] = partial(self._resolver.targets, request)
-        if look.who:
-            jobs["who"] = partial(self._find_requester, context.requester)
-        if look.evidence and record is not None:
-            jobs["evidence"] = partial(self._evidence, record, memory, context)
+        jobs = self._jobs(look, seen, memory, context, record)
         places = list(look.places)
         cards = list(look.cards)
         reads: list[Callable[[], Awaitable[object]]] = [*jobs.values()]
@@ -99,6 +91,24 @@ class Observer:
         changes["posts"] = {**seen.posts, **dict(zip(places, rest, strict=False))}
         changes["cards"] = {**seen.cards, **read, **dict(zip(cards, rest[len(places) :], strict=False))}
         return seen.but(**changes, error=seen.error or _worst(found))
+
+    def _jobs(
+        self, look: Look, seen: Seen, memory: Memory, context: Context, record: Record | None
+    ) -> dict[str, Callable[[], Awaitable[object]]]:
+        """What reads each part of `Seen` that was asked for."""
+        jobs: dict[str, Callable[[], Awaitable[object]]] = {}
+        request = seen.request if not isinstance(seen.request, Unknown) else None
+        if look.request:
+            jobs["request"] = partial(self._teleport.get_request, context.request_id)
+        if look.record:
+            jobs["stored"] = partial(self._record, request, context)
+        if look.targets and request is not None:
+            jobs["targets"] = partial(self._resolver.targets, request)
+        if look.who:
+            jobs["who"] = partial(self._find_requester, context.requester)
+        if look.evidence and record is not None:
+            jobs["evidence"] = partial(self._evidence, record, memory, context)
+        return jobs
 
     async def _record(self, request: AccessRequest | None, context: Context) -> Stored | Unreadable | None:
         """The record as Teleport has it; None where nothing was ever posted."""

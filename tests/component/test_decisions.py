@@ -400,8 +400,11 @@ async def test_a_reaction_costs_one_read_and_two_calls_in_a_row(
             # What follows the review (answers, the card) may have begun by now.
             reads = {path: spent.get(path, 0) for path in spent if path != "/posts" and "patch" not in path}
             assert reads == {
-                "/posts/ids/reactions": 1, "/posts/{post_id}/thread": 1, "/users/{user_id}": 1, "/users/email/{email}": 1,
-            }  # fmt: skip
+                "/posts/ids/reactions": 1,
+                "/posts/{post_id}/thread": 1,
+                "/users/{user_id}": 1,
+                "/users/email/{email}": 1,
+            }
             made = here.auth.calls - calls
             assert made["GetAccessRequests"] <= 2
             assert made["SubmitAccessReview"] == 1

@@ -411,6 +411,7 @@ class Process:
             changes["stored"] = Stored(peers.record, "x") if peers.record is not None else None
         if look.targets:
             changes["targets"] = TARGETS
+        evidence = Evidence(at=0.0)
         if look.evidence:
             assert isinstance(seen.stored, Stored)
             evidence = peers.hear(seen.stored.record)

@@ -6,6 +6,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from sidecar.intake.keep import LinkStatus
+from sidecar.metrics import Metrics
 from sidecar.reconcile.gate import Gate
 
 
@@ -16,7 +18,7 @@ def woken() -> list[str]:
 
 @pytest.fixture
 def gate(woken: list[str]) -> Gate:
-    return Gate(woken.append)
+    return Gate(woken.append, LinkStatus("mattermost", Metrics()))
 
 
 def test_it_is_open_while_the_link_is_up(gate: Gate, woken: list[str]) -> None:

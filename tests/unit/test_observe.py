@@ -38,7 +38,7 @@ class Channel:
 
 def observer(channel: Channel) -> Observer:
     nothing: Any = None
-    return Observer(nothing, channel, nothing, nothing, Metrics())  # type: ignore[arg-type]
+    return Observer(nothing, channel, nothing, nothing, nothing, Metrics())  # type: ignore[arg-type]
 
 
 async def read(observer: Observer) -> Seen:
