@@ -44,7 +44,7 @@ async def a_reply_denies(stage: Stage) -> None:
 
 
 async def a_direct_message_approves(stage: Stage) -> None:
-    """By the end of the id, answered where it was written."""
+    """By the whole id, answered where it was written."""
     alice, ivan = stage.cluster.reviewers
     person = stage.chat.people["alice"]
     async with stage.sidecar(_as_reviewers(stage)):
@@ -54,7 +54,7 @@ async def a_direct_message_approves(stage: Stage) -> None:
         # The card is in the record by now: before that, its id is not known to direct messages.
         await _answered(stage, request_id, 1)
         direct = await stage.chat.direct(person)
-        await stage.chat.say(person, direct, f"approve {request_id[-8:]} go ahead")
+        await stage.chat.say(person, direct, f"approve {request_id} go ahead")
         await _told(stage, direct, lambda text: request_id[-8:] in text and DONE in text)
         card = await stage.shows(request_id, "APPROVED")
         assert _said(card, DONE) == 1

@@ -36,6 +36,7 @@ from sidecar.decisions.seen import (
     Unknown,
 )
 from sidecar.decisions.settle import Result, State, settle, unsaved
+from sidecar.decisions.view import TAKEOVER
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, ReviewRejected, SidecarError
 from sidecar.model import AccessRequest
 from sidecar.reconcile.apply import Applier
@@ -198,6 +199,8 @@ class _Visit:
         self.in_trouble = False
         self._acted: set[Place] = set()
         self._told = False
+        # Calls are cut at a third of a lease, so that none is carried out much later than this.
+        self._late = min(context.times.verify, context.lease_s * TAKEOVER)
         self._claimed = False
 
     async def go(self) -> Plan:
@@ -345,7 +348,7 @@ class _Visit:
     def _settle(self, action: Action, result: Result) -> None:
         before = self.lease.record
         state = settle(
-            State(self._seen, before, self._memory), action, result, trio.current_time(), self._context.times.verify
+            State(self._seen, before, self._memory), action, result, trio.current_time(), self._late
         )
         self._seen, self.lease.record, self._memory = state.seen, state.record, state.memory
         for one in state.outcomes:

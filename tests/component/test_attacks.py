@@ -330,8 +330,8 @@ async def test_what_was_refused_before_its_author_was_linked_stays_refused(tmp_p
         config = linked(here, reviewers__mallory="mallory@example.com")
         async with running(here.config(**config), times=SWEEPING):
             await listening(here, 1)
-            reads = here.chat.calls["GET", "/api/v4/channels/{channel_id}/posts"]
-            await here.chat.wait_for(lambda: here.chat.calls["GET", "/api/v4/channels/{channel_id}/posts"] > reads + 4)
+            reads = here.chat.calls["POST", "/api/v4/posts/ids/reactions"]
+            await here.chat.wait_for(lambda: here.chat.calls["POST", "/api/v4/posts/ids/reactions"] > reads + 4)
             await only_ivan_counts(here, card)
 
 
