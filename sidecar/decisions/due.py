@@ -38,7 +38,7 @@ EXPIRY_SLACK_SECONDS = 10.0
 
 def wants_targets(view: View) -> bool:
     """Whether recipients may have to be added."""
-    if view.request is None or view.gone or view.another:
+    if view.request is None or view.ends:
         return False
     record = view.record
     return view.pending or record is None or any(slot.s == "waiting" and not slot.c for slot in record.posts)
@@ -52,7 +52,7 @@ def with_recipients(view: View) -> tuple[Record, int]:
     request, record, targets = view.request, view.record, view.seen.targets
     if record is None:
         record = new_record(view)
-    if view.gone or view.another or request is None:
+    if view.ends or request is None:
         return record, 0
     chosen = targets if not isinstance(targets, Unknown) else ()
     if not (view.pending or view.record is None):
@@ -106,7 +106,7 @@ class _Builder:
     def __init__(self, view: View, record: Record) -> None:
         self._view = view
         self._memory = view.memory
-        self._end = ending(view, record) if view.gone or view.another else ""
+        self._end = ending(view, record) if view.ends else ""
         self._record = msgspec.structs.replace(record, seen=(self._end, record.seen[1])) if self._end else record
         self._cards: dict[str, tuple[Draft, str]] = {}
         self._actions: list[Action] = []
@@ -125,6 +125,9 @@ class _Builder:
         return Work(self._record, tuple(self._actions), look, self._memory, self._unproven)
 
     def _finish(self) -> None:
+        if self._view.another and not self._view.seen.held:
+            # Whoever held it may have left something to repair.
+            return
         if self._view.another:
             # What is over now was another request under the same id; this one begins anew.
             n = self._record.n
@@ -226,7 +229,9 @@ class _Builder:
         """Close a card from what it shows itself: Teleport has nothing more to say."""
         slot, end = self._record.posts[position], self._end
         if not slot.p:
-            self._put(position, s="gone")
+            # One whose answer was lost may still appear.
+            if not any(doubt.place == Place(slot.c) and doubt.stage for doubt in self._memory.doubts):
+                self._put(position, s="gone")
             return
         card = self._view.seen.cards.get(slot.p, UNASKED)
         attachment = card.attachment if isinstance(card, Post) else None

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide
 from sidecar.decisions.judge import Expression, Person, Policy, Rules
+from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, Stored, Unreadable, new_seed, post_key
 from sidecar.decisions.seen import (
     UNASKED,
@@ -405,6 +406,7 @@ class Process:
         peers = self.peers
         lost = LinkLost("mattermost", "server_error", "x")
         changes: dict[str, object] = {}
+        beside: dict[str, Post] = {}
         if look.request:
             changes |= {"request": peers.request, "by_id": True}
         if look.record:
@@ -415,12 +417,12 @@ class Process:
             assert isinstance(seen.stored, Stored)
             evidence = peers.hear(seen.stored.record)
             changes |= {"evidence": evidence, "readings": seen.readings + 1}
+            beside = evidence.cards
         failed = {place for place in look.places if peers.read_fails()}
         read = {place: Unknown(lost) if place in failed else peers.read(place) for place in look.places}
         cards = {post.id: post for post in peers.standing()}
         changes["posts"] = {**seen.posts, **read}
-        read_beside = evidence.cards if look.evidence else {}
-        changes["cards"] = {**seen.cards, **read_beside, **{card: cards.get(card) for card in look.cards}}
+        changes["cards"] = {**seen.cards, **beside, **{card: cards.get(card) for card in look.cards}}
         return seen.but(**changes, error=seen.error or (lost if failed else None))
 
     def _act(self, action: Action, seen: Seen) -> Seen:
@@ -535,7 +537,7 @@ def test_whatever_fails_each_message_stands_once_at_last(
     process = Process(peers, "me-0", rules)
     lives = 1
     for deed in data.draw(
-        st.lists(st.sampled_from(("look", "look", "kill", "review", "deny", "speak", "wait")), max_size=12)
+        st.lists(st.sampled_from(("look", "look", "kill", "review", "deny", "speak", "wait", "another")), max_size=12)
     ):
         peers.data = None
         if deed == "review" and peers.request is not None and len(peers.request.reviews) < 3:
@@ -543,6 +545,8 @@ def test_whatever_fails_each_message_stands_once_at_last(
             peers.request = msgspec.structs.replace(peers.request, reviews=known)
         elif deed == "deny" and peers.request is not None:
             peers.request = msgspec.structs.replace(peers.request, state=DENIED)
+        elif deed == "another":
+            peers.request = msgspec.structs.replace(request, created=peers.time)
         elif deed == "speak":
             peers.said = said
         elif deed == "wait":
@@ -575,8 +579,12 @@ def _check(peers: Peers, record: Record, *, killed: bool) -> None:
     reached = {slot.c: slot.p for slot in record.posts if slot.p}
     over = record.seen[0] != PENDING
     assert over or reached.keys() == KINDS.keys()
-    cards = {post.channel_id: post.id for post in peers.standing() if not post.root_id and post.channel_id in KINDS}
+    roots = [post for post in peers.standing() if not post.root_id and post.channel_id in KINDS]
+    cards = {post.channel_id: post.id for post in roots if post.mark.q == record.q}
     assert cards == reached
+    assert peers.request is None or record.q == asked(peers.request)
+    for post in roots:
+        assert post.mark.q == record.q or PENDING not in str(peers.drafts[post.id].attachment), "of another, and open"
     for channel, card in cards.items():
         if peers.request is not None:
             assert killed or peers.drafts[card] == text.render_card(peers.request, options=OPTIONS, kind=KINDS[channel])
