@@ -167,7 +167,7 @@ seens = st.builds(
     evidence=evidence | unknowns,
     readings=st.integers(0, 3),
     error=st.none() | errors,
-)
+).map(lambda seen: seen if isinstance(seen.stored, Stored) else seen.but(held=False))
 facts = st.builds(Facts, st.booleans(), moments, moments, st.builds(Version, st.integers(-1, 3), st.integers(0, 3)))
 memories = st.builds(
     Memory,
