@@ -13,9 +13,9 @@ import msgspec
 
 from sidecar.decisions.deliberate import deliberate, unheard
 from sidecar.decisions.doubts import after_reading, taken
-from sidecar.decisions.due import wants_targets, with_recipients, work, worth_writing
+from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
-from sidecar.decisions.posts import Found, find, settled, unfinished
+from sidecar.decisions.posts import Found, find, unfinished
 from sidecar.decisions.record import Record, Unreadable
 from sidecar.decisions.seen import (
     UNASKED,

@@ -282,3 +282,24 @@ def worth_writing(old: Record | None, new: Record) -> bool:
     if old is None:
         return True
     return (old.posts, old.owe, old.dec, old.done) != (new.posts, new.owe, new.dec, new.done)
+
+
+def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bool:
+    """Whether nothing can be due, judged without looking anything up: then nobody needs to look.
+
+    A resolved request is always looked at: its reasons may have been corrected without a new version.
+    """
+    return (
+        request.state == PENDING
+        and not record.owner
+        and not record.done
+        and not record.owe
+        and request.version == record.version
+        and record.q in ("", asked(request))
+        and not any(posts.unfinished(slot, pending=True) for slot in record.posts)
+        and all(
+            slot.s != "posted" or (slot.version == record.version and set(posts.numbers(request)) <= set(slot.rep))
+            for slot in record.posts
+        )
+        and names <= {slot.r for slot in record.posts}
+    )

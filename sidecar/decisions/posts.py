@@ -201,26 +201,6 @@ def _mentions(post: Post, request_id: str) -> bool:
 # -- the ends --------------------------------------------------------------------------------------------------------
 
 
-def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bool:
-    """Whether nothing can be due, judged without looking anything up: then nobody needs to look.
-
-    A resolved request is always looked at: its reasons may have been corrected without a new version.
-    """
-    return (
-        request.state == PENDING
-        and not record.owner
-        and not record.done
-        and not record.owe
-        and request.version == record.version
-        and not any(unfinished(slot, pending=True) for slot in record.posts)
-        and all(
-            slot.s != "posted" or (slot.version == record.version and set(numbers(request)) <= set(slot.rep))
-            for slot in record.posts
-        )
-        and names <= {slot.r for slot in record.posts}
-    )
-
-
 def still_open(record: Record, state: str) -> tuple[int, ...]:
     """The positions whose messages do not say yet that a request that is gone ended in `state`."""
     return tuple(

@@ -864,7 +864,7 @@ def test_recipients_beyond_the_room_of_a_record_are_refused_and_counted() -> Non
 @pytest.mark.parametrize(
     "changes",
     [
-        {"owner": "somebody"}, {"seen": ("PENDING", 1)}, {"posts": ()}, {"done": True},
+        {"owner": "somebody"}, {"q": "another"}, {"seen": ("PENDING", 1)}, {"posts": ()}, {"done": True},
         {"owe": (Owed("i", "dm", "No."),)}, {"posts": (slot(s="waiting"),)}, {"posts": (slot(s="failed"),)},
         {"posts": (slot(shown=("", 0)),)},
     ],

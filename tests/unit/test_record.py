@@ -65,6 +65,12 @@ def test_what_is_not_ours_to_change_is_unreadable(text: str) -> None:
     assert isinstance(records.decode(text), Unreadable)
 
 
+@pytest.mark.parametrize(("attempt", "readable"), [(-2, False), (ADOPTED, True), (100, True), (10**15, False)])
+def test_nobody_makes_us_compute_keys_without_end(attempt: int, readable: bool) -> None:  # noqa: FBT001 - a table
+    record = Record(seed="s", owner="", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="x", a=attempt),))
+    assert isinstance(records.decode(records.encode(record)), Record) is readable
+
+
 @given(st.text())
 def test_no_text_makes_decoding_fail(text: str) -> None:
     assert isinstance(records.decode(text), Record | Unreadable)
