@@ -109,7 +109,7 @@ def _status(target: Target) -> SlotStatus:
 
 def keys(record: Record, kind: str, channel_id: str, which: int | str, attempt: int) -> frozenset[str]:
     """The keys of all attempts at one post: one may have been raised, used, and not yet recorded."""
-    return frozenset(post_key(record.seed, kind, channel_id, which, n) for n in range(attempt + MAX_ATTEMPTS))
+    return frozenset(post_key(record.seed, kind, channel_id, which, n) for n in range(max(attempt, 0) + MAX_ATTEMPTS))
 
 
 def find(

@@ -10,7 +10,7 @@ import msgspec
 from sidecar.decisions import posts as due
 from sidecar.decisions.deliberate import judged
 from sidecar.decisions.judge import COUNTED
-from sidecar.decisions.record import MOST_ATTEMPTS, Record
+from sidecar.decisions.record import ADOPTED, MOST_ATTEMPTS, Record
 from sidecar.decisions.seen import (
     Action,
     Answer,
@@ -154,7 +154,11 @@ def _answered(record: Record, action: Answer) -> Record:
 
 
 def _with_attempt(record: Record, action: Action, result: Result) -> Record:
-    if not isinstance(action, Create | Reply) or result.attempt <= record.posts[action.position].a:
+    if not isinstance(action, Create | Reply):
+        return record
+    before = record.posts[action.position].a
+    # An adopted post stays one, whatever is tried in its thread.
+    if before == ADOPTED or result.attempt <= before:
         return record
     return due.with_slot(record, action.position, a=min(result.attempt, MOST_ATTEMPTS))
 

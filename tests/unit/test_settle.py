@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from sidecar.decisions.record import Owed, Record, Slot
+from sidecar.decisions.record import ADOPTED, Owed, Record, Slot
 from sidecar.decisions.seen import Answer, Create, Doubt, Memory, Patch, Place, Reply, Seen
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.errors import LinkLost, PostRejected
@@ -69,6 +70,14 @@ def test_a_patched_card_is_marked_as_is_known_then() -> None:
         marked = after.seen.cards["p"]
         assert isinstance(marked, Post)
         assert (marked.mark.rules, marked.mark.since) == ("rules" if key else "", since)
+
+
+@pytest.mark.parametrize(("a", "attempt", "left"), [(0, 2, 2), (3, 2, 3), (ADOPTED, 0, ADOPTED), (ADOPTED, 2, ADOPTED)])
+def test_an_adopted_post_stays_one_whatever_is_tried_in_its_thread(a: int, attempt: int, left: int) -> None:
+    """Else it would lack its key, and a second card would be made."""
+    record = msgspec.structs.replace(RECORD, posts=(msgspec.structs.replace(RECORD.posts[0], a=a),))
+    after = settle(State(Seen(), record, Memory()), REPLY, Result(attempt=attempt), 100.0, 35.0)
+    assert after.record.posts[0].a == left
 
 
 def test_who_refuses_an_answer_is_owed_none() -> None:
