@@ -155,7 +155,7 @@ class _Builder:
         if not isinstance(card, Post) or is_card(card, slot, self._record, self._view.context):
             return False
         self._unproven += 1
-        self._put(position, p="", s="waiting", h="", shown=("", 0))
+        self._put(position, p="", a=max(slot.a, 0), s="waiting", h="", shown=("", 0))
         self._memory = doubted(self._memory, Doubt(Place(slot.c), math.inf, 0))
         self._may_write(Place(slot.c))
         return True

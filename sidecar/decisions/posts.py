@@ -138,7 +138,7 @@ def find(
             if ours and ours[0].id != slot.p:
                 # The younger one, which was on record, goes and its thread with it; or none was on record.
                 kinds.append(slot.k)
-                a = slot.a if ours[0].key else ADOPTED
+                a = max(slot.a, 0) if ours[0].key else ADOPTED
                 record = with_slot(record, position, a=a, p=ours[0].id, s="posted", h="", shown=("", 0), rep=slot.rep
                                    if not slot.p else ())  # fmt: skip
         slot = record.posts[position]

@@ -158,7 +158,7 @@ def _with_attempt(record: Record, action: Action, result: Result) -> Record:
         return record
     before = record.posts[action.position].a
     # An adopted post stays one, whatever is tried in its thread.
-    if before == ADOPTED or result.attempt <= before:
+    if (before == ADOPTED and isinstance(action, Reply)) or result.attempt <= before:
         return record
     return due.with_slot(record, action.position, a=min(result.attempt, MOST_ATTEMPTS))
 

@@ -645,6 +645,15 @@ def test_a_record_that_names_no_card_of_this_request_is_mended(card: Post) -> No
     assert summary(ask(**given, posts={Place("ops"): (keyed("p7"),)})) == "read card p7"
 
 
+def test_a_card_is_made_where_an_adopted_post_was_none() -> None:
+    """It gets a key, so its slot is no longer one of the official plugin's."""
+    first = ask(**HELD, record=record(slot(a=ADOPTED)), cards=READ)
+    assert first.record is not None
+    assert [(one.p, one.a) for one in first.record.posts] == [("", 0)]
+    found = {"doubts": (Doubt(Place("ops"), 100.0),), "posts": {Place("ops"): (keyed("p7"),)}}
+    assert [(one.p, one.a) for one in kept(**HELD, record=record(slot(None, a=ADOPTED)), **found).posts] == [("p7", 0)]
+
+
 @table(
     ("made before there were such marks", {"cards": {"p1": keyed("p1", q="", c="")}}, "submit alice approve"),
     ("a card for the requester", {"record": record(slot(k="requester")), "cards": {"p1": keyed("p1", "requester")}},
@@ -721,7 +730,7 @@ def test_another_request_is_announced_anew_with_a_new_seed() -> None:
 
 def test_a_direct_message_that_nobody_heard_live_is_to_be_said_again() -> None:
     """An import by an administrator makes posts of any author and date, and no event tells of them."""
-    direct = {"way": "direct", "post_id": "dm1", "channel_id": "dm", "root_id": ""}
+    direct: dict[str, Any] = {"way": "direct", "post_id": "dm1", "channel_id": "dm", "root_id": ""}
     plan = ask(**heard(say(flaw="unheard", **direct)))
     assert [one.outcome for one in plan.outcomes] == ["unheard"]
     assert plan.record is not None

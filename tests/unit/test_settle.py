@@ -78,6 +78,9 @@ def test_an_adopted_post_stays_one_whatever_is_tried_in_its_thread(a: int, attem
     record = msgspec.structs.replace(RECORD, posts=(msgspec.structs.replace(RECORD.posts[0], a=a),))
     after = settle(State(Seen(), record, Memory()), REPLY, Result(attempt=attempt), 100.0, 35.0)
     assert after.record.posts[0].a == left
+    # A card that we make in its place is none.
+    made = settle(State(Seen(), record, Memory()), CREATE, Result(attempt=attempt), 100.0, 35.0)
+    assert made.record.posts[0].a == max(a, attempt)
 
 
 def test_who_refuses_an_answer_is_owed_none() -> None:
