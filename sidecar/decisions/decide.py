@@ -13,9 +13,9 @@ import msgspec
 
 from sidecar.decisions.deliberate import deliberate, unheard
 from sidecar.decisions.doubts import after_reading, taken
-from sidecar.decisions.due import wants_targets, with_recipients, work, worth_writing
+from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
-from sidecar.decisions.posts import Found, find, settled, unfinished
+from sidecar.decisions.posts import Found, find, unfinished
 from sidecar.decisions.record import Record, Unreadable
 from sidecar.decisions.seen import (
     UNASKED,
@@ -35,9 +35,6 @@ from sidecar.errors import Conflict, LinkError, RequestGone
 from sidecar.model import EXPIRED, PENDING
 
 __all__ = ["Facts", "Memory", "decide", "settled"]
-
-# A request that goes away this long before its expiry by our clock still counts as expired.
-EXPIRY_SLACK_SECONDS = 10.0
 
 
 def decide(seen: Seen, facts: Facts, memory: Memory, context: Context, now: Now) -> Plan:
@@ -122,6 +119,11 @@ def _does_it_count(view: View) -> Plan | None:
 def _is_it_news(view: View) -> Plan | None:
     """Another process may have acted on more than we were told; in doubt the request is read by id."""
     request, record = view.request, view.record
+    if view.another and view.seen.by_id:
+        return None
+    if view.another:
+        # It may be an event of the former one that is late.
+        return Plan(memory=view.memory, look=Look(request=True))
     if request is None or request.version >= view.facts.version:
         if request is None or record is None or view.gone or request.version >= record.version:
             return None
@@ -186,14 +188,14 @@ def _what_is_uncertain(view: View) -> Plan | None:
     wanted = frozenset(
         doubt.place
         for doubt in view.memory.doubts
-        if doubt.place not in view.seen.posts and (doubt.due <= view.now.mono or (view.gone and not doubt.stage))
+        if doubt.place not in view.seen.posts and (doubt.due <= view.now.mono or (view.ends and not doubt.stage))
     )
     return Plan(memory=view.memory, look=Look(places=wanted)) if wanted and view.record is not None else None
 
 
 def _what_do_people_say(view: View) -> Plan | None:
     """Decisions are judged and submitted before anything is posted."""
-    if view.gone or view.record is None:
+    if view.ends or view.record is None:
         return None
     seen = view.seen
     if view.request is not None and view.expired_by_clock:
@@ -221,7 +223,6 @@ def _what_must_be_posted(view: View) -> Plan | None:
         record=due.record,
         look=due.look,
         actions=tuple(one for one in actions if one.identity not in view.seen.failed),
-        again=view.another and due.record.q != record.q,
         refused=refused,
         found=found.kinds,
         unproven=due.unproven,
@@ -234,7 +235,7 @@ def _what_must_be_posted(view: View) -> Plan | None:
         return plan if not plan.over else _rest(view, plan)
     # Whoever died may have left a write that is on no record, although the record looks finished.
     died = view.record is not None and view.record.owner not in ("", view.context.owner)
-    if plan.actions or plan.look or died or worth_writing(view.record, due.record):
+    if plan.actions or plan.look or died or view.another or worth_writing(view.record, due.record):
         return taken(view, plan)
     return _rest(view, plan)
 
@@ -280,6 +281,9 @@ def _rest(view: View, plan: Plan) -> Plan:
     assert record is not None  # noqa: S101 - whatever must be posted is on one
     memory, times = view.memory, view.context.times
     again = [view.expiry_at, *(doubt.due for doubt in memory.doubts)]
+    if view.another and view.record is not None and view.record.q != record.q:
+        # The new seed is on record before anything is posted with it.
+        again.append(view.now.mono + times.failure_first)
     if any(unfinished(slot, pending=view.pending) for slot in record.posts):
         if view.retry_failed:
             retry_at = view.backoff(times.retry_first, times.retry_most, memory.retries)

@@ -41,7 +41,7 @@ def after_reading(view: View) -> Memory:
     touched = set(memory.touched)
     for doubt in memory.doubts:
         posts = view.seen.posts.get(doubt.place)
-        ripe = doubt.due <= now or (view.gone and not doubt.stage)
+        ripe = doubt.due <= now or (view.ends and not doubt.stage)
         if posts is None or (not ripe and not isinstance(posts, Unknown)):
             doubts.append(doubt)
         elif isinstance(posts, Unknown):

@@ -38,7 +38,7 @@ EXPIRY_SLACK_SECONDS = 10.0
 
 def wants_targets(view: View) -> bool:
     """Whether recipients may have to be added."""
-    if view.request is None or view.gone or view.another:
+    if view.request is None or view.ends:
         return False
     record = view.record
     return view.pending or record is None or any(slot.s == "waiting" and not slot.c for slot in record.posts)
@@ -52,7 +52,7 @@ def with_recipients(view: View) -> tuple[Record, int]:
     request, record, targets = view.request, view.record, view.seen.targets
     if record is None:
         record = new_record(view)
-    if view.gone or view.another or request is None:
+    if view.ends or request is None:
         return record, 0
     chosen = targets if not isinstance(targets, Unknown) else ()
     if not (view.pending or view.record is None):
@@ -109,7 +109,7 @@ class _Builder:
     def __init__(self, view: View, record: Record) -> None:
         self._view = view
         self._memory = view.memory
-        self._end = ending(view, record) if view.gone or view.another else ""
+        self._end = ending(view, record) if view.ends else ""
         self._record = msgspec.structs.replace(record, seen=(self._end, record.seen[1])) if self._end else record
         self._cards: dict[str, tuple[Draft, str]] = {}
         self._actions: list[Action] = []
@@ -128,6 +128,9 @@ class _Builder:
         return Work(self._record, tuple(self._actions), look, self._memory, self._unproven)
 
     def _finish(self) -> None:
+        if self._view.another and not self._view.seen.held:
+            # Whoever held it may have left something to repair.
+            return
         if self._view.another:
             # What is over now was another request under the same id; this one begins anew.
             n = self._record.n
@@ -155,7 +158,7 @@ class _Builder:
         if not isinstance(card, Post) or is_card(card, slot, self._record, self._view.context):
             return False
         self._unproven += 1
-        self._put(position, p="", s="waiting", h="", shown=("", 0))
+        self._put(position, p="", a=max(slot.a, 0), s="waiting", h="", shown=("", 0))
         self._memory = doubted(self._memory, Doubt(Place(slot.c), math.inf, 0))
         self._may_write(Place(slot.c))
         return True
@@ -229,7 +232,9 @@ class _Builder:
         """Close a card from what it shows itself: Teleport has nothing more to say."""
         slot, end = self._record.posts[position], self._end
         if not slot.p:
-            self._put(position, s="gone")
+            # One whose answer was lost may still appear.
+            if not any(doubt.place == Place(slot.c) and doubt.stage for doubt in self._memory.doubts):
+                self._put(position, s="gone")
             return
         card = self._view.seen.cards.get(slot.p, UNASKED)
         attachment = card.attachment if isinstance(card, Post) else None
@@ -280,3 +285,24 @@ def worth_writing(old: Record | None, new: Record) -> bool:
     if old is None:
         return True
     return (old.posts, old.owe, old.dec, old.who, old.done) != (new.posts, new.owe, new.dec, new.who, new.done)
+
+
+def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bool:
+    """Whether nothing can be due, judged without looking anything up: then nobody needs to look.
+
+    A resolved request is always looked at: its reasons may have been corrected without a new version.
+    """
+    return (
+        request.state == PENDING
+        and not record.owner
+        and not record.done
+        and not record.owe
+        and request.version == record.version
+        and record.q in ("", asked(request))
+        and not any(posts.unfinished(slot, pending=True) for slot in record.posts)
+        and all(
+            slot.s != "posted" or (slot.version == record.version and set(posts.numbers(request)) <= set(slot.rep))
+            for slot in record.posts
+        )
+        and names <= {slot.r for slot in record.posts}
+    )

@@ -111,7 +111,7 @@ def _status(target: Target) -> SlotStatus:
 
 def keys(record: Record, kind: str, channel_id: str, which: int | str, attempt: int) -> frozenset[str]:
     """The keys of all attempts at one post: one may have been raised, used, and not yet recorded."""
-    return frozenset(post_key(record.seed, kind, channel_id, which, n) for n in range(attempt + MAX_ATTEMPTS))
+    return frozenset(post_key(record.seed, kind, channel_id, which, n) for n in range(max(attempt, 0) + MAX_ATTEMPTS))
 
 
 def find(
@@ -140,7 +140,7 @@ def find(
             if ours and ours[0].id != slot.p:
                 # The younger one, which was on record, goes and its thread with it; or none was on record.
                 kinds.append(slot.k)
-                a = slot.a if ours[0].key else ADOPTED
+                a = max(slot.a, 0) if ours[0].key else ADOPTED
                 record = with_slot(record, position, a=a, p=ours[0].id, s="posted", h="", shown=("", 0), rep=slot.rep
                                    if not slot.p else ())  # fmt: skip
         slot = record.posts[position]
@@ -201,26 +201,6 @@ def _mentions(post: Post, request_id: str) -> bool:
 
 
 # -- the ends --------------------------------------------------------------------------------------------------------
-
-
-def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bool:
-    """Whether nothing can be due, judged without looking anything up: then nobody needs to look.
-
-    A resolved request is always looked at: its reasons may have been corrected without a new version.
-    """
-    return (
-        request.state == PENDING
-        and not record.owner
-        and not record.done
-        and not record.owe
-        and request.version == record.version
-        and not any(unfinished(slot, pending=True) for slot in record.posts)
-        and all(
-            slot.s != "posted" or (slot.version == record.version and set(numbers(request)) <= set(slot.rep))
-            for slot in record.posts
-        )
-        and names <= {slot.r for slot in record.posts}
-    )
 
 
 def still_open(record: Record, state: str) -> tuple[int, ...]:

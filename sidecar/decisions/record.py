@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -30,6 +30,8 @@ MAX_BYTES = 64 * 1024
 _REPLIES_BYTES = 40
 # A longer lease counts as this: whoever writes the record must not keep others away for ever.
 MOST_LEASE_SECONDS = 600
+# More attempts at one post than anybody makes: each has a key that may have to be computed.
+MOST_ATTEMPTS = 100
 # Milliseconds of Mattermost's clock have 13.
 _MOST_DIGITS = 16
 # The official plugin shows 500 runes of a reason; there is no need to store more for it.
@@ -51,7 +53,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     k: Kind = "card"
     c: str = ""
     p: str = ""
-    a: int = 0
+    a: Annotated[int, msgspec.Meta(ge=ADOPTED, le=MOST_ATTEMPTS)] = 0
     s: SlotStatus = "waiting"
     h: str = ""
     shown: tuple[str, int] = ("", 0)

@@ -10,7 +10,7 @@ import msgspec
 from sidecar.decisions import posts as due
 from sidecar.decisions.deliberate import judged
 from sidecar.decisions.judge import COUNTED
-from sidecar.decisions.record import ADOPTED, Record
+from sidecar.decisions.record import ADOPTED, MOST_ATTEMPTS, Record
 from sidecar.decisions.seen import (
     Action,
     Answer,
@@ -160,10 +160,11 @@ def _answered(record: Record, action: Answer) -> Record:
 def _with_attempt(record: Record, action: Action, result: Result) -> Record:
     if not isinstance(action, Create | Reply):
         return record
-    known = record.posts[action.position].a
-    if known == ADOPTED or result.attempt <= known:
+    before = record.posts[action.position].a
+    # An adopted post stays one, whatever is tried in its thread.
+    if (before == ADOPTED and isinstance(action, Reply)) or result.attempt <= before:
         return record
-    return due.with_slot(record, action.position, a=result.attempt)
+    return due.with_slot(record, action.position, a=min(result.attempt, MOST_ATTEMPTS))
 
 
 def _place(record: Record, action: Action) -> Place:

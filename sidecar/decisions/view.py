@@ -54,6 +54,11 @@ class View(NamedTuple):
         return self.request is not None and record is not None and record.q not in ("", asked(self.request))
 
     @property
+    def ends(self) -> bool:
+        """Whether the request that the record is about is over for good."""
+        return self.gone or self.another
+
+    @property
     def retry_failed(self) -> bool:
         """Whether recipients that failed are due again."""
         return not self.memory.retries or self.now.mono >= self.memory.retry_at

@@ -13,7 +13,7 @@ OUTCOMES = (
     "submitted", "counted", "on_record", "duplicate", "resolved", "own_request", "long_term", "unknown_kind",
     "unreadable", "conflict",
     "reason_required", "malformed", "edited", "not_reviewer", "not_allowed", "mfa_required", "credential",
-    "unsafe_state", "other",
+    "unsafe_state", "stale", "unheard", "other",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from sidecar.decisions.posts import MAX_ATTEMPTS
-from sidecar.decisions.record import Owed, Record, Slot, post_key
+from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, post_key
 from sidecar.decisions.seen import Action, Answer, Context, Create, Delete, Patch, Place, Reply
 from sidecar.decisions.settle import Result
 from sidecar.errors import LinkGarbled, LinkLost, PostRejected, SidecarError
@@ -37,6 +37,7 @@ class Board:
     def __init__(self) -> None:
         self.made: list[Post] = []
         self.patched: list[tuple[str, bool]] = []
+        self.marks: list[dict[str, object]] = []
         self.deleted: list[str] = []
         self.stands = True
         self.faults: list[SidecarError | str] = []
@@ -53,6 +54,7 @@ class Board:
         self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = "", guard: Any
     ) -> Post:
         fault = await self._begin(guard)
+        self.marks.append(tm)
         user = "eve" if fault == "foreign" else "bot"
         post = Post(f"post{len(self.made)}", channel_id, user, root_id=root_id, message=draft.message, key=key)
         self.made.append(post)
@@ -66,6 +68,7 @@ class Board:
         self, post_id: str, draft: Draft, *, tm: dict[str, object], message: bool = False, guard: Any
     ) -> None:
         await self._begin(guard)
+        self.marks.append(tm)
         self.patched.append((post_id, message))
 
     async def delete_post(self, post_id: str, *, guard: Any) -> None:
@@ -89,7 +92,7 @@ class Act:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.newer = False
         self.lease = Lease(Store(), "id-1", "me", 30, lambda _: {}, clock=trio.current_time)  # type: ignore[arg-type]
-        self.record = Record(seed="seed", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=slots, owe=owe)
+        self.record = Record(seed="seed", owner="me", at=1, exp=2, seen=("PENDING", 0), posts=slots, owe=owe, q="asked")
 
     async def apply(self, *actions: Action) -> Result:
         """Carry the actions out; the result of the last one."""
@@ -182,6 +185,29 @@ async def test_how_a_card_is_patched(
         assert type(result.error) is {"refused": PostRejected, "gone": type(None), "lost": LinkLost}[expected]
         assert result.gone == (expected == "gone")
         assert act.board.patched == []
+
+
+@pytest.mark.parametrize(
+    ("slot", "action", "kind", "since"),
+    [
+        (WAITING, CREATE, "card", 0),
+        (CARD, REPLY, "review", 0),
+        (CARD, PATCH, "card", 7),
+        # An adopted post was not made for this: nobody shall decide on it.
+        (msgspec.structs.replace(CARD, a=ADOPTED), PATCH, "", 7),
+        # What is made in its thread is ours.
+        (msgspec.structs.replace(CARD, a=ADOPTED), REPLY, "review", 0),
+    ],
+)
+async def test_what_a_post_is_marked_with(slot: Slot, action: Action, kind: str, since: int) -> None:
+    act = Act(slot)
+    await act.apply(action)
+    (mark,) = act.board.marks
+    key = post_key("seed", kind, "chan", int(kind == "review"), 0) if kind else ""
+    assert mark == {
+        "v": 1, "id": "id-1", "k": key, "n": 0, "state": "PENDING", "q": "asked", "c": "example.com",
+        "rules": "rules", "since": since,
+    }  # fmt: skip
 
 
 async def test_a_version_that_is_superseded_is_not_shown_in_between() -> None:

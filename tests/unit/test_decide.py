@@ -449,9 +449,13 @@ def say(user: str = "a", verb: Any = "approve", at: int = 10, **more: Any) -> Ex
     return Expression(user_id=user, verb=verb, at=at, **fields)
 
 
-def heard(*said: Expression, at: float = 99.0, unread: tuple[str, ...] = ()) -> dict[str, Any]:
+def heard(
+    *said: Expression, at: float = 99.0, unread: tuple[str, ...] = (), root: Post | None = None
+) -> dict[str, Any]:
     """A held record, a request that was just read, and what people say about it."""
-    evidence = Evidence(at=at, standing=said, people=PEOPLE, unread=unread)
+    evidence = Evidence(
+        at=at, standing=said, people=PEOPLE, unread=unread, cards={root.id: root} if root else {}, who="bobs"
+    )
     known = {"listen": True, "rules": REVIEWER, "by_id": True, "readings": 1, "record": TOLD, "cards": READ}
     return {**HELD, **known, "evidence": evidence}
 
@@ -614,6 +618,130 @@ def test_an_adopted_post_gets_our_message_once() -> None:
         assert patch.message is message
 
 
+# -- what proves a card ----------------------------------------------------------------------------------------------
+
+UNPROVEN: dict[str, Post] = {
+    "another request's card": keyed("p1", request_id="id-2"),
+    "a card of another request that had this id": keyed("p1", q="another"),
+    "a webhook's post": keyed("p1", props=frozenset({"from_webhook"})),
+    "in another channel": keyed("p1", channel_id="dba"),
+    "of another cluster": keyed("p1", c="elsewhere.com"),
+    "the wrong key": keyed("p1", which=7),
+    "no key": post(),
+    "somebody else's": keyed("p1", user_id="eve"),
+    "a reply": keyed("p1", root_id="p0"),
+    "a system message": keyed("p1", type="system_join_channel"),
+    "another post": keyed("p2"),
+}
+ANOTHER = request(created=61.0)
+
+
+@pytest.mark.parametrize("card", UNPROVEN.values(), ids=UNPROVEN.keys())
+def test_a_record_that_names_no_card_of_this_request_is_mended(card: Post) -> None:
+    """Whoever may write the record could lead us to a post that others answer: nothing is patched, told or counted."""
+    given = heard(say(), root=card) | {"cards": {"p1": card}}
+    first = ask(**given)
+    assert (summary(first), first.unproven) == ("read ops", 1)
+    assert first.record is not None
+    assert [(one.p, one.s) for one in first.record.posts] == [("", "waiting")]
+    given |= {"record": first.record, "doubts": first.memory.doubts}
+    assert summary(ask(**given, posts={Place("ops"): ()})) == "post ops"
+    assert summary(ask(**given, posts={Place("ops"): (keyed("p7"),)})) == "read card p7"
+
+
+def test_a_card_is_made_where_an_adopted_post_was_none() -> None:
+    """It gets a key, so its slot is no longer one of the official plugin's."""
+    first = ask(**HELD, record=record(slot(a=ADOPTED)), cards=READ)
+    assert first.record is not None
+    assert [(one.p, one.a) for one in first.record.posts] == [("", 0)]
+    found = {"doubts": (Doubt(Place("ops"), 100.0),), "posts": {Place("ops"): (keyed("p7"),)}}
+    assert [(one.p, one.a) for one in kept(**HELD, record=record(slot(None, a=ADOPTED)), **found).posts] == [("p7", 0)]
+
+
+@table(
+    ("made before there were such marks", {"cards": {"p1": keyed("p1", q="", c="")}}, "submit alice approve"),
+    ("a card for the requester", {"record": record(slot(k="requester")), "cards": {"p1": keyed("p1", "requester")}},
+     "save, again 3030"),
+    ("an adopted post", {"record": record(slot(a=ADOPTED)), "cards": {"p1": post()}}, "save, again 3030"),
+    ("an adopted post that got a key", {"record": record(slot(a=ADOPTED))}, "read ops"),
+    ("nobody read it", {"cards": {}}, "save, again 3030"),
+    ("only the thread was read", {"cards": {}, "root": keyed("p1")}, "submit alice approve"),
+    ("older than the request by more than a minute", {"request": request(created=60.011),
+     "record": record(slot(), q=asked(request(created=60.011))),
+     "cards": {"p1": keyed("p1", q=asked(request(created=60.011)))}}, "save, again 3030"),
+    ("by less", {"request": request(created=60.009), "record": record(slot(), q=asked(request(created=60.009))),
+     "cards": {"p1": keyed("p1", q=asked(request(created=60.009)))}}, "submit alice approve"),
+    ("older than the card's word", {"cards": {"p1": keyed("p1", since=11)}}, "go on"),
+    ("older than the record's", {"record": record(slot(since=11))}, "go on"),
+    ("not older", {"record": record(slot(since=10)), "cards": {"p1": keyed("p1", since=9)}}, "submit alice approve"),
+    ("the card is of other rules", {"rules_digest": "new"}, "patch ops PENDING"),
+    ("they matter to nobody where nobody decides", {"rules_digest": "new", "rules": Rules()}, "save, again 3030"),
+)  # fmt: skip
+def test_what_counts_on_a_card(given: dict[str, Any], expected: str) -> None:
+    given = given.copy()
+    assert summary(ask(**heard(say(), root=given.pop("root", None)) | given)) == expected
+
+
+def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
+    """By Mattermost's clock; what was said before is told to be stale, and counts when it is given again."""
+    given = heard(say(at=2_000_000)) | {"rules_digest": "new", "offset": 1.0}
+    (patch,) = ask(**given).actions
+    assert isinstance(patch, Patch)
+    assert patch.since == 2_001_000
+    marked = {"record": record(slot(since=patch.since)), "cards": {"p1": keyed("p1", rules="new", since=patch.since)}}
+    told = ask(**given | marked)
+    assert [one.outcome for one in told.outcomes] == ["stale"]
+    assert told.record is not None
+    assert len(told.record.owe) == 1
+    again = heard(say(at=patch.since)) | {"rules_digest": "new"} | marked
+    assert summary(ask(**again)) == "submit alice approve"
+    # A patch for other reasons leaves it, and takes the later of both.
+    later = {**HELD, "request": REVIEWED, "record": record(slot(since=7, rep=(1,))), "cards": {"p1": keyed("p1")}}
+    for card, since in ((keyed("p1", since=5), 7), (keyed("p1", since=9), 9)):
+        (patch,) = ask(**later | {"cards": {"p1": card}}).actions
+        assert isinstance(patch, Patch)
+        assert patch.since == since
+
+
+@table(
+    ("an event of it may be late", {"by_id": False}, "read request"),
+    ("its cards are closed first", {}, "patch ops EXPIRED, reply ops -3"),
+    ("nobody decides on them", {"evidence": heard(say())["evidence"], "rules": REVIEWER},
+     "patch ops EXPIRED, reply ops -3"),
+    ("the record is taken before that", {"held": False}, "take"),
+    ("what may still appear is awaited", {"record": record(slot(None)), "doubts": (Doubt(Place("ops"), 130.0),),
+     "posts": {Place("ops"): ()}}, "save, again 30"),
+    ("the last look at its places is due", {"record": record(slot(s="gone")), "doubts": (Doubt(CARD, math.inf, 0),)},
+     "read thread p1"),
+    ("all is closed, and nothing is posted before that is on record", {"record": record(slot(shown=("EXPIRED", 0)),
+     seen=("EXPIRED", 0))}, "save, again 0.5"),
+    ("one that was over has no say in what is news", {"held": False, "record": record(slot(DENIED),
+     seen=("DENIED", 2), done=True)}, "take, done"),
+)  # fmt: skip
+def test_another_request_under_the_same_id(given: dict[str, Any], expected: str) -> None:
+    """Servers before 16 let clients choose ids."""
+    seen = {"held": True, "request": ANOTHER, "by_id": True, "record": TOLD, "cards": READ}
+    assert summary(ask(**seen | given)) == expected
+
+
+def test_another_request_is_announced_anew_with_a_new_seed() -> None:
+    ended = record(slot(shown=("EXPIRED", 0)), seen=("EXPIRED", 0), n=7, seed="old", done=True, dec=(COUNTED,))
+    anew = ask(held=True, request=ANOTHER, by_id=True, record=ended).record
+    assert anew is not None
+    assert (anew.seed, anew.posts, anew.dec, anew.done, anew.q, anew.n) == ("seed", (), (), False, asked(ANOTHER), 7)
+    assert summary(ask(held=True, request=ANOTHER, by_id=True, record=anew)) == "post ops"
+
+
+def test_a_direct_message_that_nobody_heard_live_is_to_be_said_again() -> None:
+    """An import by an administrator makes posts of any author and date, and no event tells of them."""
+    direct: dict[str, Any] = {"way": "direct", "post_id": "dm1", "channel_id": "dm", "root_id": ""}
+    plan = ask(**heard(say(flaw="unheard", **direct)))
+    assert [one.outcome for one in plan.outcomes] == ["unheard"]
+    assert plan.record is not None
+    assert ["Please say it again." in one.m for one in plan.record.owe] == [True]
+    assert summary(ask(**heard(say(**direct)))) == "submit alice approve"
+
+
 # -- doubts ----------------------------------------------------------------------------------------------------------
 
 
@@ -749,7 +877,7 @@ def test_recipients_beyond_the_room_of_a_record_are_refused_and_counted() -> Non
 @pytest.mark.parametrize(
     "changes",
     [
-        {"owner": "somebody"}, {"seen": ("PENDING", 1)}, {"posts": ()}, {"done": True},
+        {"owner": "somebody"}, {"q": "another"}, {"seen": ("PENDING", 1)}, {"posts": ()}, {"done": True},
         {"owe": (Owed("i", "dm", "No."),)}, {"posts": (slot(s="waiting"),)}, {"posts": (slot(s="failed"),)},
         {"posts": (slot(shown=("", 0)),)},
     ],

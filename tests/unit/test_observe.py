@@ -1,14 +1,16 @@
-"""How far back a channel is read for posts of ours, and what is concluded where that is too far."""
+"""How far back a channel is read for posts of ours, and what is read again of what was said."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
+from sidecar.decisions.judge import Expression
 from sidecar.decisions.record import Record, Stored
-from sidecar.decisions.seen import Context, Look, Memory, Place, Seen, Unknown
+from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
 from sidecar.metrics import Metrics
 from sidecar.model import Post
 from sidecar.reconcile.observe import MAX_PAGES, PAGE, Observer
@@ -30,6 +32,10 @@ class Channel:
         made = [Post(f"post{len(self.posts) + n}", "ops", user_id, create_at=int(at * 1000)) for n in range(count)]
         self.posts[:0] = made
 
+    async def get_post(self, post_id: str) -> Post | None:
+        await trio.lowlevel.checkpoint()
+        return next((post for post in self.posts if post.id == post_id), None)
+
     async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]:
         await trio.lowlevel.checkpoint()
         self.reads += 1
@@ -45,6 +51,22 @@ async def read(observer: Observer) -> Seen:
     record = Record(seed="s", owner="me", at=CLAIMED, exp=CLAIMED, seen=("PENDING", 0), posts=())
     seen = Seen(stored=Stored(record, "x"))
     return await observer.look(Look(places=frozenset({OPS})), seen, Memory(), Context(bot_id="bot"))
+
+
+@pytest.mark.parametrize("flaw", ["", "unheard"])
+async def test_a_direct_message_stays_as_it_was_heard_or_not(flaw: str) -> None:
+    """It is read again; that alone is no proof that its author wrote it just now."""
+    channel = Channel()
+    channel.posts = [Post("dm1", "dm", "a", create_at=5, message="approve abcd1234")]
+    said = Expression(user_id="a", verb="approve", way="direct", post_id="dm1", at=5, channel_id="dm", flaw=flaw)
+    record = Record(seed="s", owner="me", at=CLAIMED, exp=CLAIMED, seen=("PENDING", 0), posts=())
+    one = observer(channel)
+    for message, edit_at, left in (("approve abcd1234", 0, (said,)), ("approve abcd1234", 9, ()), ("hello", 0, ())):
+        channel.posts[0] = msgspec.structs.replace(channel.posts[0], message=message, edit_at=edit_at)
+        look = Look(evidence=True)
+        seen = await one.look(look, Seen(stored=Stored(record, "x")), Memory(direct=(said,)), Context(bot_id="bot"))
+        assert isinstance(seen.evidence, Evidence)
+        assert seen.evidence.standing == left
 
 
 @pytest.mark.parametrize(

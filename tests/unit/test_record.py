@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.decisions import record as records
-from sidecar.decisions.record import Record, Slot, Unreadable
+from sidecar.decisions.record import ADOPTED, Record, Slot, Unreadable
 from sidecar.model import AccessRequest, Review
 
 SLOTS = st.builds(
@@ -19,11 +19,12 @@ SLOTS = st.builds(
     k=st.sampled_from(("card", "requester")),
     c=st.text(max_size=26),
     p=st.text(max_size=26),
-    a=st.integers(0, 9),
+    a=st.integers(ADOPTED, 9),
     s=st.sampled_from(("posted", "waiting", "failed", "gone", "archived")),
     h=st.text(max_size=16),
     shown=st.tuples(st.text(max_size=9), st.integers(0, 99)),
     rep=st.lists(st.integers(-3, 20), max_size=5).map(tuple),
+    since=st.integers(0, 2**43),
 )
 RECORDS = st.builds(
     Record,
@@ -34,6 +35,7 @@ RECORDS = st.builds(
     seen=st.tuples(st.sampled_from(("PENDING", "APPROVED", "STATE 9")), st.integers(0, 99)),
     posts=st.lists(SLOTS, max_size=5).map(tuple),
     n=st.integers(0, 2**40),
+    q=st.text(max_size=16),
     done=st.booleans(),
 )
 
@@ -48,11 +50,11 @@ def test_a_record_survives_its_text_and_the_text_is_canonical(record: Record) ->
 
 def test_the_keys_are_those_that_others_read() -> None:
     """The names are a contract: the document is read from outside. In a slot what is as usual is left out."""
-    full = Slot(r="ops/x", k="requester", c="c", p="p", a=1, s="posted", h="h", shown=("PENDING", 0), rep=(1,))
-    record = Record(seed="s", owner="", at=1, exp=2, seen=("PENDING", 0), posts=(full, Slot(r="ops/y")))
+    full = Slot(r="ops/x", k="requester", c="c", p="p", a=1, s="posted", h="h", shown=("PENDING", 0), rep=(1,), since=1)
+    record = Record(seed="s", owner="", at=1, exp=2, seen=("PENDING", 0), posts=(full, Slot(r="ops/y")), q="q")
     document = json.loads(records.encode(record))
-    assert set(document) == {"v", "n", "seed", "owner", "lease_s", "at", "exp", "seen", "posts", "dec", "done"}
-    assert set(document["posts"][0]) == {"r", "k", "c", "p", "a", "s", "h", "shown", "rep"}
+    assert set(document) == {"v", "n", "seed", "owner", "lease_s", "at", "exp", "seen", "posts", "dec", "done", "q"}
+    assert set(document["posts"][0]) == {"r", "k", "c", "p", "a", "s", "h", "shown", "rep", "since"}
     assert document["posts"][1] == {"r": "ops/y"}
 
 
@@ -61,6 +63,12 @@ def test_the_keys_are_those_that_others_read() -> None:
 )
 def test_what_is_not_ours_to_change_is_unreadable(text: str) -> None:
     assert isinstance(records.decode(text), Unreadable)
+
+
+@pytest.mark.parametrize(("attempt", "readable"), [(-2, False), (ADOPTED, True), (100, True), (10**15, False)])
+def test_nobody_makes_us_compute_keys_without_end(attempt: int, readable: bool) -> None:  # noqa: FBT001 - a table
+    record = Record(seed="s", owner="", at=1, exp=2, seen=("PENDING", 0), posts=(Slot(r="x", a=attempt),))
+    assert isinstance(records.decode(records.encode(record)), Record) is readable
 
 
 @given(st.text())
@@ -121,9 +129,9 @@ def test_what_the_official_plugin_wrote_is_taken_over() -> None:
     data = {"messages": "chan1/post1,chan2/post2,broken", "user": "bob", "reviews_count": "2", "resolution": "DENIED"}
     record = records.adopt(data, seed="s", owner="", at=1, exp=2, lease_s=30)
     assert record.seen == ("DENIED", 2)
-    assert [(slot.c, slot.p, slot.s, slot.h, slot.rep) for slot in record.posts] == [
-        ("chan1", "post1", "posted", "", (1, 2, -2)),
-        ("chan2", "post2", "posted", "", (1, 2, -2)),
+    assert [(slot.c, slot.p, slot.a, slot.s, slot.h, slot.rep) for slot in record.posts] == [
+        ("chan1", "post1", ADOPTED, "posted", "", (1, 2, -2)),
+        ("chan2", "post2", ADOPTED, "posted", "", (1, 2, -2)),
     ]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from sidecar.decisions.record import Owed, Record, Slot
+from sidecar.decisions.record import ADOPTED, Owed, Record, Slot
 from sidecar.decisions.seen import Answer, Create, Doubt, Memory, Patch, Place, Reply, Seen
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.errors import LinkLost, PostRejected
-from sidecar.model import Draft
+from sidecar.model import Draft, Mark, Post
 
 OWED = Owed("i", "dm", "No.")
 RECORD = Record(
@@ -56,6 +57,30 @@ def test_a_save_that_failed_asks_for_a_look_at_once_and_forgets_no_later_one() -
     overtaken = unsaved(Memory(mine=True), frozenset({place}), 100.0, overtaken=True)
     assert (overtaken.mine, overtaken.touched) == (False, frozenset({"c"}))
     assert overtaken.doubts == (Doubt(place, 100.0, 2, card=True),)
+
+
+def test_a_patched_card_is_marked_as_is_known_then() -> None:
+    """What is said from now on counts in the same look; an adopted post bears no mark and never does."""
+    patch = Patch(0, Draft("x"), "h", ("PENDING", 1), 7)
+    for key, since in (("k", 7), ("", 0)):
+        card = Post("p", "c", "bot", key=key, mark=Mark(k=key))
+        after = settle(State(Seen(cards={"p": card}), RECORD, Memory()), patch, Result(rules="rules"), 100.0, 35.0)
+        (slot,) = after.record.posts
+        assert (slot.h, slot.shown, slot.since) == ("h", ("PENDING", 1), 7)
+        marked = after.seen.cards["p"]
+        assert isinstance(marked, Post)
+        assert (marked.mark.rules, marked.mark.since) == ("rules" if key else "", since)
+
+
+@pytest.mark.parametrize(("a", "attempt", "left"), [(0, 2, 2), (3, 2, 3), (ADOPTED, 0, ADOPTED), (ADOPTED, 2, ADOPTED)])
+def test_an_adopted_post_stays_one_whatever_is_tried_in_its_thread(a: int, attempt: int, left: int) -> None:
+    """Else it would lack its key, and a second card would be made."""
+    record = msgspec.structs.replace(RECORD, posts=(msgspec.structs.replace(RECORD.posts[0], a=a),))
+    after = settle(State(Seen(), record, Memory()), REPLY, Result(attempt=attempt), 100.0, 35.0)
+    assert after.record.posts[0].a == left
+    # A card that we make in its place is none.
+    made = settle(State(Seen(), record, Memory()), CREATE, Result(attempt=attempt), 100.0, 35.0)
+    assert made.record.posts[0].a == max(a, attempt)
 
 
 def test_who_refuses_an_answer_is_owed_none() -> None:
