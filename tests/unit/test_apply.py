@@ -206,7 +206,7 @@ async def test_what_a_post_is_marked_with(slot: Slot, action: Action, kind: str,
     key = post_key("seed", kind, "chan", int(kind == "review"), 0) if kind else ""
     assert mark == {
         "v": 1, "id": "id-1", "k": key, "n": 0, "state": "PENDING", "q": "asked", "c": "example.com",
-        "rules": "rules", "since": since,
+        "who": "", "rules": "rules", "since": since,
     }  # fmt: skip
 
 

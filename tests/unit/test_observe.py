@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from sidecar.decisions.judge import Expression
+from sidecar.decisions.judge import Expression, Person
 from sidecar.decisions.record import Record, Stored
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
 from sidecar.metrics import Metrics
@@ -42,9 +42,19 @@ class Channel:
         return self.posts[page * per_page : (page + 1) * per_page]
 
 
+async def colleague(user_id: str) -> Person:
+    await trio.lowlevel.checkpoint()
+    return Person(user_id)
+
+
+async def nobody(_: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return ""
+
+
 def observer(channel: Channel) -> Observer:
     nothing: Any = None
-    return Observer(nothing, channel, nothing, nothing, nothing, Metrics())  # type: ignore[arg-type]
+    return Observer(nothing, channel, nothing, colleague, nobody, Metrics())  # type: ignore[arg-type]
 
 
 async def read(observer: Observer) -> Seen:
