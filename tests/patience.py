@@ -48,7 +48,8 @@ async def _count(seconds: float, scope: trio.CancelScope, counting: trio.CancelS
         while seconds > 0:
             before = stalled()
             await trio.sleep(_TICK)  # one that took longer counts no more
-            seconds -= max(_LEAST, _TICK - (stalled() - before))
+            waited = max(0.0, stalled() - before)  # nothing can be read where descriptors have run out
+            seconds -= max(_LEAST, _TICK - waited)
         scope.cancel()
 
 

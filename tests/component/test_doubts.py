@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -15,6 +17,16 @@ from tests.world import QUICK, World, killed, running, world
 POSTS = "/api/v4/posts"
 DENIED = 'access denied to perform action "update" on "access_plugin_data"'
 LATER = msgspec.structs.replace(QUICK, verify=3.0)
+
+# Who is killed closes nothing; as a process it would not need to.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Collect what the killed leave behind here, where it is expected."""
+    yield
+    gc.collect()
 
 
 def deny_the_next_save(here: World) -> None:
