@@ -205,7 +205,7 @@ async def test_a_channel_that_was_archived_and_is_restored(how: str, tmp_path: P
 
 def status(here: World, request_id: str) -> str:
     data = here.auth.plugin_data(request_id).get("tm")
-    return str(json.loads(data)["posts"][0]["s"]) if data else ""
+    return str(json.loads(data)["posts"][0].get("s", "waiting")) if data else ""
 
 
 async def restored(here: World, decided: str, removed: str, pending: list[str]) -> None:
