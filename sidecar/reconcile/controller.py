@@ -63,6 +63,8 @@ log = logging.getLogger(__name__)
 SEED_SECONDS = 30.0
 # Requests that are kept whole while the link to Mattermost is down.
 KEPT = 1000
+# A visit takes five or six; one that goes on must not hold the loop for ever.
+MOST_STEPS = 500
 # A request that failed so often in a row is stuck, also where only a link's errors were to blame.
 STUCK_AFTER = 5
 
@@ -207,7 +209,7 @@ class _Visit:
         """The last plan of this visit, which says when to look again."""
         gate = self._peers.gate
         with ExitStack() as stack:
-            while True:
+            for _ in range(MOST_STEPS):
                 plan = self._decide()
                 if plan.over:
                     return await self._end(plan)
@@ -217,6 +219,7 @@ class _Visit:
                     if plan.take:
                         stack.enter_context(gate.writing())
                 await self._step(plan)
+        raise SidecarError(f"it did not come to rest within {MOST_STEPS} steps")
 
     def _park(self) -> Plan:
         """Wait for Mattermost's link without a worker; what an event brought is kept for as many as are few."""
