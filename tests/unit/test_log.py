@@ -157,9 +157,9 @@ def test_the_format_can_be_chosen(files: tuple[Stream, Stream]) -> None:
     stream, terminal = files
     log.setup(form="text", stream=stream)
     logger.info("a.b")
+    assert stream.getvalue().endswith("INFO    a.b\n")
     log.setup(form="json", stream=terminal)
     logger.info("a.b")
-    assert stream.getvalue().endswith("INFO    a.b\n")
     assert json.loads(terminal.getvalue())["event"] == "a.b"
 
 
