@@ -142,9 +142,13 @@ class Direct:
         self._members: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
         self._strangers: OrderedDict[str, float] = OrderedDict()
 
+    def configure(self, rules: Rules) -> None:
+        """Go on by another configuration."""
+        self._rules = rules
+
     def hint(self, channel_id: str, post_id: str) -> None:
         """Somebody posts outside a thread right now: the channel is read, if it is ours."""
-        if self._pairs.get(channel_id) != "":
+        if "direct" in self._rules.ways and self._pairs.get(channel_id) != "":
             _keep(self._live, post_id, None)
             self._followed.queue.add(KEY + channel_id)
 

@@ -35,7 +35,7 @@ class Expiry:
         read: Callable[[], Mapping[str, CertificateFacts]],
         metrics: Metrics,
         *,
-        one_file: bool = False,
+        one_file: Callable[[], bool] = lambda: False,
     ) -> None:
         self._identity = identity
         self._one_file = one_file
@@ -66,14 +66,12 @@ class Expiry:
                 "identity": self._identity,
                 "reviewer": reviewer,
                 "expires": datetime.fromtimestamp(one.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-                "detail": of_one_file(fix) if self._one_file else fix,
+                "detail": of_one_file(fix) if self._one_file() else fix,
             },
         )
 
-
-async def watch(expiries: list[Expiry], every: float) -> NoReturn:
-    """Look at intervals."""
-    while True:
-        for expiry in expiries:
-            expiry.look()
-        await trio.sleep(every)
+    async def watch(self, every: float) -> NoReturn:
+        """Look at intervals."""
+        while True:
+            self.look()
+            await trio.sleep(every)

@@ -32,7 +32,7 @@ class Ear:
         followed: Followed,
         people: People,
         sweeper: Sweeper,
-        direct: Direct | None,
+        direct: Direct,
         times: Times,
     ) -> None:
         self._open_events = open_events
@@ -61,7 +61,7 @@ class Ear:
         root_id: str | None = getattr(hint, "root_id", None)
         if root_id is None or root_id:
             self._followed.hear(root_id or hint.post_id, hint.user_id)
-        elif self._direct is not None:
+        else:
             self._direct.hint(hint.channel_id, hint.post_id)
 
     async def sweep(self) -> NoReturn:

@@ -140,6 +140,10 @@ class Sweeper:
         # What could not be read -> how often in a row, and when to try again (trio's clock).
         self._off: dict[str, tuple[int, float]] = {}
 
+    def configure(self, rules: Rules) -> None:
+        """Go on by another configuration."""
+        self._rules = rules
+
     async def run(self) -> NoReturn:
         """Sweep as soon as there is something to sweep, then again and again."""
         await self._known()

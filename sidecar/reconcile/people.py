@@ -59,13 +59,17 @@ class People:
 
     def __init__(self, directory: Directory, identity: Identity) -> None:
         self._directory = directory
-        self._identity = identity
         # Teleport user -> the account that first had that address in this process
         self._addresses: dict[str, str] = {}
-        self.unsafe = "not checked yet" if identity.by == "email" else ""
-        self._checked = -math.inf
         # Impostors of whom the log was told: they may talk as long as they like.
         self._said: set[tuple[str, str]] = set()
+        self.configure(identity)
+
+    def configure(self, identity: Identity) -> None:
+        """Go on by another configuration."""
+        self._identity = identity
+        self.unsafe = "not checked yet" if identity.by == "email" else ""
+        self._checked = -math.inf
 
     async def check_server(self) -> None:
         """See whether the server's settings make addresses trustworthy, where they count. Raises LinkError."""
