@@ -100,7 +100,7 @@ async def test_other_settings_of_mattermost_connect_it_alone(tmp_path: Path, wha
             assert not here.lines.problems
 
 
-async def test_another_mattermost_is_told_of_what_is_open(tmp_path: Path) -> None:
+async def test_another_mattermost_has_other_channels(tmp_path: Path) -> None:
     """What was known of names was true of the first."""
     async with world(tmp_path) as here, trio.open_nursery() as nursery:
         chat = MattermostServer("5.37.0")
@@ -112,7 +112,8 @@ async def test_another_mattermost_is_told_of_what_is_open(tmp_path: Path) -> Non
         async with reloading(here, here.config()) as sidecar:
             first = await announced(here)
             await sidecar.reload(here.config(mattermost__url=chat.url, mattermost__token_file=str(token)))
-            await chat.wait_for(lambda: any(post.props["tm"]["id"] == first for post in chat.posts(channel)))
+            (second,) = here.ask()
+            await chat.wait_for(lambda: any(post.props["tm"]["id"] == second for post in chat.posts(channel)))
             assert here.states() == {first: ["PENDING"]}
         nursery.cancel_scope.cancel()
 
