@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from sidecar.config import Config
     from sidecar.intake.kept import Kept
-    from sidecar.intake.teleport import Auth
+    from sidecar.intake.store import Auth
     from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
     from sidecar.teleport.credentials import Credentials
@@ -174,11 +174,11 @@ class Assembly:
             self._times,
         )
         peers = Peers(
-            self._teleport,
+            self._teleport.store,
             client,
-            Observer(self._teleport, client, resolver, people.find, people.find_requester, self._metrics),
+            Observer(self._teleport.store, client, resolver, people.find, people.find_requester, self._metrics),
             resolver,
-            Submitter(rules.mode, self._teleport, lambda: self._own_user, pool) if decides else None,
+            Submitter(rules.mode, self._teleport.store, lambda: self._own_user, pool) if decides else None,
             self._gate,
             recipients.forget,
         )
@@ -213,7 +213,7 @@ class Assembly:
         direct = Direct(
             client,
             self._followed,
-            self._teleport.get_request,
+            self._teleport.store.get_request,
             people.find,
             rules,
             self._text_options,
@@ -248,7 +248,7 @@ class Assembly:
 
     def _text_options(self) -> TextOptions:
         """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""
-        info = self._teleport.info
+        info = self._teleport.store.info
         web_url = self._config.teleport.web_url
         if not web_url and info is not None and (proxy := self._connector.web_addr or info.proxy_public_addr):
             web_url = f"https://{proxy}"
@@ -284,7 +284,7 @@ class Assembly:
                     names,
                     recipients.resolve,
                     client,
-                    self._teleport,
+                    self._teleport.store,
                     bot_id=link.bot_id,
                     cluster=self._text_options().cluster,
                     followed=self._followed.__contains__,

@@ -10,7 +10,7 @@ import time
 import uuid
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import msgspec
 import trio
@@ -40,6 +40,7 @@ from sidecar.decisions.view import TAKEOVER
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, ReviewRejected, SidecarError
 from sidecar.model import AccessRequest
 from sidecar.reconcile.apply import Applier
+from sidecar.reconcile.followed import DECISIONS
 from sidecar.reconcile.lease import Lease, LeaseLost, boottime
 from sidecar.reconcile.observe import stored
 from sidecar.reconcile.side_by_side import outcomes
@@ -111,18 +112,25 @@ class Controller:
         metrics.requests_stuck.set_function(lambda: len(self._stuck))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled: at most `workers` keys at once."""
-        limit = trio.CapacityLimiter(self._workers)
+        """Work until cancelled: at most `workers` keys at once, of which some are kept for decisions."""
+        kept = self._workers // 8
         async with trio.open_nursery() as nursery:
             self._courtesies = nursery
             nursery.start_soon(self._followed.queue.run_timers, name="reconcile.timers")
             await nursery.start(self._peers.resolver.run, name="reconcile.resolver")
             task_status.started()
-            while True:
-                token = object()
-                await limit.acquire_on_behalf_of(token)
-                key = await self._followed.queue.get()
-                nursery.start_soon(self._work, key, limit, token, name="reconcile.worker")
+            if kept:
+                nursery.start_soon(self._take, nursery, kept, DECISIONS + 1, name="reconcile.decisions")
+            await self._take(nursery, self._workers - kept, None)
+
+    async def _take(self, nursery: trio.Nursery, workers: int, lanes: int | None) -> NoReturn:
+        """Give the next key of these lanes to a worker when one is free."""
+        limit = trio.CapacityLimiter(workers)
+        while True:
+            token = object()
+            await limit.acquire_on_behalf_of(token)
+            key = await self._followed.queue.get(lanes)
+            nursery.start_soon(self._work, key, limit, token, name="reconcile.worker")
 
     async def _work(self, key: str, limit: trio.CapacityLimiter, token: object) -> None:
         """One visit; what nobody foresaw in it costs this key alone, and is tried again."""
