@@ -31,13 +31,14 @@ from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import open_client as open_mattermost
 from sidecar.mattermost.recipients import Recipients
 from sidecar.reconcile.coldstart import close_orphans
-from sidecar.reconcile.controller import Controller, Peers
+from sidecar.reconcile.controller import Controller
 from sidecar.reconcile.followed import Followed
 from sidecar.reconcile.gate import Gate
 from sidecar.reconcile.observe import Observer
 from sidecar.reconcile.people import Identity, People, Reviewer
 from sidecar.reconcile.resolve import Resolver
 from sidecar.reconcile.submit import Submitter
+from sidecar.reconcile.visit import Peers
 from sidecar.teleport.connect import Connector
 from sidecar.teleport.findings import to_error
 from sidecar.teleport.identity import credential_files, load_credentials
@@ -137,8 +138,10 @@ class Assembly:
             pool = await self._open_pool(stack)
             people = People(client, identity(config))
             direct = self._listen(client, link, ears, people)
-            controller = self._controller(client, recipients, link, people, pool, direct)
-            await nursery.start(controller.run, name="reconcile")
+            peers = self._peers(client, recipients, people, pool)
+            controller = self._controller(link, direct)
+            await nursery.start(peers.resolver.run, name="reconcile.resolver")
+            nursery.start_soon(controller.run, peers, config.limits.workers, name="reconcile")
             nursery.start_soon(partial(self._keep_teleport, fail_fast=fail_fast), name="teleport")
             nursery.start_soon(partial(self._keep_mattermost, link, fail_fast=fail_fast), name="mattermost")
             nursery.start_soon(self._clean_up, client, recipients, link, name="coldstart")
@@ -152,17 +155,7 @@ class Assembly:
 
     # -- Mattermost --------------------------------------------------------------------------------------------------
 
-    def _controller(
-        self,
-        client: MattermostClient,
-        recipients: Recipients,
-        link: MattermostLink,
-        people: People,
-        pool: Reviewers | None,
-        direct: Direct | None,
-    ) -> Controller:
-        config, rules = self._config, self._rules
-        decides = rules.mode != "none"
+    def _peers(self, client: MattermostClient, recipients: Recipients, people: People, pool: Reviewers | None) -> Peers:
         resolver = Resolver(
             recipients,
             self._routes,
@@ -173,18 +166,21 @@ class Assembly:
             self._gate.suspect,
             self._times,
         )
-        peers = Peers(
+        return Peers(
             self._teleport.store,
             client,
             Observer(self._teleport.store, client, resolver, people.find, people.find_requester, self._metrics),
             resolver,
-            Submitter(rules.mode, self._teleport.store, lambda: self._own_user, pool) if decides else None,
+            Submitter(self._rules.mode, self._teleport.store, lambda: self._own_user, pool),
             self._gate,
             recipients.forget,
         )
+
+    def _controller(self, link: MattermostLink, direct: Direct) -> Controller:
+        config = self._config
         context = Context(
             lease_s=max(1, int(config.teleport.lease)),
-            rules=rules,
+            rules=self._rules,
             rules_digest=digest(config),
             times=self._times,
             announce_resolved=config.announce.resolved,
@@ -192,24 +188,20 @@ class Assembly:
         )
         return Controller(
             self._followed,
-            peers,
+            self._gate,
             lambda: msgspec.structs.replace(
                 context,
                 bot_id=link.bot_id,
                 options=self._text_options(),
                 keep_recipients=self._monitoring.book.used,
             ),
+            direct.visit,
             self._metrics,
-            workers=config.limits.workers,
-            seeds=(rules.approve[0], rules.deny[0]) if decides and "reaction" in rules.ways else (),
-            others=direct.visit if direct is not None else None,
         )
 
-    def _listen(self, client: MattermostClient, link: MattermostLink, ears: list[Ear], people: People) -> Direct | None:
-        """Build what hears people in Mattermost; nothing where the configuration asks for none."""
+    def _listen(self, client: MattermostClient, link: MattermostLink, ears: list[Ear], people: People) -> Direct:
+        """Build what hears people in Mattermost; nothing listens where the configuration asks for none."""
         config, rules = self._config, self._rules
-        if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
-            return None
         direct = Direct(
             client,
             self._followed,
@@ -221,6 +213,8 @@ class Assembly:
             secret=self._token,
             times=self._times,
         )
+        if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
+            return direct
         sweeper = Sweeper(
             client,
             self._followed,
@@ -244,7 +238,7 @@ class Assembly:
         )
         wants_direct = direct if "direct" in rules.ways else None
         ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, self._times))
-        return wants_direct
+        return direct
 
     def _text_options(self) -> TextOptions:
         """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""
