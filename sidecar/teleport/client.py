@@ -80,15 +80,17 @@ async def open_client(
     @asynccontextmanager
     async def connect(mib: int) -> AsyncIterator[tuple[Channel, Callable[[], bool]]]:
         if through is None:
-            with open_channel(
+            async with open_channel(
                 addr, credentials, roots, server_name=server_name, observe=observe, max_message_mib=mib
             ) as channel:
                 yield channel, lambda: False
             return
         tls, heard = await dial_through_proxy(addr, credentials, now=time.time())
-        async with splice(through, tls, heard) as spliced:
-            with open_local_channel(spliced.target, observe=observe, max_message_mib=mib) as channel:
-                yield channel, lambda: spliced.over
+        async with (
+            splice(through, tls, heard) as spliced,
+            open_local_channel(spliced.target, observe=observe, max_message_mib=mib) as channel,
+        ):
+            yield channel, lambda: spliced.over
 
     async with connect(_NARROW_MIB) as (channel, is_over):
         yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, our_cluster(ours))
@@ -148,7 +150,7 @@ class AuthClient:
 
     async def meet(self) -> None:
         """Ping unless the present connection was: what is called next goes to a server of our own cluster."""
-        if not (self._met and self._channel.connected):
+        if not (self._met and await self._channel.is_connected()):
             await self.ping()
 
     async def get_request(self, request_id: str) -> AccessRequest | None:
