@@ -105,7 +105,7 @@ def _is_it_there(view: View) -> Plan | None:
         return None
     if view.memory.silent or view.record is None:
         return Plan(memory=view.memory, drop=True)
-    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.now.wall, 0.0)
+    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.teleport_time, 0.0)
     if view.facts.absent_since < math.inf:
         again = min(again, view.facts.absent_since + view.context.times.absent)
     return Plan(memory=view.memory, again_at=again)

@@ -31,6 +31,8 @@ from sidecar.text import card as text
 
 # A request that goes away this long before its expiry by our clock still counts as expired.
 EXPIRY_SLACK_SECONDS = 10.0
+# Clocks that differ by more than a century tell nothing.
+_MOST_OFFSET = 4e9
 
 
 # -- recipients ------------------------------------------------------------------------------------------------------
@@ -84,6 +86,7 @@ def new_record(view: View) -> Record:
         seen=(request.state, len(request.reviews)) if request is not None else (PENDING, 0),
         posts=(),
         q=asked(request) if request is not None else "",
+        off=round(min(max(view.now.offset, -_MOST_OFFSET), _MOST_OFFSET)),
     )
 
 
@@ -271,7 +274,7 @@ def ending(view: View, record: Record) -> str:
         return record.seen[0]
     # Nobody removes a request at the very moment of its expiry, whoever's clock is behind; and an id that is used again
     # was free.
-    over = view.now.wall + max(view.now.offset, 0.0) >= record.exp - EXPIRY_SLACK_SECONDS
+    over = max(view.clocks) >= record.exp - EXPIRY_SLACK_SECONDS
     return EXPIRED if over or view.another else REMOVED
 
 

@@ -151,13 +151,14 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 class Now(NamedTuple):
     """The clocks of a look: Unix seconds, trio's, the boot time's, and Mattermost's minus ours in seconds.
 
-    Teleport tells no time, so what depends on its clock is concluded where ours and Mattermost's agree.
+    Teleport tells no time. `teleport` is what its clock shows at least: that much passed since it made a request.
     """
 
     wall: float
     mono: float
     boot: float
     offset: float = 0.0
+    teleport: float = -math.inf
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -128,6 +128,8 @@ class Followed:
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
+        # When this machine was booted at the latest, by Teleport's clock (Unix seconds).
+        self.booted = -math.inf
         # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: dict[str, str] = {}
@@ -183,6 +185,8 @@ class Followed:
 
     def learn(self, entry: Entry, request: AccessRequest) -> None:
         """Note that Teleport has this version, which is not older than the one known; also one that was read by id."""
+        if request.created is not None:
+            self.booted = max(self.booted, request.created - boottime())
         if entry.version.rank < 0 and request.state == PENDING:
             # Not younger than it says, and not older than now by a clock that is behind Teleport's.
             age = time.time() - request.created if request.created is not None else 0.0

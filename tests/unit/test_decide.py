@@ -200,6 +200,7 @@ NEW: dict[str, Any] = {"stored": None}
     ("nothing by id proves nothing before its expiry", {**GONE, "record": TOLD}, "again 3060"),
     ("nor just after it", {**GONE, "record": TOLD, "wall": 5059.0}, "again 1"),
     ("past its expiry it does", {**GONE, "record": TOLD, "wall": 5060.0}, "read card p1, take"),
+    ("not past it by our clock alone", {**GONE, "record": TOLD, "wall": 5060.0, "offset": -60.0}, "again 60"),
     ("absent from a list and by id it is gone", {**GONE, "record": TOLD, "absent_since": 100.0}, "read card p1, take"),
     (
         "mode plugin narrows lists: again in five minutes",
@@ -423,7 +424,11 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     ("its expiry is 30 s past, and Teleport lists it",
      {**HELD, "record": record(slot()), "cards": READ, "wall": 5030.0}, "patch ops EXPIRED"),
     ("a moment before", {**HELD, "record": record(slot()), "wall": 5029.0}, "save, again 1"),
-    ("not by our clock alone", {**HELD, "record": record(slot()), "wall": 5030.0, "offset": -9.0}, "save, again 30"),
+    ("not by our clock alone", {**HELD, "record": record(slot()), "wall": 5030.0, "offset": -9.0}, "save, again 9"),
+    ("but by any two", {**HELD, "record": record(slot()), "cards": READ, "wall": 4000.0, "offset": 1030.0,
+     "teleport": 5030.0}, "patch ops EXPIRED"),
+    ("not by Teleport's alone, which may be another's", {**HELD, "record": record(slot()), "wall": 4000.0,
+     "teleport": 1e10}, "save, again 1030"),
     ("it was prolonged", {**HELD, "record": record(slot(shown=("EXPIRED", 0), h="e")), "cards": READ},
      "patch ops PENDING"),
 )  # fmt: skip
