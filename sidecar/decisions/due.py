@@ -176,7 +176,9 @@ class _Builder:
         if place not in self._view.seen.posts:
             self._places.add(place)
             return False
-        return not isinstance(self._view.seen.posts[place], Unknown)
+        posts = self._view.seen.posts[place]
+        # What may not be read may not be written either, which Mattermost says itself.
+        return not isinstance(posts, Unknown) or isinstance(posts.why, PostRejected)
 
     def _bring(self, position: int) -> None:
         """Make the card, or bring it and its thread to what is to be shown."""
@@ -190,6 +192,8 @@ class _Builder:
         changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
         if changed or slot.c in self._memory.touched or self._other_rules(slot):
             self._patch(position, draft, digest, self._shows())
+            for place in (Place(slot.c), Place(slot.c, slot.p)):
+                self._may_write(place)
             if self._record.posts[position].s == "gone":
                 return
         numbers = posts.numbers(request)

@@ -60,6 +60,8 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     rep: tuple[int, ...] = ()
     # From when on (Mattermost's milliseconds) words on the card count.
     since: int = 0
+    # Whether more may stand in its channel or thread than is on record.
+    d: bool = False
     # Keys that a later version wrote.
     extra: dict[str, object] = {}
 

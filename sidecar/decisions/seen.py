@@ -105,7 +105,8 @@ class Doubt(msgspec.Struct, frozen=True):
     """In this place something may have been written that no record tells; `card`: the card may have been, too.
 
     It is read before anything is written there; at `due` (trio's clock), when the longest late write may have landed;
-    and at the end of the request. `stage` counts down the looks: 2 at once, 1 when it is due, 0 at the end.
+    at each change of the card, and at the end of the request: nobody knows how late a write may be. `stage` counts down
+    the looks that are due: 2 at once, 1 later, 0 none.
     """
 
     place: Place
