@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from sidecar.decisions.deliberate import deliberate, unheard
-from sidecar.decisions.doubts import after_reading, taken
+from sidecar.decisions.doubts import after_reading, marked, taken
 from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import Found, find, unfinished
@@ -105,7 +105,7 @@ def _is_it_there(view: View) -> Plan | None:
         return None
     if view.memory.silent or view.record is None:
         return Plan(memory=view.memory, drop=True)
-    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.now.wall, 0.0)
+    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.teleport_time, 0.0)
     if view.facts.absent_since < math.inf:
         again = min(again, view.facts.absent_since + view.context.times.absent)
     return Plan(memory=view.memory, again_at=again)
@@ -217,6 +217,8 @@ def _what_must_be_posted(view: View) -> Plan | None:
     found = _found(view, record)
     view = view._replace(memory=after_reading(view))
     due = work(view, found.record)
+    if view.seen.held:
+        due = due._replace(record=marked(due.record, due.memory))
     actions = (*(Delete(post_id, place) for post_id, place in found.younger), *due.actions)
     plan = Plan(
         memory=due.memory,

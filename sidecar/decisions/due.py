@@ -31,6 +31,8 @@ from sidecar.text import card as text
 
 # A request that goes away this long before its expiry by our clock still counts as expired.
 EXPIRY_SLACK_SECONDS = 10.0
+# Clocks that differ by more than a century tell nothing.
+_MOST_OFFSET = 4e9
 
 
 # -- recipients ------------------------------------------------------------------------------------------------------
@@ -84,6 +86,7 @@ def new_record(view: View) -> Record:
         seen=(request.state, len(request.reviews)) if request is not None else (PENDING, 0),
         posts=(),
         q=asked(request) if request is not None else "",
+        off=round(min(max(view.now.offset, -_MOST_OFFSET), _MOST_OFFSET)),
     )
 
 
@@ -173,7 +176,9 @@ class _Builder:
         if place not in self._view.seen.posts:
             self._places.add(place)
             return False
-        return not isinstance(self._view.seen.posts[place], Unknown)
+        posts = self._view.seen.posts[place]
+        # What may not be read may not be written either, which Mattermost says itself.
+        return not isinstance(posts, Unknown) or isinstance(posts.why, PostRejected)
 
     def _bring(self, position: int) -> None:
         """Make the card, or bring it and its thread to what is to be shown."""
@@ -187,6 +192,8 @@ class _Builder:
         changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
         if changed or slot.c in self._memory.touched or self._other_rules(slot):
             self._patch(position, draft, digest, self._shows())
+            for place in (Place(slot.c), Place(slot.c, slot.p)):
+                self._may_write(place)
             if self._record.posts[position].s == "gone":
                 return
         numbers = posts.numbers(request)
@@ -271,7 +278,7 @@ def ending(view: View, record: Record) -> str:
         return record.seen[0]
     # Nobody removes a request at the very moment of its expiry, whoever's clock is behind; and an id that is used again
     # was free.
-    over = view.now.wall + max(view.now.offset, 0.0) >= record.exp - EXPIRY_SLACK_SECONDS
+    over = max(view.clocks) >= record.exp - EXPIRY_SLACK_SECONDS
     return EXPIRED if over or view.another else REMOVED
 
 

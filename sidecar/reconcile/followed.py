@@ -62,6 +62,8 @@ class Followed:
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
+        # When this machine was booted at the latest, by Teleport's clock (Unix seconds).
+        self.booted = -math.inf
         # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
@@ -107,6 +109,8 @@ class Followed:
         if digest == entry.digest or request.version < entry.version:
             return False
         newer = request.version > entry.version
+        if request.created is not None:
+            self.booted = max(self.booted, request.created - boottime())
         entry.learn(request)
         if self._settled(entry, request):
             # Never now, although by our clock it may be over already.

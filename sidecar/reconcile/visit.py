@@ -155,7 +155,9 @@ class Visit:
             self._seen = self._seen.but(request=newer, by_id=False)
         if self._seen.held:
             self._seen = self._seen.but(stored=Stored(self.lease.record, self.lease.saved))
-        now = Now(time.time(), trio.current_time(), boottime(), self._peers.mattermost.clock_offset)
+        boot = boottime()
+        offset = self._peers.mattermost.clock_offset
+        now = Now(time.time(), trio.current_time(), boot, offset, boot + self._followed.booted)
         plan = decide(self._seen, self._entry.facts, self._memory, self._context, now)
         self._note(plan)
         self._memory = plan.memory
