@@ -40,7 +40,7 @@ from sidecar.reconcile.resolve import Resolver
 from sidecar.reconcile.submit import Submitter
 from sidecar.reconcile.visit import Peers
 from sidecar.teleport.connect import Connector
-from sidecar.teleport.findings import to_error
+from sidecar.teleport.findings import ONE_FILE, THREE_FILES, to_error
 from sidecar.teleport.identity import credential_files, load_credentials
 from sidecar.teleport.reviewers import open_reviewers
 from sidecar.teleport.x509 import read_certificate
@@ -103,8 +103,8 @@ class Assembly:
         )
         self._own_user = ""
         self._certificate: dict[str, CertificateFacts] = {}
-        one_file = config.teleport.identity is not None
-        self._expiry = Expiry("main", lambda: self._certificate, metrics, one_file=one_file)
+        files = THREE_FILES if config.teleport.identity is None else ONE_FILE
+        self._expiry = Expiry("main", lambda: self._certificate, metrics, files)
         self._warned: set[str] = set()
 
     async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:

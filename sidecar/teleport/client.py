@@ -18,7 +18,7 @@ from sidecar.sliced import sliced
 from sidecar.teleport import codec
 from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, ServerStream, open_channel, open_local_channel
 from sidecar.teleport.credentials import Credentials, read_credentials
-from sidecar.teleport.findings import API_DOMAIN, our_cluster, shown
+from sidecar.teleport.findings import API_DOMAIN, shown
 from sidecar.teleport.identity import own_roots
 from sidecar.teleport.splice import splice
 from sidecar.teleport.status import (
@@ -93,7 +93,7 @@ async def open_client(
             yield channel, lambda: spliced.over
 
     async with connect(_NARROW_MIB) as (channel, is_over):
-        yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, our_cluster(ours))
+        yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, ours.cluster)
 
 
 def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
@@ -104,7 +104,7 @@ def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
             return ours, roots
     except ValueError as exc:
         raise LinkRefused("teleport", "credentials", "our certificate or the CA file cannot be read") from exc
-    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(our_cluster(ours))}")
+    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(ours.cluster)}")
 
 
 _Connect = Callable[[], AbstractAsyncContextManager[tuple[Channel, Callable[[], bool]]]]
