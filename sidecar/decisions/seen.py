@@ -119,7 +119,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     `text` is the record's exact text where it is kept, `mine` that this process made or took it, `foreign` another
     holder's (n, boot time when first seen), `touched` the channels whose cards may show anything, `direct` the direct
-    messages that were heard live, `listen` that something was said that is not judged yet.
+    messages that were heard live, `listen` that something was said that is not judged yet, `told` the posts (their
+    hashes) that were seen to be cards.
     """
 
     known: bool = False
@@ -130,6 +131,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     doubts: tuple[Doubt, ...] = ()
     mentions: bool = False
     touched: frozenset[str] = frozenset()
+    told: tuple[int, ...] = ()
     listen: bool = False
     speakers: tuple[str, ...] = ()
     direct: tuple[Expression, ...] = ()
@@ -333,6 +335,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     found: tuple[str, ...] = ()
     # Cards that were none.
     unproven: int = 0
+    # What people without a link say right now.
+    strangers: tuple[Expression, ...] = ()
 
     @property
     def over(self) -> bool:

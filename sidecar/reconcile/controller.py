@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from sidecar.reconcile.observe import Observer
     from sidecar.reconcile.ports import Mattermost, Teleport
     from sidecar.reconcile.resolve import Resolver
+    from sidecar.reconcile.strangers import Strangers
     from sidecar.reconcile.submit import Submitter
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Peers(NamedTuple):
     submitter: Submitter | None
     gate: Gate
     forget: Callable[[str], None]
+    strangers: Strangers
 
 
 class Controller:
@@ -162,6 +164,9 @@ class Controller:
         if self._courtesies is not None:
             for post_id in visit.new_cards:
                 self._courtesies.start_soon(self._seed, post_id, context.bot_id, name="reconcile.seed")
+            for one in filter(self._peers.strangers.news, plan.strangers):
+                answer = partial(self._peers.strangers.answer, one, plan.record, context)
+                self._courtesies.start_soon(answer, name="reconcile.strangers")
         self._followed.keep(entry, plan.memory)
         if plan.memory.failures >= STUCK_AFTER or (plan.memory.failures and visit.in_trouble):
             self._stuck.add(entry.id)

@@ -40,6 +40,8 @@ EARLY_HINTS = 1000
 DIRECT_MESSAGES = 20
 # People who are looked up beside what they said, so that a decision waits for one read less.
 MOST_SPEAKERS = 4
+# Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
+CARD_SECONDS = 0.02
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
@@ -128,6 +130,7 @@ class Followed:
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
+        self._looked_at = -math.inf
         # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: dict[str, str] = {}
@@ -174,8 +177,9 @@ class Followed:
             return False
         newer = request.version > entry.version
         self.learn(entry, request)
-        if self._settled(entry, request):
-            self.queue.add_at(entry.id, self.expiry_look(request.expires))
+        record = self._settled(entry, request)
+        if record is not None:
+            self.queue.add_at(entry.id, min(self.expiry_look(request.expires), self._turn(entry, record)))
             return False
         entry.request = request if len(self.queue) < self._keep and len(request.reason) < KEEP_REASON_LENGTH else None
         self.queue.add(entry.id)
@@ -352,14 +356,24 @@ class Followed:
             entry.mark = self._mark
         return entry
 
-    def _settled(self, entry: Entry, request: AccessRequest) -> bool:
+    def _turn(self, entry: Entry, record: Record) -> float:
+        """When the cards that only a record tells of are looked at, one request after the other."""
+        told = set(entry.memory.told)
+        unseen = sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
+        if not unseen:
+            return math.inf
+        self._looked_at = max(self._looked_at, trio.current_time()) + unseen * CARD_SECONDS
+        return self._looked_at
+
+    def _settled(self, entry: Entry, request: AccessRequest) -> Record | None:
+        """The record, where nothing can be due but a look at its cards."""
         text = entry.offered or entry.memory.text
         if text is None or self.queue.busy(entry.id):
-            return False
+            return None
         record = decode(text)
         if not isinstance(record, Record):
-            return False
+            return None
         names: frozenset[str] = frozenset()
         if not (self._book().used and record.posts):
             names = frozenset(named.name for named in route(request, self.routes))
-        return settled(request, record, names)
+        return record if settled(request, record, names) else None
