@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from sidecar.decisions.judge import Policy, Rules
+from sidecar.decisions.judge import Rules
 from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError
@@ -35,8 +35,9 @@ from sidecar.reconcile.controller import Controller
 from sidecar.reconcile.followed import Followed
 from sidecar.reconcile.gate import Gate
 from sidecar.reconcile.observe import Observer
-from sidecar.reconcile.people import Identity, People, Reviewer
+from sidecar.reconcile.people import People
 from sidecar.reconcile.resolve import Resolver
+from sidecar.reconcile.strangers import Strangers
 from sidecar.reconcile.submit import Submitter
 from sidecar.reconcile.visit import Peers
 from sidecar.teleport.connect import Connector
@@ -136,7 +137,7 @@ class Assembly:
                 recipients.clear,
             )
             pool = await self._open_pool(stack)
-            people = People(client, identity(config))
+            people = People(client, config.reviewers, config.reviews.identity, self._routes.requesters)
             direct = self._listen(client, link, ears, people)
             peers = self._peers(client, recipients, people, pool)
             controller = self._controller(link, direct)
@@ -169,11 +170,12 @@ class Assembly:
         return Peers(
             self._teleport.store,
             client,
-            Observer(self._teleport.store, client, resolver, people.find, people.find_requester, self._metrics),
+            Observer(self._teleport.store, client, resolver, people.judge, people.find_requester, self._metrics),
             resolver,
             Submitter(self._rules.mode, self._teleport.store, lambda: self._own_user, pool),
             self._gate,
             recipients.forget,
+            Strangers(client, people.find, self._metrics),
         )
 
     def _controller(self, link: MattermostLink, direct: Direct) -> Controller:
@@ -368,9 +370,6 @@ class Assembly:
 def rules(config: Config) -> Rules:
     """What the configuration says of decisions."""
     reviews = config.reviews
-    policies = {
-        role: Policy(policy.reviewers, policy.approvals, policy.denials) for role, policy in reviews.policy.items()
-    }
     return Rules(
         mode=reviews.submit_as,
         # Where nobody decides, there are still questions to answer.
@@ -378,7 +377,8 @@ def rules(config: Config) -> Rules:
         approve=reviews.approve,
         deny=reviews.deny,
         require_reason=reviews.require_reason,
-        policies=policies,
+        policies=reviews.policy,
+        linked={one.id: one.user for one in config.reviewers.values() if one.id},
     )
 
 
@@ -388,10 +388,3 @@ def digest(config: Config) -> str:
     linked = sorted(f"{one.id}={one.user}" for one in config.reviewers.values())
     parts = [reviews.submit_as, *reviews.ways, "", *reviews.approve, "", *reviews.deny, reviews.identity, *linked]
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]
-
-
-def identity(config: Config) -> Identity:
-    """How reviewers are recognised."""
-    reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
-    requesters = tuple((user, name) for user, name in routes_of(config).requesters.items() if name)
-    return Identity(reviewers, config.reviews.identity, requesters=requesters)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.decisions.deliberate import deliberate, unheard
+from sidecar.decisions.deliberate import deliberate, strangers, unheard
 from sidecar.decisions.doubts import after_reading, marked, taken
 from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
@@ -254,7 +254,7 @@ def _found(view: View, record: Record) -> Found:
         return Found(record)
     reviews = max(record.seen[1], len(view.request.reviews) if view.request is not None else 0)
     context = view.context
-    return find(record, read, context.bot_id, context.request_id, reviews=reviews, adopting=view.memory.mentions)
+    return find(record, read, context, view.wanted, reviews=reviews, adopting=view.memory.mentions)
 
 
 _QUESTIONS: tuple[Callable[[View], Plan | None], ...] = (
@@ -307,6 +307,7 @@ def _rest(view: View, plan: Plan) -> Plan:
         save=view.seen.held or (ours and not memory.timed),
         again_at=min(again),
         drop=record.done and view.gone,
+        strangers=strangers(view.seen, view.memory, record, view.context),
     )
 
 

@@ -58,6 +58,11 @@ class View(NamedTuple):
         return self.gone or self.another
 
     @property
+    def wanted(self) -> AccessRequest | None:
+        """The request that the record is about, unless that is over for good."""
+        return None if self.ends else self.request
+
+    @property
     def retry_failed(self) -> bool:
         """Whether recipients that failed are due again."""
         return not self.memory.retries or self.now.mono >= self.memory.retry_at

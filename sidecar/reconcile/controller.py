@@ -119,6 +119,8 @@ class Controller:
             raise
         for post_id in visit.new_cards:
             nursery.start_soon(_seed, peers, post_id, context, name="reconcile.seed")
+        for one in filter(peers.strangers.news, plan.strangers):
+            nursery.start_soon(peers.strangers.answer, one, plan.record, context, name="reconcile.strangers")
         entry.keep(plan.memory)
         if plan.memory.failures >= STUCK_AFTER or (plan.memory.failures and visit.in_trouble):
             self._stuck.add(entry.id)

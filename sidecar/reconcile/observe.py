@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from sidecar.decisions import judge as judging
@@ -175,6 +176,8 @@ class Observer:
         jobs += [partial(self._meet, user_id, people) for user_id in memory.speakers]
         who: list[str | None] = []
         jobs.append(partial(self._ask_for_requester, context.requester, who))
+        shared: set[str] = set()
+        jobs += [partial(self._is_shared, channel_id, shared) for channel_id in {slot.c for slot in cards}]
         standing: list[Expression] = []
         unread: list[str] = []
         failure: SidecarError | None = None
@@ -186,6 +189,10 @@ class Observer:
                 failure = failure if isinstance(result, PostRejected) else result
             else:
                 raise result
+        standing = [
+            msgspec.structs.replace(one, flaw=one.flaw or "shared_channel") if one.channel_id in shared else one
+            for one in standing
+        ]
         genuine = [one for one in standing if one.flaw != "forged" or self._say(one)]
         fresh = judging.unjudged(genuine, record.dec)
         users = {one.user_id for one in (genuine if rules.by_quorum and fresh else fresh)}
@@ -198,6 +205,13 @@ class Observer:
 
     async def _ask_for_requester(self, user: str, who: list[str | None]) -> list[Expression]:
         who.append(await self._find_requester(user))
+        return []
+
+    async def _is_shared(self, channel_id: str, shared: set[str]) -> list[Expression]:
+        """Another Mattermost server says who reacts there, and its administrators what they say."""
+        channel = await self._mattermost.channel(channel_id)
+        if channel is None or channel.shared:
+            shared.add(channel_id)
         return []
 
     async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:

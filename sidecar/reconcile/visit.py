@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sidecar.reconcile.observe import Observer
     from sidecar.reconcile.ports import Mattermost, Teleport
     from sidecar.reconcile.resolve import Resolver
+    from sidecar.reconcile.strangers import Strangers
     from sidecar.reconcile.submit import Submitter
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Peers(NamedTuple):
     submitter: Submitter | None
     gate: Gate
     forget: Callable[[str], None]
+    strangers: Strangers
 
 
 class Visit:
