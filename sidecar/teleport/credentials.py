@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from sidecar.errors import LinkRefused
+from sidecar.files import plain
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -44,7 +45,7 @@ def read_credentials(crt: Path, key: Path, cas: Path, ca_pins: tuple[str, ...] =
 
 def _read(path: Path, label: bytes) -> bytes:
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
+        content = plain(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
     except OSError as exc:
         sentence = f"cannot read {path}: {exc.strerror or type(exc).__name__}"
         raise LinkRefused("teleport", "credentials", sentence) from exc

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sidecar.errors import LinkRefused
+from sidecar.files import plain
 from sidecar.teleport import findings as say
 from sidecar.teleport.credentials import Credentials, read_credentials
 from sidecar.teleport.findings import Failed, Finding, failure
@@ -57,7 +58,7 @@ def load_credentials(paths: CredentialPaths) -> Credentials:
     if paths.identity is None:
         return read_credentials(paths.client_crt, paths.client_key, paths.root_cas, paths.ca_pin)
     try:
-        return split_identity(paths.identity.read_bytes(), paths.ca_pin)
+        return split_identity(plain(paths.identity).read_bytes(), paths.ca_pin)
     except OSError as exc:
         sentence = f"cannot read {paths.identity}: {exc.strerror or type(exc).__name__}"
         raise LinkRefused("teleport", "credentials", sentence) from exc
@@ -106,7 +107,7 @@ def check_identity(identity: Path) -> list[Finding]:
 def _check_file(path: Path, label: str, *, secret: bool = False) -> Finding:
     subject = str(path)
     try:
-        content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+        content, mode = plain(path).read_bytes(), stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
         fix = f"Correct the path. Or: {say.sign_again()}"
         return failure("file.missing", subject, f"There is no file {path}.", fix)
