@@ -212,8 +212,7 @@ class _Builder:
         if not slot.p:
             self._actions.append(Create(position, draft, digest, self._shows()))
             return
-        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
-        if changed or slot.c in self._memory.touched or self._other_rules(slot):
+        if self._outdated(slot, request, digest):
             self._patch(position, draft, digest, self._shows())
             for place in (Place(slot.c), Place(slot.c, slot.p)):
                 self._may_write(place)
@@ -226,6 +225,11 @@ class _Builder:
         if slot.s == "failed" and slot.h == digest and set(numbers) <= set(slot.rep):
             # What was refused was carried out at last, or is wanted no more.
             self._put(position, s="posted")
+
+    def _outdated(self, slot: Slot, request: AccessRequest, digest: str) -> bool:
+        """Whether the card shows something else than it should, or may do so."""
+        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
+        return changed or slot.c in self._memory.touched or self._other_rules(slot)
 
     def _other_rules(self, slot: Slot) -> bool:
         """Whether the card was read, and was marked under other rules than those by which people decide on it now."""
