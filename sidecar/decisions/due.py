@@ -216,9 +216,11 @@ class _Builder:
             self._patch(position, draft, digest, self._shows())
             for place in (Place(slot.c), Place(slot.c, slot.p)):
                 self._may_write(place)
-            if self._record.posts[position].s == "gone":
-                return
-        numbers = posts.numbers(request)
+        if self._record.posts[position].s != "gone":
+            self._answer_reviews(position, request, digest)
+
+    def _answer_reviews(self, position: int, request: AccessRequest, digest: str) -> None:
+        slot, numbers = self._record.posts[position], posts.numbers(request)
         for number in numbers:
             if number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
                 self._actions.append(Reply(position, number, posts.render_reply(request, number)))
