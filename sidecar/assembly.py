@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import trio
 
-from sidecar.decisions.judge import Policy, Rules
+from sidecar.decisions.judge import Rules
 from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError
@@ -38,8 +38,9 @@ from sidecar.reconcile.controller import Controller
 from sidecar.reconcile.followed import Followed
 from sidecar.reconcile.gate import Gate
 from sidecar.reconcile.observe import Observer
-from sidecar.reconcile.people import Identity, People, Reviewer
+from sidecar.reconcile.people import People
 from sidecar.reconcile.resolve import Resolver
+from sidecar.reconcile.strangers import Strangers
 from sidecar.reconcile.submit import Submitter
 from sidecar.reconcile.visit import Peers
 from sidecar.teleport.identity import credential_files
@@ -48,10 +49,11 @@ from sidecar.text.fields import TextOptions
 from sidecar.times import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from sidecar.config import Config
+    from sidecar.config import Reviewer as ReviewerConfig
     from sidecar.intake.keep import LinkStatus
     from sidecar.intake.mattermost import Events
     from sidecar.metrics import Metrics
@@ -137,7 +139,8 @@ class Assembly:
             lambda: self._ear if listens(self._config) else None,
             self._recipients.clear,
         )
-        self._people = People(self._client, identity(config))
+        self._people = People(self._client, *identity(config))
+        self._strangers = Strangers(self._client, self._people.find, metrics)
         self._direct = Direct(
             self._client,
             self._followed,
@@ -234,7 +237,7 @@ class Assembly:
         self._followed.configure(routes_of(config), config.limits)
         self._monitoring.configure(config.teleport.plugin_name, config.rules.mode)
         self._dialer.settings = config.teleport
-        self._people.configure(identity(config))
+        self._people.configure(*identity(config))
         self._direct.configure(self._rules)
         self._sweeper.configure(self._rules)
 
@@ -289,11 +292,12 @@ class Assembly:
             peers = Peers(
                 store,
                 self._client,
-                Observer(store, self._client, resolver, self._people.find, self._people.find_requester, self._metrics),
+                Observer(store, self._client, resolver, self._people.judge, self._people.find_requester, self._metrics),
                 resolver,
                 Submitter(config.reviews.submit_as, store, lambda: self._dialer.own_user, pool),
                 self._gate,
                 self._recipients.forget,
+                self._strangers,
             )
             expiry = Expiry("reviewer", pool.certificates if pool is not None else dict, self._metrics)
             nursery.start_soon(expiry.watch, self._times.expiry_every, name="expiry")
@@ -435,9 +439,6 @@ def listens(config: Config) -> bool:
 def rules(config: Config) -> Rules:
     """What the configuration says of decisions."""
     reviews = config.reviews
-    policies = {
-        role: Policy(policy.reviewers, policy.approvals, policy.denials) for role, policy in reviews.policy.items()
-    }
     return Rules(
         mode=reviews.submit_as,
         # Where nobody decides, there are still questions to answer.
@@ -445,7 +446,8 @@ def rules(config: Config) -> Rules:
         approve=reviews.approve,
         deny=reviews.deny,
         require_reason=reviews.require_reason,
-        policies=policies,
+        policies=reviews.policy,
+        linked={one.id: one.user for one in config.reviewers.values() if one.id},
     )
 
 
@@ -457,8 +459,6 @@ def digest(config: Config) -> str:
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]
 
 
-def identity(config: Config) -> Identity:
-    """How reviewers are recognised."""
-    reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
-    requesters = tuple((user, name) for user, name in routes_of(config).requesters.items() if name)
-    return Identity(reviewers, config.reviews.identity, requesters=requesters)
+def identity(config: Config) -> tuple[Mapping[str, ReviewerConfig], Literal["map", "email"], Mapping[str, str]]:
+    """How people are recognised: [reviewers], by what, and the accounts of requesters."""
+    return config.reviewers, config.reviews.identity, config.requester_recipients()

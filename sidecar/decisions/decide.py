@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.decisions.deliberate import deliberate, unheard
-from sidecar.decisions.doubts import after_reading, taken
+from sidecar.decisions.deliberate import deliberate, strangers, unheard
+from sidecar.decisions.doubts import after_reading, marked, taken
 from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import Found, find, unfinished
@@ -105,7 +105,7 @@ def _is_it_there(view: View) -> Plan | None:
         return None
     if view.memory.silent or view.record is None:
         return Plan(memory=view.memory, drop=True)
-    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.now.wall, 0.0)
+    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.teleport_time, 0.0)
     if view.facts.absent_since < math.inf:
         again = min(again, view.facts.absent_since + view.context.times.absent)
     return Plan(memory=view.memory, again_at=again)
@@ -217,6 +217,8 @@ def _what_must_be_posted(view: View) -> Plan | None:
     found = _found(view, record)
     view = view._replace(memory=after_reading(view))
     due = work(view, found.record)
+    if view.seen.held:
+        due = due._replace(record=marked(due.record, due.memory))
     actions = (*(Delete(post_id, place) for post_id, place in found.younger), *due.actions)
     plan = Plan(
         memory=due.memory,
@@ -252,7 +254,7 @@ def _found(view: View, record: Record) -> Found:
         return Found(record)
     reviews = max(record.seen[1], len(view.request.reviews) if view.request is not None else 0)
     context = view.context
-    return find(record, read, context.bot_id, context.request_id, reviews=reviews, adopting=view.memory.mentions)
+    return find(record, read, context, view.wanted, reviews=reviews, adopting=view.memory.mentions)
 
 
 _QUESTIONS: tuple[Callable[[View], Plan | None], ...] = (
@@ -305,6 +307,7 @@ def _rest(view: View, plan: Plan) -> Plan:
         save=view.seen.held or (ours and not memory.timed),
         again_at=min(again),
         drop=record.done and view.gone,
+        strangers=strangers(view.seen, view.memory, record, view.context),
     )
 
 

@@ -11,7 +11,7 @@ from sidecar.errors import LinkLost
 from sidecar.intake.expiry import Expiry
 from sidecar.once import Once
 from sidecar.teleport.connect import Connector
-from sidecar.teleport.findings import to_error
+from sidecar.teleport.findings import ONE_FILE, THREE_FILES, to_error
 from sidecar.teleport.identity import credential_files, load_credentials
 from sidecar.teleport.x509 import read_certificate
 
@@ -43,12 +43,13 @@ class Dialer:
         self._metrics = metrics
         self._connector: Connector | None = None
         self._certificates: dict[str, CertificateFacts] = {}
-        self.expiry = Expiry("main", lambda: self._certificates, metrics, one_file=lambda: bool(self.settings.identity))
         self._warned = Once()
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Find the way anew; `nursery` owns what a Proxy needs in between."""
         settings = self.settings
+        files = THREE_FILES if settings.identity is None else ONE_FILE
+        self.expiry = Expiry("main", lambda: self._certificates, self._metrics, files)
         self._connector = Connector(
             nursery,
             settings.addr,

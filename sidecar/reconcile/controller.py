@@ -9,13 +9,14 @@ import logging
 import math
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 import trio
 
 from sidecar.decisions.record import new_seed
 from sidecar.errors import LinkError, PostRejected, SidecarError
+from sidecar.reconcile.followed import DECISIONS
 from sidecar.reconcile.visit import STUCK_AFTER, Visit
 
 if TYPE_CHECKING:
@@ -57,15 +58,25 @@ class Controller:
         metrics.requests_stuck.set_function(lambda: len(self._stuck))
 
     async def run(self, peers: Peers, workers: int) -> None:
-        """Work until cancelled: at most `workers` keys at once. A visit that is cut is made again by the next run."""
-        limit = trio.CapacityLimiter(workers)
+        """Work until cancelled: at most `workers` keys at once, of which some are kept for decisions.
+
+        A visit that is cut is made again by the next run.
+        """
+        kept = workers // 8
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._followed.queue.run_timers, name="reconcile.timers")
-            while True:
-                token = object()
-                await limit.acquire_on_behalf_of(token)
-                key = await self._followed.queue.get()
-                nursery.start_soon(self._work, key, peers, limit, token, nursery, name="reconcile.worker")
+            if kept:
+                nursery.start_soon(self._take, peers, nursery, kept, DECISIONS + 1, name="reconcile.decisions")
+            await self._take(peers, nursery, workers - kept, None)
+
+    async def _take(self, peers: Peers, nursery: trio.Nursery, workers: int, lanes: int | None) -> NoReturn:
+        """Give the next key of these lanes to a worker when one is free."""
+        limit = trio.CapacityLimiter(workers)
+        while True:
+            token = object()
+            await limit.acquire_on_behalf_of(token)
+            key = await self._followed.queue.get(lanes)
+            nursery.start_soon(self._work, key, peers, limit, token, nursery, name="reconcile.worker")
 
     async def _work(
         self, key: str, peers: Peers, limit: trio.CapacityLimiter, token: object, nursery: trio.Nursery
@@ -108,6 +119,8 @@ class Controller:
             raise
         for post_id in visit.new_cards:
             nursery.start_soon(_seed, peers, post_id, context, name="reconcile.seed")
+        for one in filter(peers.strangers.news, plan.strangers):
+            nursery.start_soon(peers.strangers.answer, one, plan.record, context, name="reconcile.strangers")
         entry.keep(plan.memory)
         if plan.memory.failures >= STUCK_AFTER or (plan.memory.failures and visit.in_trouble):
             self._stuck.add(entry.id)

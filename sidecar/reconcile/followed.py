@@ -37,6 +37,8 @@ KEEP_REASON_LENGTH = 4096
 # Somebody may react to a card before its post id is known here; posts of no concern fill this too.
 EARLY_HINTS = 1000
 DIRECT_MESSAGES = 20
+# Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
+CARD_SECONDS = 0.02
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
@@ -61,6 +63,9 @@ class Followed:
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
+        # When this machine was booted at the latest, by Teleport's clock (Unix seconds).
+        self.booted = -math.inf
+        self._looked_at = -math.inf
         # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
@@ -120,11 +125,15 @@ class Followed:
         if digest == entry.digest or request.version < entry.version:
             return False
         newer = request.version > entry.version
+        if request.created is not None:
+            self.booted = max(self.booted, request.created - boottime())
         entry.learn(request)
-        if self._settled(entry, request):
+        record = self._settled(entry, request)
+        if record is not None:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
-            self.queue.add_at(entry.id, trio.current_time() + (left if left > 0 else grace))
+            expiry_look = trio.current_time() + (left if left > 0 else grace)
+            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record)))
             return False
         keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keeps else None
@@ -263,14 +272,24 @@ class Followed:
             entry.mark = self._mark
         return entry
 
-    def _settled(self, entry: Entry, request: AccessRequest) -> bool:
+    def _turn(self, entry: Entry, record: Record) -> float:
+        """When the cards that only a record tells of are looked at, one request after the other."""
+        told = set(entry.memory.told)
+        unseen = sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
+        if not unseen:
+            return math.inf
+        self._looked_at = max(self._looked_at, trio.current_time()) + unseen * CARD_SECONDS
+        return self._looked_at
+
+    def _settled(self, entry: Entry, request: AccessRequest) -> Record | None:
+        """The record, where nothing can be due but a look at its cards."""
         text = entry.offered or entry.memory.text
         if text is None or self.queue.busy(entry.id):
-            return False
+            return None
         record = decode(text)
         if not isinstance(record, Record):
-            return False
+            return None
         names: frozenset[str] = frozenset()
         if not (self._book().used and record.posts):
             names = frozenset(named.name for named in route(request, self.routes))
-        return settled(request, record, names)
+        return record if settled(request, record, names) else None

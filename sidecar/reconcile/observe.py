@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from sidecar.decisions import judge as judging
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 PAGE = 200
 # 5,000 posts in one look; the next one goes on from there.
 MAX_PAGES = 25
-# Posts are looked for from this long before the claim, for clocks that disagree.
-LOOKUP_MARGIN_SECONDS = 600
+# Posts are looked for from this long before the claim, and longer where nobody knows by whose clock that is told.
+LOOKUP_MARGIN_SECONDS, UNKNOWN_CLOCK_SECONDS = 600, 3600
 # A post that was just made may be missing on a replica: it gets this long before it counts as deleted.
 CARD_RETRY_SECONDS = (0.5, 1.5)
 # How Mattermost may fail to give one thread or post while it works for the others.
@@ -141,8 +142,7 @@ class Observer:
 
     async def _channel(self, channel_id: str, record: Record | None, context: Context) -> tuple[Post, ...]:
         """Our posts in a channel since the claim; what is too much for one look is continued by the next."""
-        at = record.at if record is not None else time.time()
-        oldest = (at - LOOKUP_MARGIN_SECONDS + self._mattermost.clock_offset) * 1000
+        oldest = _claimed(record, self._mattermost.clock_offset) * 1000
         cursor = (channel_id, record.seed if record is not None else "")
         first, ours = self._cursors.pop(cursor, (0, []))
         for page in range(first, first + MAX_PAGES):
@@ -176,6 +176,8 @@ class Observer:
         jobs += [partial(self._meet, user_id, people) for user_id in memory.speakers]
         who: list[str | None] = []
         jobs.append(partial(self._ask_for_requester, context.requester, who))
+        shared: set[str] = set()
+        jobs += [partial(self._is_shared, channel_id, shared) for channel_id in {slot.c for slot in cards}]
         standing: list[Expression] = []
         unread: list[str] = []
         failure: SidecarError | None = None
@@ -187,6 +189,10 @@ class Observer:
                 failure = failure if isinstance(result, PostRejected) else result
             else:
                 raise result
+        standing = [
+            msgspec.structs.replace(one, flaw=one.flaw or "shared_channel") if one.channel_id in shared else one
+            for one in standing
+        ]
         genuine = [one for one in standing if one.flaw != "forged" or self._say(one)]
         fresh = judging.unjudged(genuine, record.dec)
         users = {one.user_id for one in (genuine if rules.by_quorum and fresh else fresh)}
@@ -199,6 +205,13 @@ class Observer:
 
     async def _ask_for_requester(self, user: str, who: list[str | None]) -> list[Expression]:
         who.append(await self._find_requester(user))
+        return []
+
+    async def _is_shared(self, channel_id: str, shared: set[str]) -> list[Expression]:
+        """Another Mattermost server says who reacts there, and its administrators what they say."""
+        channel = await self._mattermost.channel(channel_id)
+        if channel is None or channel.shared:
+            shared.add(channel_id)
         return []
 
     async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:
@@ -253,6 +266,15 @@ def stored(text: str) -> Stored | Unreadable:
     """A record from its text."""
     record = decode(text)
     return record if isinstance(record, Unreadable) else Stored(record, text)
+
+
+def _claimed(record: Record | None, offset: float) -> float:
+    """From when on, by Mattermost's clock, there may be posts of ours; `offset` is that clock minus our own."""
+    if record is None:
+        return time.time() + offset - LOOKUP_MARGIN_SECONDS
+    if record.off is None:
+        return record.at + min(offset, 0.0) - UNKNOWN_CLOCK_SECONDS
+    return record.at + record.off - LOOKUP_MARGIN_SECONDS
 
 
 def _worst(found: Sequence[object]) -> SidecarError | None:

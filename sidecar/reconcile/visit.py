@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sidecar.reconcile.observe import Observer
     from sidecar.reconcile.ports import Mattermost, Teleport
     from sidecar.reconcile.resolve import Resolver
+    from sidecar.reconcile.strangers import Strangers
     from sidecar.reconcile.submit import Submitter
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Peers(NamedTuple):
     submitter: Submitter | None
     gate: Gate
     forget: Callable[[str], None]
+    strangers: Strangers
 
 
 class Visit:
@@ -155,7 +157,9 @@ class Visit:
             self._seen = self._seen.but(request=newer, by_id=False)
         if self._seen.held:
             self._seen = self._seen.but(stored=Stored(self.lease.record, self.lease.saved))
-        now = Now(time.time(), trio.current_time(), boottime(), self._peers.mattermost.clock_offset)
+        boot = boottime()
+        offset = self._peers.mattermost.clock_offset
+        now = Now(time.time(), trio.current_time(), boot, offset, boot + self._followed.booted)
         plan = decide(self._seen, self._entry.facts, self._memory, self._context, now)
         self._note(plan)
         self._memory = plan.memory

@@ -198,7 +198,7 @@ async def test_the_look_at_what_should_be_over_is_never_now(
     """A request that Teleport still has although by our clock it is over: one of the clocks is wrong."""
     followed.look(request())
     entry = await take(followed)
-    entry.keep(Memory(known=True, text=record()))
+    entry.keep(Memory(known=True, text=record(), told=(hash("p"),)))
     followed.queue.done("a")
     followed.look(request(expires=time.time() + left))
     assert len(followed.queue) == 0
