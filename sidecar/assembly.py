@@ -6,30 +6,28 @@ connected anew only where its own settings changed.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
-from sidecar.decisions.judge import Rules
 from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
+from sidecar.decisions.terms import digest_of, options_of, rules_of
 from sidecar.errors import LinkError
 from sidecar.files import trusting
 from sidecar.intake.dialer import Dialer
 from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry
 from sidecar.intake.hints import Ear
-from sidecar.intake.keep import keep, signature
+from sidecar.intake.keep import Part, keep
 from sidecar.intake.kept import Proven
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
+from sidecar.intake.settings import link_settings, listens, place, request_seconds, token, token_place
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
-from sidecar.mattermost.auth import Token
 from sidecar.mattermost.client import Away, MattermostClient
 from sidecar.mattermost.client import open_client as open_mattermost
 from sidecar.mattermost.recipients import Recipients
@@ -43,51 +41,24 @@ from sidecar.reconcile.resolve import Resolver
 from sidecar.reconcile.strangers import Strangers
 from sidecar.reconcile.submit import Submitter
 from sidecar.reconcile.visit import Peers
-from sidecar.teleport.identity import credential_files
 from sidecar.teleport.reviewers import open_reviewers
-from sidecar.text.fields import TextOptions
 from sidecar.times import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from sidecar.config import Config
-    from sidecar.config import Reviewer as ReviewerConfig
     from sidecar.intake.keep import LinkStatus
     from sidecar.intake.mattermost import Events
     from sidecar.metrics import Metrics
     from sidecar.teleport.reviewers import Reviewers
+    from sidecar.text.fields import TextOptions
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
 
-# One answer of Mattermost, and the share of a lease that it may take: a write must end before the lease does.
-REQUEST_SECONDS = 10.0
 ORPHANS_RETRY_SECONDS = 60.0
-
-
-class _Part:
-    """What can be ended and begun again by itself."""
-
-    def __init__(self, run: Callable[[], Awaitable[None]], name: str) -> None:
-        self._run, self._name = run, name
-        self._scope, self._over = trio.CancelScope(), trio.Event()
-
-    def begin(self, nursery: trio.Nursery) -> None:
-        """Start it; `nursery` owns it."""
-        self._scope, self._over = trio.CancelScope(), trio.Event()
-        nursery.start_soon(self._live, name=self._name)
-
-    async def end(self) -> None:
-        """Cancel it, and return when it is over."""
-        self._scope.cancel()
-        await self._over.wait()
-
-    async def _live(self) -> None:
-        with self._scope:
-            await self._run()
-        self._over.set()
 
 
 class Assembly:
@@ -106,7 +77,7 @@ class Assembly:
         fail_fast: bool,
     ) -> None:
         self._config = config
-        self._rules, self._digest = rules(config), digest(config)
+        self._rules, self._digest = rules_of(config), digest_of(config)
         self._next: Config | None = None
         self._asked = trio.Event()
         self._metrics = metrics
@@ -139,7 +110,7 @@ class Assembly:
             lambda: self._ear if listens(self._config) else None,
             self._recipients.clear,
         )
-        self._people = People(self._client, *identity(config))
+        self._people = People(self._client, config.reviewers, config.reviews.identity, config.requester_recipients())
         self._strangers = Strangers(self._client, self._people.find, metrics)
         self._direct = Direct(
             self._client,
@@ -165,10 +136,10 @@ class Assembly:
         self._ear = Ear(self._open_events, self._followed, self._people, self._sweeper, self._direct, times)
         self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
         self._links = {
-            "teleport": _Part(self._hold_teleport, "teleport"),
-            "mattermost": _Part(self._hold_mattermost, "mattermost"),
+            "teleport": Part(self._hold_teleport, "teleport"),
+            "mattermost": Part(self._hold_mattermost, "mattermost"),
         }
-        self._workers = _Part(self._work, "reconcile")
+        self._workers = Part(self._work, "reconcile")
         self._cleaned = False
         # Whether what is followed may be another cluster's.
         self._moved = False
@@ -226,7 +197,7 @@ class Assembly:
     def _use(self, config: Config) -> None:
         """Let it count for everything that outlives a configuration; nothing works meanwhile."""
         before, self._config = self._config, config
-        self._rules, self._digest = rules(config), digest(config)
+        self._rules, self._digest = rules_of(config), digest_of(config)
         if place(before) != place(config):
             self._proven.forget()
         if before.teleport.plugin_name != config.teleport.plugin_name:
@@ -237,7 +208,7 @@ class Assembly:
         self._followed.configure(routes_of(config), config.limits)
         self._monitoring.configure(config.teleport.plugin_name, config.rules.mode)
         self._dialer.settings = config.teleport
-        self._people.configure(*identity(config))
+        self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
         self._direct.configure(self._rules)
         self._sweeper.configure(self._rules)
 
@@ -358,25 +329,7 @@ class Assembly:
         return self._token()
 
     def _text_options(self) -> TextOptions:
-        """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""
-        info, config, rules = self._teleport.store.info, self._config, self._rules
-        web_url = config.teleport.web_url
-        if not web_url and info is not None and (proxy := self._dialer.web_addr or info.proxy_public_addr):
-            web_url = f"https://{proxy}"
-        has_reviews = info is not None and (info.advanced_workflows or info.any_entitlement)
-        return TextOptions(
-            cluster=info.cluster if info is not None else "",
-            web_url=web_url,
-            reviews_supported=bool(config.teleport.web_url) or has_reviews,
-            time_zone=config.messages.time_zone or None,
-            ways=rules.ways if rules.mode != "none" else (),
-            approve_emoji=rules.approve[0],
-            deny_emoji=rules.deny[0],
-            require_reason=rules.require_reason,
-            # This mode is for the edition without reviews alone.
-            commands=rules.mode != "state",
-            whole_ids=info is not None and info.major < 16,
-        )
+        return options_of(self._config, self._rules, self._teleport.store.info, self._dialer.web_addr)
 
     def _open_events(self) -> AbstractAsyncContextManager[Events]:
         # The websocket's libraries cost each start time and memory, and few need them where nobody decides.
@@ -390,75 +343,3 @@ class Assembly:
             ping_seconds=self._times.socket_ping_every,
             answer_seconds=self._times.socket_ping_limit,
         )
-
-
-# -- what a configuration comes to -----------------------------------------------------------------------------------
-
-
-def link_settings(config: Config) -> dict[str, object]:
-    """What each link is made by: where it changes, the link is made anew. The content of an authority file counts."""
-    teleport, mattermost = config.teleport, config.mattermost
-    return {
-        "teleport": (msgspec.structs.replace(teleport, web_url="", lease=0.0), config.rules),
-        "mattermost": (
-            token_place(config),
-            signature([mattermost.ca_file] if mattermost.ca_file else []),
-            (mattermost.ca_file, mattermost.max_connections, mattermost.max_posts_per_second, request_seconds(config)),
-            listens(config),
-        ),
-    }
-
-
-def place(config: Config) -> object:
-    """Where our credentials are shown, and where they are: those that worked elsewhere are of no use."""
-    return config.teleport.addr, credential_files(config.teleport)
-
-
-def token_place(config: Config) -> object:
-    """The same of the bot token."""
-    settings = config.mattermost
-    return settings.url, settings.token_file, settings.token.reveal() if settings.token is not None else ""
-
-
-def token(config: Config) -> Token:
-    """What reads the bot token, and remembers the one that Mattermost took last."""
-    return Token(config.mattermost.read_token, f"mattermost.token_file: {config.mattermost.token_file}")
-
-
-def request_seconds(config: Config) -> float:
-    """How long one answer of Mattermost may take."""
-    return min(REQUEST_SECONDS, config.teleport.lease / 3)
-
-
-def listens(config: Config) -> bool:
-    """Whether somebody may say something to us in Mattermost: without that, there is no websocket."""
-    reviews = config.reviews
-    return reviews.submit_as != "none" or (bool(config.reviewers) and "direct" in reviews.ways)
-
-
-def rules(config: Config) -> Rules:
-    """What the configuration says of decisions."""
-    reviews = config.reviews
-    return Rules(
-        mode=reviews.submit_as,
-        # Where nobody decides, there are still questions to answer.
-        ways=tuple(way for way in reviews.ways if reviews.submit_as != "none" or way == "direct"),
-        approve=reviews.approve,
-        deny=reviews.deny,
-        require_reason=reviews.require_reason,
-        policies=reviews.policy,
-        linked={one.id: one.user for one in config.reviewers.values() if one.id},
-    )
-
-
-def digest(config: Config) -> str:
-    """What the rules come to by which people decide: where they change, words from before do not count."""
-    reviews = config.reviews
-    linked = sorted(f"{one.id}={one.user}" for one in config.reviewers.values())
-    parts = [reviews.submit_as, *reviews.ways, "", *reviews.approve, "", *reviews.deny, reviews.identity, *linked]
-    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]
-
-
-def identity(config: Config) -> tuple[Mapping[str, ReviewerConfig], Literal["map", "email"], Mapping[str, str]]:
-    """How people are recognised: [reviewers], by what, and the accounts of requesters."""
-    return config.reviewers, config.reviews.identity, config.requester_recipients()
