@@ -22,7 +22,7 @@ from sidecar.errors import LinkError
 from sidecar.files import trusting
 from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry, watch
-from sidecar.intake.hints import Ear
+from sidecar.intake.hints import Ear, links
 from sidecar.intake.keep import LinkStatus, keep
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
@@ -210,6 +210,7 @@ class Assembly:
         config, rules = self._config, self._rules
         if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
             return None
+        linked = links(config)
         direct = Direct(
             client,
             self._followed,
@@ -227,6 +228,7 @@ class Assembly:
             rules,
             direct.take,
             self._metrics,
+            linked=linked,
             known=self._teleport.listed.wait,
             suspect=self._gate.suspect,
             times=self._times,
@@ -243,7 +245,7 @@ class Assembly:
             answer_seconds=self._times.socket_ping_limit,
         )
         wants_direct = direct if "direct" in rules.ways else None
-        ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, self._times))
+        ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, linked, self._times))
         return wants_direct
 
     def _text_options(self) -> TextOptions:
