@@ -8,30 +8,20 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from sidecar.errors import LinkError
-from sidecar.once import Once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from sidecar.config import Config
     from sidecar.intake.direct import Direct
     from sidecar.intake.mattermost import Events, Hint
     from sidecar.intake.sweep import Sweeper
     from sidecar.reconcile.followed import Followed
     from sidecar.reconcile.people import People
+    from sidecar.reconcile.strangers import Strangers
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
-
-# People without a link are answered this often; what else they say costs nothing.
-STRANGER_SECONDS = 3600.0
-
-
-def links(config: Config) -> Callable[[str], bool]:
-    """What says of a user's id whether that person may have a link to Teleport, as far as is known without asking."""
-    ids = {one.id for one in config.reviewers.values()}
-    return ids.__contains__ if config.reviews.identity == "map" and "" not in ids else lambda _: True
 
 
 class Ear:
@@ -42,9 +32,9 @@ class Ear:
         open_events: Callable[[], AbstractAsyncContextManager[Events]],
         followed: Followed,
         people: People,
+        strangers: Strangers,
         sweeper: Sweeper,
         direct: Direct | None,
-        linked: Callable[[str], bool],
         times: Times,
     ) -> None:
         self._open_events = open_events
@@ -52,8 +42,7 @@ class Ear:
         self._people = people
         self._sweeper = sweeper
         self._direct = direct
-        self._linked = linked
-        self._answered = Once(every=STRANGER_SECONDS)
+        self._strangers = strangers
         self._times = times
 
     def connect(self) -> AbstractAsyncContextManager[Events]:
@@ -73,10 +62,10 @@ class Ear:
             # What we post and react to ourselves asks nothing of us.
             return
         root_id: str | None = getattr(hint, "root_id", None)
-        linked = self._linked(hint.user_id)
+        linked = self._people.linked(hint.user_id)
         if root_id is None or root_id:
             card = root_id or hint.post_id
-            if linked or (self._followed.is_card(card) and self._answered.news(hint.user_id, now=trio.current_time())):
+            if linked or (self._followed.is_card(card) and self._strangers.worth_a_look(hint.user_id)):
                 self._followed.hear(card, hint.user_id)
         elif self._direct is not None:
             self._direct.hint(hint.channel_id, hint.post_id, stranger="" if linked else hint.user_id)

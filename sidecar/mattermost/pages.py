@@ -36,7 +36,8 @@ _POST_LIST: Final = re.compile(rb'\{"order":\["([a-z0-9]{26})"')
 class Rest(Protocol):
     """What carries the calls; `client.open_client` makes one."""
 
-    clock_offset: float
+    @property
+    def clock_offset(self) -> float: ...
 
     async def call(
         self,

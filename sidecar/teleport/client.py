@@ -18,7 +18,7 @@ from sidecar.sliced import sliced
 from sidecar.teleport import codec
 from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, ServerStream, open_channel, open_local_channel
 from sidecar.teleport.credentials import Credentials, read_credentials
-from sidecar.teleport.findings import API_DOMAIN, our_cluster, shown
+from sidecar.teleport.findings import API_DOMAIN, shown
 from sidecar.teleport.identity import own_roots
 from sidecar.teleport.splice import splice
 from sidecar.teleport.status import (
@@ -80,18 +80,20 @@ async def open_client(
     @asynccontextmanager
     async def connect(mib: int) -> AsyncIterator[tuple[Channel, Callable[[], bool]]]:
         if through is None:
-            with open_channel(
+            async with open_channel(
                 addr, credentials, roots, server_name=server_name, observe=observe, max_message_mib=mib
             ) as channel:
                 yield channel, lambda: False
             return
         tls, heard = await dial_through_proxy(addr, credentials, now=time.time())
-        async with splice(through, tls, heard) as spliced:
-            with open_local_channel(spliced.target, observe=observe, max_message_mib=mib) as channel:
-                yield channel, lambda: spliced.over
+        async with (
+            splice(through, tls, heard) as spliced,
+            open_local_channel(spliced.target, observe=observe, max_message_mib=mib) as channel,
+        ):
+            yield channel, lambda: spliced.over
 
     async with connect(_NARROW_MIB) as (channel, is_over):
-        yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, our_cluster(ours))
+        yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, ours.cluster)
 
 
 def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
@@ -102,7 +104,7 @@ def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
             return ours, roots
     except ValueError as exc:
         raise LinkRefused("teleport", "credentials", "our certificate or the CA file cannot be read") from exc
-    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(our_cluster(ours))}")
+    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(ours.cluster)}")
 
 
 _Connect = Callable[[], AbstractAsyncContextManager[tuple[Channel, Callable[[], bool]]]]
@@ -148,7 +150,7 @@ class AuthClient:
 
     async def meet(self) -> None:
         """Ping unless the present connection was: what is called next goes to a server of our own cluster."""
-        if not (self._met and self._channel.connected):
+        if not (self._met and await self._channel.is_connected()):
             await self.ping()
 
     async def get_request(self, request_id: str) -> AccessRequest | None:

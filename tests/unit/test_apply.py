@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar.decisions.posts import MAX_ATTEMPTS
+from sidecar.decisions.proof import MAX_ATTEMPTS
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, post_key
 from sidecar.decisions.seen import Action, Answer, Context, Create, Delete, Patch, Place, Reply
 from sidecar.decisions.settle import Result
