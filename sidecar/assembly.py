@@ -129,11 +129,14 @@ class Assembly:
             self._rules,
             self._direct.take,
             metrics,
+            linked=self._people.linked,
             known=self._teleport.listed.wait,
             suspect=self._gate.suspect,
             times=times,
         )
-        self._ear = Ear(self._open_events, self._followed, self._people, self._sweeper, self._direct, times)
+        self._ear = Ear(
+            self._open_events, self._followed, self._people, self._strangers, self._sweeper, self._direct, times
+        )
         self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
         self._links = {
             "teleport": Part(self._hold_teleport, "teleport"),

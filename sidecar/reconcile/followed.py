@@ -182,6 +182,10 @@ class Followed:
             self.queue.add(entry.id)
         return True
 
+    def is_card(self, post_id: str) -> bool:
+        """Whether this post is a card of a followed request."""
+        return post_id in self._cards
+
     # -- hints: what Mattermost says ---------------------------------------------------------------------------------
 
     def hear(self, post_id: str, user_id: str = "") -> None:

@@ -78,9 +78,11 @@ class People:
 
     async def judge(self, user_id: str) -> Person:
         """Who this is now; of somebody without a link nothing more is asked. Raises LinkError."""
-        if self._by == "map" and user_id not in self._by_id and not self._by_name:
-            return Person(user_id, problem="unmapped")
-        return await self.find(user_id)
+        return await self.find(user_id) if self.linked(user_id) else Person(user_id, problem="unmapped")
+
+    def linked(self, user_id: str) -> bool:
+        """Whether this may be somebody with a link, as far as is known without asking."""
+        return self._by != "map" or user_id in self._by_id or bool(self._by_name)
 
     async def find(self, user_id: str) -> Person:
         """Who this is now; a problem of somebody who is linked leaves the Teleport user. Raises LinkError."""
