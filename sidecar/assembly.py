@@ -188,12 +188,14 @@ class Assembly:
                 await self._drain()
                 for part in (self._workers, *links):
                     await part.end()
+                rules = self._digest
                 self._use(config)
                 self._moved = self._links["teleport"] in links
                 for part in (*links, self._workers):
                     part.begin(nursery)
                 self._gate.reopen()
-                self._followed.look_again()
+                # A card bears the rules by which people decide on it.
+                self._followed.look_again(cards=rules != self._digest)
             known = now
             log.info("config.reloaded")
 

@@ -74,10 +74,18 @@ class Followed:
         """Go on by another configuration."""
         self.routes, self._limits = routes, limits
 
-    def look_again(self) -> None:
-        """Another configuration counts: look at every request."""
-        for request_id in self._entries:
-            self.queue.add(request_id)
+    def look_again(self, *, cards: bool) -> None:
+        """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
+
+        Nobody may be at work on one.
+        """
+        for entry in self._entries.values():
+            if cards and entry.cards:
+                entry.memory = entry.memory.but(told=())
+                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) * CARD_SECONDS
+                self.queue.add_at(entry.id, self._looked_at)
+            else:
+                self.queue.add(entry.id)
 
     def clear(self) -> None:
         """Forget every request: what is known of it is another cluster's, or stands under another name."""

@@ -169,14 +169,25 @@ async def test_other_reviewers_decide(tmp_path: Path) -> None:
             await listening(here)
             request_id = await announced(here)
             await sidecar.reload(here.config(**changes))
+            await new_rules(here, 1)
             here.chat.react(here.ivan, here.cards()[0], APPROVE)
             await here.recorded(lambda: submitted(here) == [(IVAN, "APPROVED")])
+            await here.told([request_id])
+            await here.lines.heard("decision.taken")
+            updates = len(here.lines.of("request.updated"))
             await sidecar.reload(here.config(**changes, reviews__approve='["thumbsup"]'))
-            await here.released(request_id)
+            await new_rules(here, updates + 1)
             here.chat.react(here.alice, here.cards()[0], "thumbsup")
             await here.recorded(lambda: submitted(here)[1:] == [(ALICE, "APPROVED")])
             await here.told([request_id], "APPROVED")
             assert connected(here) == {"teleport": 1, "mattermost": 1}
+
+
+async def new_rules(here: World, updates: int) -> None:
+    """Return when the card bears the rules of now: nobody speaks before they do."""
+    await here.lines.heard("request.updated", updates)
+    # Mattermost's clock is known to half a second.
+    here.chat.clock_offset += 1.0
 
 
 async def test_people_are_listened_to_when_decisions_are_turned_on(tmp_path: Path) -> None:
@@ -186,6 +197,7 @@ async def test_people_are_listened_to_when_decisions_are_turned_on(tmp_path: Pat
         assert not here.chat.hub.sockets_of(here.bot.id)
         await sidecar.reload(here.config(**linked(here)))
         await listening(here)
+        await new_rules(here, 1)
         here.chat.react(here.ivan, here.cards()[0], APPROVE)
         await here.recorded(lambda: submitted(here) == [(IVAN, "APPROVED")])
         await sidecar.reload(here.config())
