@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from sidecar.config import Config
     from sidecar.intake.keep import LinkStatus
-    from sidecar.intake.mattermost import Events
+    from sidecar.mattermost.inbox import Events
     from sidecar.metrics import Metrics
     from sidecar.teleport.reviewers import Reviewers
     from sidecar.text.fields import TextOptions
@@ -86,7 +86,7 @@ class Assembly:
         self._fail_fast = fail_fast
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
         self._followed = Followed(routes_of(config), config.limits, lambda: self._monitoring.book, times)
-        self._gate = Gate(self._followed.queue.add, statuses[1])
+        self._gate = Gate(self._followed.queue.add, statuses[1].wrote)
         self._proven = Proven()
         self._dialer = Dialer(config.teleport, statuses[0], metrics)
         self._teleport = TeleportLink(
@@ -270,7 +270,9 @@ class Assembly:
                 self._client,
                 Observer(store, self._client, resolver, self._people.judge, self._people.find_requester, self._metrics),
                 resolver,
-                Submitter(config.reviews.submit_as, store, lambda: self._dialer.own_user, pool),
+                Submitter(
+                    config.reviews.submit_as, store, lambda: self._dialer.own_user, pool.submit if pool else None
+                ),
                 self._gate,
                 self._recipients.forget,
                 self._strangers,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sidecar.config.sections import TeleportConfig
     from sidecar.intake.keep import LinkStatus
-    from sidecar.intake.store import Auth
     from sidecar.metrics import Metrics
     from sidecar.teleport.client import AuthClient
     from sidecar.teleport.credentials import Credentials
@@ -74,7 +73,7 @@ class Dialer:
         return credential_files(self.settings)
 
     @asynccontextmanager
-    async def connect(self, credentials: Credentials | None) -> AsyncIterator[tuple[Auth, Credentials]]:
+    async def connect(self, credentials: Credentials | None) -> AsyncIterator[tuple[AuthClient, Credentials]]:
         """A connection with these credentials, or those in the files."""
         if credentials is None:
             credentials = load_credentials(self.settings)

@@ -13,7 +13,7 @@ import math
 import time
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sidecar.decisions.judge import Person, Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.model import AccessRequest, Post
     from sidecar.reconcile.followed import Followed
     from sidecar.text.card import TextOptions
@@ -81,41 +82,12 @@ _OFF = "Decisions by direct message are off."
 _AWAY = "Teleport does not answer right now. Please ask again later."
 
 
-class ChannelFacts(Protocol):
-    """What tells a direct channel."""
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-
-class Mattermost(Protocol):
-    """The calls that direct messages need."""
-
-    async def get_post(self, post_id: str) -> Post | None: ...
-
-    async def channel(self, channel_id: str) -> ChannelFacts | None: ...
-
-    async def member(self, channel_id: str, user_id: str = "me") -> bool: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = 200) -> list[Post]: ...
-
-    @property
-    def clock_offset(self) -> float: ...
-
-    async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
-    ) -> Post: ...
-
-
 class Direct:
     """Answers direct messages. `secret` makes the keys of answers, equal in every replica and unknown to others."""
 
     def __init__(  # noqa: PLR0913 - what each message needs
         self,
-        mattermost: Mattermost,
+        mattermost: MattermostClient,
         followed: Followed,
         get_request: Callable[[str], Awaitable[AccessRequest | None]],
         find: Callable[[str], Awaitable[Person]],

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sidecar.intake.direct import Direct
-    from sidecar.intake.mattermost import Events, Hint
     from sidecar.intake.sweep import Sweeper
+    from sidecar.mattermost.frames import Hint
+    from sidecar.mattermost.inbox import Events
     from sidecar.reconcile.followed import Followed
     from sidecar.reconcile.people import People
     from sidecar.reconcile.strangers import Strangers

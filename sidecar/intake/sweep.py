@@ -12,9 +12,9 @@ import logging
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 import trio
 
@@ -23,8 +23,9 @@ from sidecar.times import doubled
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
-    from sidecar.model import Post, Reaction, User
+    from sidecar.model import Post
     from sidecar.reconcile.followed import Followed
     from sidecar.times import Times
 
@@ -44,35 +45,6 @@ CARDS_APART = 10
 LONGEST_PENDING_SECONDS = 8 * 86400
 # Where nobody decides, only fresh questions are worth a look back.
 QUESTION_SECONDS = 60
-
-
-class Channel(Protocol):
-    """A channel of the bot, and when something was last posted there, in Mattermost's milliseconds."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def last_post_at(self) -> int: ...
-
-
-class Reading(Protocol):
-    """What is read of Mattermost."""
-
-    @property
-    def bot(self) -> User | None: ...
-
-    async def reactions_at_once(self, post_ids: list[str]) -> dict[str, list[Reaction]]: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]: ...
-
-    async def my_channels(self) -> Iterable[Channel]: ...
 
 
 class _Step(NamedTuple):
@@ -126,7 +98,7 @@ class Sweeper:
 
     def __init__(  # noqa: PLR0913 - what every look needs
         self,
-        reading: Reading,
+        reading: MattermostClient,
         followed: Followed,
         rules: Rules,
         take: Callable[[Post, list[Post]], Awaitable[None]],

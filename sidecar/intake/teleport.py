@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from sidecar.intake.keep import LinkStatus
     from sidecar.intake.kept import Proven
     from sidecar.intake.rules import MonitoringRules
-    from sidecar.intake.store import Auth, Event
     from sidecar.metrics import Metrics
     from sidecar.model import Ping
     from sidecar.reconcile.followed import Followed
+    from sidecar.teleport.client import AuthClient, Event
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ DROPPED = frozenset({"closed", "overflow"})
 class _Connection(NamedTuple):
     """An open connection that has answered; `files` is the state of the credential files before it was made."""
 
-    client: Auth
+    client: AuthClient
     credentials: object
     info: Ping
     stack: AsyncExitStack
@@ -55,7 +55,7 @@ class TeleportLink:
 
     def __init__(
         self,
-        connect: Callable[[Any], AbstractAsyncContextManager[tuple[Auth, Any]]],
+        connect: Callable[[Any], AbstractAsyncContextManager[tuple[AuthClient, Any]]],
         adopt: Callable[[Any], None],
         files: Callable[[], Iterable[Path]],
         proven: Proven,
@@ -147,7 +147,7 @@ class TeleportLink:
             raise
         return newer[0]
 
-    async def _take_in(self, client: Auth) -> NoReturn:
+    async def _take_in(self, client: AuthClient) -> NoReturn:
         with self._intake:
             await self._watch_again_and_again(client)
         # Asked to take nothing more in: the connection stays for those who still write.
@@ -197,7 +197,7 @@ class TeleportLink:
 
     # -- the watch ---------------------------------------------------------------------------------------------------
 
-    async def _watch_again_and_again(self, client: Auth) -> NoReturn:
+    async def _watch_again_and_again(self, client: AuthClient) -> NoReturn:
         backoff = Backoff(0.05, 1.0)
         while True:
             try:
@@ -210,7 +210,7 @@ class TeleportLink:
                     backoff.reset()
                 await trio.sleep(backoff.take())
 
-    async def _watch(self, client: Auth) -> None:
+    async def _watch(self, client: AuthClient) -> None:
         with one_error():
             async with self._initialised(client) as events, trio.open_nursery() as nursery:
                 # Who is told of what is news must be known before the first news is looked at.
@@ -229,7 +229,7 @@ class TeleportLink:
                     self._take(event)
 
     @asynccontextmanager
-    async def _initialised(self, client: Auth) -> AsyncIterator[AsyncIterator[Event]]:
+    async def _initialised(self, client: AuthClient) -> AsyncIterator[AsyncIterator[Event]]:
         watch = client.watch(rules=self._rules.wanted)
         with trio.move_on_after(self._times.init) as scope:
             events = await watch.__aenter__()
@@ -252,7 +252,7 @@ class TeleportLink:
         self._metrics.last_event_timestamp_seconds.labels("teleport").set_to_current_time()
         self._followed.event(event)
 
-    async def _list_again_and_again(self, client: Auth) -> NoReturn:
+    async def _list_again_and_again(self, client: AuthClient) -> NoReturn:
         first = True
         while True:
             await self._listing.take(client)

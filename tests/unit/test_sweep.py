@@ -96,7 +96,7 @@ class World:
         self.taken: list[str] = []
         self.suspicions = 0
         self.sweeper = Sweeper(
-            self.chat,
+            self.chat,  # type: ignore[arg-type]
             self.followed,
             Rules(mode="reviewer"),
             self._take,
