@@ -40,7 +40,7 @@ from sidecar.reconcile.apply import Applier
 from sidecar.reconcile.lease import Lease, LeaseLost, boottime
 from sidecar.reconcile.observe import stored
 from sidecar.reconcile.report import Report
-from sidecar.reconcile.side_by_side import outcomes
+from sidecar.reconcile.side_by_side import gather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -198,9 +198,7 @@ class Visit:
             jobs.append(partial(self._look, plan.look))
         if plan.take and plan.record is not None:
             jobs.append(partial(self._take, plan.record))
-        for failure in await outcomes(jobs) if jobs else ():
-            if isinstance(failure, SidecarError):
-                raise failure
+        await gather(jobs)
         if plan.actions and self._seen.held:
             await self._apply(plan)
 
