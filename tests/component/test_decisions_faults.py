@@ -30,7 +30,7 @@ from tests.deciding import (
     submitted,
     tells,
 )  # fmt: skip
-from tests.world import running, world
+from tests.world import World, running
 
 POSTS = "/api/v4/posts"
 REACTIONS = "/api/v4/posts/ids/reactions"
@@ -38,21 +38,20 @@ REACTIONS = "/api/v4/posts/ids/reactions"
 EXPIRED = Answer(401, {"id": "api.context.session_expired.app_error"})
 
 
-async def test_an_answer_that_was_not_given_is_given_after_a_restart(tmp_path: Path) -> None:
+async def test_an_answer_that_was_not_given_is_given_after_a_restart(here: World) -> None:
     """Judged, but the person could not be told before the end."""
-    async with world(tmp_path) as here:
-        config = here.config(**linked(here, reviewers__bob=BOB))
-        async with running(config, times=LISTENING):
-            await listening(here)
-            _, card = await ask(here)
-            fault = here.chat.fail(answer=EXPIRED, method="POST", path=POSTS, times=None)
-            here.chat.react(here.bob, card, APPROVE)
-            await here.lines.heard("decision.refused", reason="own_request")
-            await here.chat.wait_for(lambda: fault.hits >= 3)
-        here.chat.clear_faults()
-        async with running(config, times=SWEEPING):
-            await here.chat.wait_for(lambda: any("own request" in one for one in here.replies(card)))
-        assert len(here.replies(card)) == 1
+    config = here.config(**linked(here, reviewers__bob=BOB))
+    async with running(config, times=LISTENING):
+        await listening(here)
+        _, card = await ask(here)
+        fault = here.chat.fail(answer=EXPIRED, method="POST", path=POSTS, times=None)
+        here.chat.react(here.bob, card, APPROVE)
+        await here.lines.heard("decision.refused", reason="own_request")
+        await here.chat.wait_for(lambda: fault.hits >= 3)
+    here.chat.clear_faults()
+    async with running(config, times=SWEEPING):
+        await here.chat.wait_for(lambda: any("own request" in one for one in here.replies(card)))
+    assert len(here.replies(card)) == 1
 
 
 async def test_a_quorum_whose_answer_is_lost_is_not_refused(tmp_path: Path) -> None:
@@ -165,46 +164,44 @@ async def test_what_is_taken_back_during_the_second_reading_is_not_submitted(tmp
         await only_ivan_counts(here, card)
 
 
-async def test_a_vote_that_decided_is_not_refused_after_a_restart(tmp_path: Path) -> None:
+async def test_a_vote_that_decided_is_not_refused_after_a_restart(here: World) -> None:
     """Ivan's vote met the quorum; he could not be told before the end."""
-    async with world(tmp_path) as here:
-        let_the_plugin_decide(here)
-        config = here.config(**linked(here, "plugin", reviews__policy=POLICY))
-        async with running(config, times=LISTENING):
-            await listening(here)
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            await here.lines.heard("decision.taken", user_id=here.alice.id)
-            await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
-            await here.released(request_id)
-            fault = here.chat.fail(
-                answer=EXPIRED, method="POST", path=POSTS, times=None, where=lambda one: b"@ivan" in one.body
-            )
-            here.chat.react(here.ivan, card, APPROVE)
-            await here.lines.heard("decision.taken", user_id=here.ivan.id)
-            await here.chat.wait_for(lambda: fault.hits >= 3)
-        here.chat.clear_faults()
-        assert here.auth.request(request_id).state == "APPROVED"  # type: ignore[union-attr]
-        async with running(config, times=SWEEPING):
-            await listening(here)
-            # Bob, whom nobody linked, makes it listen to the card again.
-            here.chat.react(here.bob, card, APPROVE)
-            await here.lines.heard("decision.refused", user_id=here.bob.id)
-            await here.released(request_id)
-        assert not here.lines.of("decision.refused", user_id=here.ivan.id)
+    let_the_plugin_decide(here)
+    config = here.config(**linked(here, "plugin", reviews__policy=POLICY))
+    async with running(config, times=LISTENING):
+        await listening(here)
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        await here.lines.heard("decision.taken", user_id=here.alice.id)
+        await here.chat.wait_for(lambda: len(here.replies(card)) == 1)
+        await here.released(request_id)
+        fault = here.chat.fail(
+            answer=EXPIRED, method="POST", path=POSTS, times=None, where=lambda one: b"@ivan" in one.body
+        )
+        here.chat.react(here.ivan, card, APPROVE)
+        await here.lines.heard("decision.taken", user_id=here.ivan.id)
+        await here.chat.wait_for(lambda: fault.hits >= 3)
+    here.chat.clear_faults()
+    assert here.auth.request(request_id).state == "APPROVED"  # type: ignore[union-attr]
+    async with running(config, times=SWEEPING):
+        await listening(here)
+        # Bob, whom nobody linked, makes it listen to the card again.
+        here.chat.react(here.bob, card, APPROVE)
+        await here.lines.heard("decision.refused", user_id=here.bob.id)
+        await here.released(request_id)
+    assert not here.lines.of("decision.refused", user_id=here.ivan.id)
 
 
-async def test_a_decision_is_heard_although_another_clusters_sidecar_knew_no_such_request(tmp_path: Path) -> None:
+async def test_a_decision_is_heard_although_another_clusters_sidecar_knew_no_such_request(here: World) -> None:
     """Two clusters, one bot: what the one has answered while the other was down does not count as its answer."""
-    async with world(tmp_path) as here:
-        ours = here.config(**linked(here))
-        async with running(ours, times=SWEEPING):
-            await listening(here)
-            request_id, _ = await ask(here)
-        with AuthServer.dual_authorization("other.example") as other:
-            theirs = here.config_at(other, **linked(here))
-            async with running(theirs, times=SWEEPING):
-                assert "no open request" in await says(here, here.alice, f"approve {request_id}")
-        async with running(ours, times=SWEEPING):
-            await refused(here, "unheard", here.alice)
-            await here.chat.wait_for(lambda: any("say it again" in one.message for one in tells(here, here.alice)))
+    ours = here.config(**linked(here))
+    async with running(ours, times=SWEEPING):
+        await listening(here)
+        request_id, _ = await ask(here)
+    with AuthServer.dual_authorization("other.example") as other:
+        theirs = here.config_at(other, **linked(here))
+        async with running(theirs, times=SWEEPING):
+            assert "no open request" in await says(here, here.alice, f"approve {request_id}")
+    async with running(ours, times=SWEEPING):
+        await refused(here, "unheard", here.alice)
+        await here.chat.wait_for(lambda: any("say it again" in one.message for one in tells(here, here.alice)))
