@@ -74,7 +74,7 @@ class AnnounceConfig(msgspec.Struct, frozen=True, kw_only=True):
     delay: Seconds = 0.0
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class Policy(msgspec.Struct, frozen=True):
     """[reviews.policy.<role>]: which Teleport users decide, and how many of them it takes."""
 
     reviewers: Names = ()

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from sidecar.errors import LinkRefused
+from sidecar.files import plain
 from sidecar.teleport.findings import THREE_FILES, Failed, Files, failure, shown
 from sidecar.teleport.x509 import pem_blocks
 
@@ -52,7 +53,7 @@ def read_pem(path: Path, label: str, files: Files = THREE_FILES) -> bytes:
     """Return what is in a file. Raises Failed where it holds no such block of PEM."""
     subject = str(path)
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
+        content = plain(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
     except FileNotFoundError as exc:
         fix = f"Correct the path. Or: {files.sign_again()}"
         raise Failed(failure("file.missing", subject, f"There is no file {path}.", fix)) from exc

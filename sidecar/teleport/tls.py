@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 import trio
 
+from sidecar.files import plain
 from sidecar.teleport.certificates import claims_to_be_auth, judge_names, judge_refusal, judge_server, judge_untrusted
 from sidecar.teleport.credentials import Credentials
 from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, Ours, to_error
@@ -363,7 +364,7 @@ def _web_context(ca_file: Path | None) -> ssl.SSLContext:
     # Reading all that the system trusts takes its time.
     context = ssl.create_default_context()
     if ca_file is not None:
-        context.load_verify_locations(ca_file)
+        context.load_verify_locations(plain(ca_file))
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -266,6 +266,9 @@ PLOTS = {
     "a refused token": Plot(
         lambda here: here.chat.disable_token(here.bot), "mattermost.reach mattermost.token.refused"
     ),
+    "a token of another thing": Plot(
+        lambda here: here.token_file.write_text("xoxb-1234567890"), "mattermost.token.refused"
+    ),
     "no token": Plot(
         lambda here: here.token_file.unlink(), "mattermost.token.file mattermost.reach mattermost.token.refused"
     ),

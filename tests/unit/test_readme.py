@@ -185,7 +185,8 @@ def test_the_values_of_labels_are_those_of_the_code() -> None:
     assert_equal(values("reason", "recipients_failed"), {*REASONS, "too_many"})
     outcomes = constants("ReviewRejected", 0) | {"submitted", "duplicate", "resolved", "mfa_required"}
     assert_equal(values("outcome", "reviews_total"), outcomes)
-    posts = constants("self._count", 1) - {"gone", "repaired"}
+    posts = constants("self._count", 1) | constants("self._report.count", 1)
+    posts -= {"gone", "repaired"}
     assert_equal(values("outcome", "posts_total"), posts)
     assert set(SENTENCES) <= values("reason", "decisions_refused_total") | outcomes
 
@@ -297,7 +298,7 @@ def events() -> dict[str, Logged]:
     return found
 
 
-# `Reconciler._say` is given these.
+# `Report.messages` is given these.
 REQUEST_EVENTS = {"request.announced", "request.updated", "request.ended"}
 
 
