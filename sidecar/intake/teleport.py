@@ -123,6 +123,10 @@ class TeleportLink:
 
     async def _serve(self, connection: _Connection) -> _Connection:
         """Use one connection until newer credentials have proven to work; return the connection made with them."""
+        if self.store.info is not None and self.store.info.cluster != connection.info.cluster:
+            # What was followed is another cluster's.
+            self._followed.clear()
+            self._listing = Listing(self._followed, self._times)
         self._adopt(connection.credentials)
         self._proven.take(connection.credentials, connection.files)
         self.store.open(connection.client, connection.info)

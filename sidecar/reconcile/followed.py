@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from sidecar.config.sections import LimitsConfig
 from sidecar.decisions.due import settled
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.decisions.routing import Routes, RuleBook, route
@@ -41,6 +42,8 @@ CARD_SECONDS = 0.02
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
+_USUAL_LIMITS = LimitsConfig()
+
 
 class Followed:
     """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first."""
@@ -48,18 +51,14 @@ class Followed:
     def __init__(
         self,
         routes: Routes,
+        limits: LimitsConfig = _USUAL_LIMITS,
         book: Callable[[], RuleBook] = RuleBook,
-        *,
-        open_requests: int = 50_000,
-        queue: int = 10_000,
         times: Times = USUAL,
     ) -> None:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
-        self.routes = routes
         self._book = book
-        self._most = open_requests
-        self._keep = min(queue, KEEP_WAITING)
+        self.configure(routes, limits)
         self._entries: dict[str, Entry] = {}
         self._overflowed = False
         self._room = trio.Event()
@@ -70,6 +69,28 @@ class Followed:
         # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
+
+    def configure(self, routes: Routes, limits: LimitsConfig) -> None:
+        """Go on by another configuration."""
+        self.routes, self._limits = routes, limits
+
+    def look_again(self, *, cards: bool) -> None:
+        """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
+
+        Nobody may be at work on one.
+        """
+        for entry in self._entries.values():
+            if cards and entry.cards:
+                entry.memory = entry.memory.but(told=())
+                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) * CARD_SECONDS
+                self.queue.add_at(entry.id, self._looked_at)
+            else:
+                self.queue.add(entry.id)
+
+    def clear(self) -> None:
+        """Forget every request: what is known of it is another cluster's, or stands under another name."""
+        for entry in list(self._entries.values()):
+            self.drop(entry)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -122,7 +143,8 @@ class Followed:
             expiry_look = trio.current_time() + (left if left > 0 else grace)
             self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record)))
             return False
-        entry.request = request if len(self.queue) < self._keep and len(request.reason) < KEEP_REASON_LENGTH else None
+        keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
+        entry.request = request if keeps else None
         self.queue.add(entry.id)
         return newer
 
@@ -167,6 +189,10 @@ class Followed:
             entry.absent_since = min(entry.absent_since, trio.current_time())
             self.queue.add(entry.id)
         return True
+
+    def is_card(self, post_id: str) -> bool:
+        """Whether this post is a card of a followed request."""
+        return post_id in self._cards
 
     # -- hints: what Mattermost says ---------------------------------------------------------------------------------
 
@@ -242,16 +268,16 @@ class Followed:
         self.queue.drop(entry.id)
         for post_id, _ in entry.cards:
             self._cards.pop(post_id, None)
-        if self._overflowed and len(self._entries) < 0.9 * self._most:
+        if self._overflowed and len(self._entries) < 0.9 * self._limits.open_requests:
             self._overflowed = False
             self._room.set()
 
     def _follow(self, request_id: str) -> Entry | None:
         entry = self._entries.get(request_id)
         if entry is None:
-            if len(self._entries) >= self._most:
+            if len(self._entries) >= (most := self._limits.open_requests):
                 if not self._overflowed:
-                    log.error("requests.too_many", extra={"open_requests": self._most})
+                    log.error("requests.too_many", extra={"open_requests": most})
                 self._overflowed = True
                 return None
             entry = self._entries[request_id] = Entry(request_id)

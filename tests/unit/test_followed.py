@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sidecar.config.sections import LimitsConfig
 from sidecar.decisions.judge import Expression
 from sidecar.decisions.record import KEY, Record, Slot, encode
 from sidecar.decisions.routing import Routes
@@ -42,7 +43,7 @@ def record(**changes: object) -> str:
 
 @pytest.fixture
 def followed() -> Followed:
-    return Followed(ROUTES, open_requests=10, queue=5)
+    return Followed(ROUTES, LimitsConfig(open_requests=10, queue=5))
 
 
 async def take(followed: Followed) -> Entry:
@@ -98,7 +99,7 @@ async def test_dry_runs_are_nobodys_business(followed: Followed) -> None:
 
 async def test_waiting_requests_are_kept_whole_only_so_many(followed: Followed) -> None:
     """Beyond that, and for long texts, they are read again by id: memory is bounded."""
-    many = Followed(ROUTES, open_requests=5000, queue=5000)
+    many = Followed(ROUTES, LimitsConfig(open_requests=5000, queue=5000))
     for number in range(KEEP_WAITING + 10):
         many.look(request(str(number)))
     many.look(request("long", reason="x" * 5000))
