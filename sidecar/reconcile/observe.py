@@ -74,9 +74,11 @@ class Observer:
         jobs = self._jobs(look, seen, memory, context, record)
         places = list(look.places)
         cards = list(look.cards)
+        roots = list(look.words)
         reads: list[Callable[[], Awaitable[object]]] = [*jobs.values()]
         reads += [partial(self._place, place, record, context) for place in places]
         reads += [partial(self._card, post_id) for post_id in cards]
+        reads += [partial(self._words, place, context) for place in roots]
         found = await outcomes(reads)
         values = [Unknown(one) if isinstance(one, SidecarError) else one for one in found]
         changes: dict[str, object] = dict(zip(jobs, values, strict=False))
@@ -91,6 +93,8 @@ class Observer:
         read = evidence.cards if isinstance(evidence, Evidence) else {}
         changes["posts"] = {**seen.posts, **dict(zip(places, rest, strict=False))}
         changes["cards"] = {**seen.cards, **read, **dict(zip(cards, rest[len(places) :], strict=False))}
+        words = rest[len(places) + len(cards) :]
+        changes["words"] = {**seen.words, **{place.root_id: said for place, said in zip(roots, words, strict=True)}}
         return seen.but(**changes, error=seen.error or _worst(found))
 
     def _jobs(
@@ -158,6 +162,13 @@ class Observer:
         self._cursors[cursor] = (first + MAX_PAGES - 1, ours)
         detail = f"the newest {PAGE * (first + MAX_PAGES)} posts of channel {channel_id} do not reach back far enough"
         raise LinkLost("mattermost", "busy_channel", detail)
+
+    async def _words(self, place: Place, context: Context) -> tuple[tuple[Expression, Person], ...]:
+        """What people with a link say on a second card."""
+        slot = Slot(r="", c=place.channel_id, p=place.root_id)
+        said = [*await self._reactions([slot], context), *await self._replies(slot, context, {})]
+        found = [(one, await self._find(one.user_id)) for one in said if not one.flaw]
+        return tuple((one, person) for one, person in found if person.teleport_user)
 
     # -- what people say ---------------------------------------------------------------------------------------------
 

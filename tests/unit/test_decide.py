@@ -15,7 +15,7 @@ import pytest
 from sidecar.config import Policy
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide, settled
-from sidecar.decisions.judge import Expression, Person, Rules
+from sidecar.decisions.judge import Expression, Person, Rules, key_of
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
 from sidecar.decisions.seen import (
@@ -601,6 +601,28 @@ def test_a_record_alone_tells_nobody(card: Any, expected: str, status: Any) -> N
     assert summary(plan) == (expected.replace("3030", "60") if status == "waiting" else expected)
     assert (hash("p1") in plan.memory.told) == (card == keyed("p1"))
     assert plan.unproven == (expected == "read ops")
+
+
+def test_who_decided_on_a_second_card_is_asked_to_do_so_again() -> None:
+    """Its thread and its reactions go with it; whose review reached Teleport already is asked nothing."""
+    second = {Place("ops"): (keyed("p1"), keyed("p2", create_at=6))}
+    given = {**UNSURE, "record": TOLD, "posts": second, "cards": READ, "rules": REVIEWER}
+    plan = ask(**given)
+    assert (summary(plan), plan.look.words) == ("", frozenset({Place("ops", "p2")}))
+    words = ((say(post_id="p2"), PEOPLE["a"]), (say("i", post_id="p2"), PEOPLE["i"]), (say(at=9), PEOPLE["a"]))
+    plan = ask(
+        **given
+        | {"words": {"p2": words}, "record": record(slot(), dec=(("i", *key_of(words[1][0])[1:], "submitted"),))}
+    )
+    assert summary(plan) == "delete p2, answer a:moved:p2"
+    assert plan.record is not None
+    (owed,) = plan.record.owe
+    assert (owed.c, owed.t) == ("ops", "p1")
+    assert (
+        summary(ask(**given | {"words": {"p2": words}, "record": msgspec.structs.replace(plan.record, owe=())}))
+        == "delete p2"
+    )
+    assert summary(ask(**given | {"words": {"p2": AWAY}, "error": AWAY.why})) == "save, again 0.5"
 
 
 def test_a_card_of_ours_that_was_deleted_is_never_made_again() -> None:
