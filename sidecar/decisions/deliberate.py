@@ -71,7 +71,7 @@ def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan |
         return None
     stands = standing(seen, record, context)
     asker = _asker(seen, record, request, evidence, context)
-    verdicts = judging.judge(fresh, stands, evidence.people, request, context.rules, asker, record.dec)
+    verdicts = judging.judge(fresh, stands, evidence.people, request, context.rules, asker, record.dec, record.heads)
     noted = record if context.rules.by_quorum else _noted(record, verdicts)
     if not seen.held:
         return Plan(memory=memory, take=True, record=noted)
@@ -107,13 +107,8 @@ def _submit(
 
 def _noted(record: Record, verdicts: list[Verdict]) -> Record:
     """The record with the Teleport user as whom each account is about to review: whoever dies meanwhile leaves that."""
-    rows = {
-        (one.person.user_id, judging.AS, one.person.teleport_user): one.expression.at
-        for one in verdicts
-        if one.outcome == ACCEPTED
-    }
-    new = [(*row, at, ACCEPTED) for row, at in rows.items() if row not in {entry[:3] for entry in record.dec}]
-    return msgspec.structs.replace(record, dec=(*record.dec, *new)) if new else record
+    accepted = ((one.person.user_id, one.person.teleport_user) for one in verdicts if one.outcome == ACCEPTED)
+    return msgspec.structs.replace(record, heads=tuple(dict.fromkeys((*record.heads, *accepted))))
 
 
 def moved(record: Record, post_id: str, words: tuple[tuple[Expression, Person], ...], kept: str) -> Record:

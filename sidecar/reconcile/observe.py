@@ -224,8 +224,7 @@ class Observer:
 
     async def _is_shared(self, channel_id: str, shared: set[str]) -> list[Expression]:
         """Another Mattermost server says who reacts there, and its administrators what they say."""
-        channel = await self._mattermost.channel(channel_id)
-        if channel is None or channel.shared:
+        if await self._mattermost.shared(channel_id):
             shared.add(channel_id)
         return []
 
