@@ -135,10 +135,10 @@ async def test_strangers_are_judged_once(tmp_path: Path) -> None:
         here.chat.post(stranger, here.channel, "approve", root_id=card.id)
         await here.chat.wait_for(lambda: slow.hits == 1)
         here.chat.react(stranger, card, APPROVE)
-        await here.lines.heard("decision.refused", 2, user_id=stranger.id)
+        await here.lines.heard("decision.refused", user_id=stranger.id)
         await here.released(request_id)
         await only_ivan_counts(here, card)
-        assert len(here.lines.of("decision.refused", user_id=stranger.id)) == 2
+        assert len(here.lines.of("decision.refused", user_id=stranger.id)) == 1
 
 
 async def test_reactions_that_cannot_be_read_do_not_hold_the_record(tmp_path: Path) -> None:
