@@ -124,6 +124,54 @@ async def test_an_auth_service_without_the_answer_is_asked_again(tmp_path: Path)
         assert len(here.auth.request(request_id).reviews) == 1  # type: ignore[union-attr]
 
 
+async def test_reactions_that_cannot_be_read_do_not_keep_cards_untrue(tmp_path: Path) -> None:
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        broken = Answer(500, {"id": "app.reaction.bulk_get_for_post_ids.app_error", "status_code": 500})
+        fault = here.chat.fail(answer=broken, method="POST", path=REACTIONS, times=None)
+        here.chat.react(here.alice, card, APPROVE)
+        await here.chat.wait_for(lambda: fault.hits >= 2)
+        here.auth.review(request_id, IVAN, "DENIED", "no")
+        await here.told([request_id], "DENIED")
+
+
+async def test_first_replies_do_not_race_each_other(tmp_path: Path) -> None:
+    """The answer to Alice and the line about her review, in a thread that has no reply yet."""
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.chat.processing = 0.1
+        here.chat.react(here.alice, card, APPROVE)
+        await here.chat.wait_for(lambda: len(here.replies(card)) == 2)
+        await here.released(request_id)
+        assert "Done" in here.replies(card)[0], "who decided was told last"
+        assert here.chat.calls["POST", POSTS] == 3, "one of them was made again"
+
+
+async def test_an_auth_service_without_the_answer_is_asked_again(tmp_path: Path) -> None:
+    """Mode "reviewer": Teleport did not answer, and it did not carry it out."""
+    async with deciding(tmp_path) as here:
+        request_id, card = await ask(here)
+        here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAVAILABLE, "transport is closing", times=1)
+        here.chat.react(here.alice, card, APPROVE)
+        await here.chat.wait_for(lambda: any("Done" in one for one in here.replies(card)))
+        assert len(here.auth.request(request_id).reviews) == 1  # type: ignore[union-attr]
+
+
+async def test_strangers_are_judged_once(tmp_path: Path) -> None:
+    """A reply and a reaction of one stranger, heard in one look: one answer, and neither is judged again."""
+    async with deciding(tmp_path) as here:
+        stranger = mallory(here)
+        request_id, card = await ask(here)
+        slow = here.chat.late(0.5, when="before", method="POST", path=REACTIONS)
+        here.chat.post(stranger, here.channel, "approve", root_id=card.id)
+        await here.chat.wait_for(lambda: slow.hits == 1)
+        here.chat.react(stranger, card, APPROVE)
+        await here.lines.heard("decision.refused", user_id=stranger.id)
+        await here.released(request_id)
+        await only_ivan_counts(here, card)
+        assert len(here.lines.of("decision.refused", user_id=stranger.id)) == 1
+
+
 async def test_reactions_that_cannot_be_read_do_not_hold_the_record(tmp_path: Path) -> None:
     """A doubt is looked into, and the record given up, although decisions cannot be read."""
     async with deciding(tmp_path) as here:
