@@ -9,9 +9,22 @@ import errno
 import ssl
 from pathlib import Path
 
+import msgspec
+
 from sidecar.errors import ConfigError
 
 _TOKEN_BYTES = 2000  # the official plugin reads no more of its token file
+_FOLDER = Path("/var/lib/teleport/plugins/mattermost")
+
+
+class CredentialFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Where our Teleport credentials are: `identity` alone, or the three files. `ca_pin` has any pin that may match."""
+
+    client_crt: Path = _FOLDER / "auth.crt"
+    client_key: Path = _FOLDER / "auth.key"
+    root_cas: Path = _FOLDER / "auth.cas"
+    identity: Path | None = None
+    ca_pin: tuple[str, ...] = ()
 
 
 def plain(path: Path) -> Path:

@@ -22,7 +22,7 @@ from sidecar.mattermost import answers, dial
 from sidecar.mattermost.api import MattermostClient
 from sidecar.mattermost.auth import USER_AGENT, Token
 from sidecar.mattermost.codec import decode_error_id
-from sidecar.mattermost.pace import Pace, Pause
+from sidecar.mattermost.pace import Lane, Pace, Pause
 from sidecar.mattermost.transport import Progress, Transport
 
 __all__ = ["MattermostClient", "open_client"]
@@ -82,7 +82,12 @@ class _Rest:
         self._observe = observe
         self._posts = Pace(posts_per_second)
         self._pause = Pause()
-        self.clock_offset = 0.0
+        # When this machine was booted by Mattermost's clock: ours may be set at any time.
+        self._booted: float | None = None
+
+    @property
+    def clock_offset(self) -> float:
+        return 0.0 if self._booted is None else self._booted + _boottime() - time.time()
 
     async def call(
         self,
@@ -92,7 +97,7 @@ class _Rest:
         *,
         body: object = None,
         write: bool = False,
-        paced: bool = False,
+        paced: Lane | None = None,
         guard: Callable[[], None] = lambda: None,
     ) -> T:
         """Make one call; waits for pauses, pace and a free connection under the caller's deadline.
@@ -112,8 +117,8 @@ class _Rest:
         )
         while True:
             await self._pause.wait()
-            if paced:
-                await self._posts.take()
+            if paced is not None:
+                await self._posts.take(paced)
             try:
                 answer, value = await self._attempt(call, decode)
             except _Paused:
@@ -185,8 +190,12 @@ class _Rest:
             raise LinkLost("mattermost", "reset", str(exc), ambiguous=call.sent and call.write) from exc
         if (theirs := answers.server_time(answer.headers.get("Date", ""))) is not None:
             # The header's seconds are cut off: half of one is the best guess.
-            self.clock_offset = theirs + 0.5 - time.time()
+            self._booted = theirs + 0.5 - _boottime()
         return answer
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @asynccontextmanager
