@@ -15,6 +15,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import trio
 
 from sidecar.decisions.judge import express, find_flaw
@@ -79,6 +80,7 @@ _WHOLE = "On this Teleport an id may be used again, so please write the whole id
 _STRANGER = "I only talk about access requests with people whom my operator has linked to Teleport."
 _NONE = "No open request is waiting where you can see it."
 _OFF = "Decisions by direct message are off."
+_SNAPSHOT = "As it is now; this copy does not change, and nothing said on it decides."
 _AWAY = "Teleport does not answer right now. Please ask again later."
 
 
@@ -250,7 +252,9 @@ class Direct:
         request = await self._get_request(found) if not isinstance(found, Unknown) else None
         if request is None or request.state != PENDING:
             return Draft(_UNKNOWN)
-        return text.render_card(request, options=self._options())
+        # Nobody decides on it, so it invites nobody to.
+        card = text.render_card(request, options=msgspec.structs.replace(self._options(), ways=()))
+        return msgspec.structs.replace(card, message=f"{_SNAPSHOT}\n{card.message}")
 
     async def _visible(self, post: Post, token: str, requests: Mapping[str, tuple[str, ...]]) -> list[str]:
         """The requests that this id could mean, of those that the author can see: of others nothing must be told."""
