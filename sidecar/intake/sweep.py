@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
     from sidecar.model import Post
-    from sidecar.reconcile.followed import Followed
+    from sidecar.reconcile.heard import Heard
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Sweeper:
     def __init__(  # noqa: PLR0913 - what every look needs
         self,
         reading: MattermostClient,
-        followed: Followed,
+        followed: Heard,
         rules: Rules,
         take: Callable[[Post, list[Post]], Awaitable[None]],
         metrics: Metrics,
@@ -111,7 +111,7 @@ class Sweeper:
     ) -> None:
         self._reading = reading
         self._followed = followed
-        self._rules = rules
+        self.rules = rules
         self._take = take
         self._metrics = metrics
         self._linked = linked
@@ -131,10 +131,6 @@ class Sweeper:
         self._lively: set[str] = set()
         # What could not be read -> how often in a row, and when to try again (trio's clock).
         self._off: dict[str, tuple[int, float]] = {}
-
-    def configure(self, rules: Rules) -> None:
-        """Go on by another configuration."""
-        self._rules = rules
 
     async def run(self) -> NoReturn:
         """Sweep as soon as there is something to sweep, then again and again."""
@@ -173,15 +169,15 @@ class Sweeper:
             in_channel[channel_id].add(card)
         self._in_channel = in_channel
         last = await self._last_posts()
-        replies = in_channel.keys() if "reply" in self._rules.ways else set()
+        replies = in_channel.keys() if "reply" in self.rules.ways else set()
         places = dict.fromkeys((*replies, *self._direct))
         self._met &= cards.keys()
         self._lively &= places.keys()
         self._read_until = {one: at for one, at in self._read_until.items() if one in places}
         known = (cards, in_channel, places)
         self._off = {one: off for one, off in self._off.items() if any(one.removeprefix("+") in some for some in known)}
-        steps = self._plan_reactions() if "reaction" in self._rules.ways else []
-        back = LONGEST_PENDING_SECONDS if self._rules.mode != "none" else QUESTION_SECONDS
+        steps = self._plan_reactions() if "reaction" in self.rules.ways else []
+        back = LONGEST_PENDING_SECONDS if self.rules.mode != "none" else QUESTION_SECONDS
         oldest = (time.time() - back) * 1000
         for one in filter(self._due, places):
             news = in_channel[one] - self._met if one in replies else set()
@@ -203,7 +199,7 @@ class Sweeper:
             log.debug("sweep.put_off", extra={"subject": "channels", "detail": str(exc)})
             self._doubt(exc)
             return {}
-        direct = channels if "direct" in self._rules.ways else []
+        direct = channels if "direct" in self.rules.ways else []
         self._direct = {one.id for one in direct if one.type == "D" and any(map(self._linked, one.name.split("__")))}
         return {one.id: one.last_post_at for one in channels}
 
@@ -250,7 +246,7 @@ class Sweeper:
             if len(posts) == 1:
                 raise
             return self._apart(posts)
-        wanted = {*self._rules.approve, *self._rules.deny}
+        wanted = {*self.rules.approve, *self.rules.deny}
         bot_id = self._bot_id
         for post_id in posts:
             self._off.pop(post_id, None)

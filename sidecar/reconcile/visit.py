@@ -256,7 +256,7 @@ class Visit:
             if before.posts[action.position].k == "card":
                 self.new_cards.append(result.post.id)
             # People decide before the other recipients have theirs.
-            self._followed.show_cards(self._entry, self.lease.record)
+            self._followed.heard.show_cards(self._entry, self.lease.record)
 
     def _complain(self, position: int, before: Record, error: SidecarError | None) -> None:
         """Say that Mattermost refused this recipient, once."""
@@ -285,7 +285,7 @@ class Visit:
             memory = memory.but(known=True, text=seen.text)
         record = plan.record or (seen.record if seen is not None else None)
         if record is not None:
-            self._followed.show_cards(self._entry, record)
+            self._followed.heard.show_cards(self._entry, record)
             ended = plan.drop and record.done and plan.save
             self._report.messages(record, ended=ended, claimed=self._claimed, told=self._told)
         return msgspec.structs.replace(plan, memory=memory)
