@@ -103,8 +103,8 @@ class TeleportLink:
         """A connection on which the server answers."""
         stack = AsyncExitStack()
         try:
-            client, credentials = await stack.enter_async_context(self._dialer.connect(credentials))
-            return _Connection(client, credentials, await client.ping(), stack, files)
+            client, used = await stack.enter_async_context(self._dialer.connect(credentials))
+            return _Connection(client, used, await client.ping(), stack, files)
         except BaseException:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await stack.aclose()
