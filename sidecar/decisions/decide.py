@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from sidecar.decisions.deliberate import deliberate, moved, strangers, unheard
-from sidecar.decisions.doubts import after_reading, taken
+from sidecar.decisions.doubts import after_reading, marked, taken
 from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import Found, find, unfinished
@@ -106,7 +106,7 @@ def _is_it_there(view: View) -> Plan | None:
         return None
     if view.memory.silent or view.record is None:
         return Plan(memory=view.memory, drop=True)
-    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.now.wall, 0.0)
+    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.teleport_time, 0.0)
     if view.facts.absent_since < math.inf:
         again = min(again, view.facts.absent_since + view.context.times.absent)
     return Plan(memory=view.memory, again_at=again)
@@ -219,6 +219,8 @@ def _what_must_be_posted(view: View) -> Plan | None:
     view = view._replace(memory=after_reading(view))
     second, words, kept = _second_cards(view, found)
     due = work(view, kept)
+    if view.seen.held:
+        due = due._replace(record=marked(due.record, due.memory))
     actions = (*second, *due.actions)
     plan = Plan(
         memory=due.memory,
@@ -307,17 +309,16 @@ def _rest(view: View, plan: Plan) -> Plan:
         again.append(view.now.mono + times.failure_first)
     if any(unfinished(slot, pending=view.pending) for slot in record.posts):
         if view.retry_failed:
-            retry_at = view.backoff(times.retry_first, times.retry_most, memory.retries)
-            memory = memory.but(retry_at=retry_at, retries=min(memory.retries + 1, 10))
+            retry_at = view.now.mono + times.wait(memory.retries, link=False)
+            memory = memory.but(retry_at=retry_at, retries=memory.retries + 1)
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
     memory, unheard_of = _heard(view, memory, record)
     if view.seen.error is not None or unheard_of:
         link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
-        first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
-        again.append(view.backoff(first, most, memory.failures))
-        memory = memory.but(failures=min(memory.failures + 1, 20))
+        again.append(view.now.mono + times.wait(memory.failures, link=link))
+        memory = memory.but(failures=memory.failures + 1)
     else:
         memory = memory.but(failures=0)
     ours = record.owner == view.context.owner and view.record is not None
@@ -350,10 +351,9 @@ def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:
 
 def _put_off(view: View, trouble: str, *, link: bool) -> Plan:
     """Look again later, less and less often; a failing link is no news, everything else is said once."""
-    times, tries = view.context.times, view.memory.failures
-    first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
+    tries = view.memory.failures
     return Plan(
-        memory=view.memory.but(failures=min(tries + 1, 20)),
-        again_at=view.backoff(first, most, tries),
+        memory=view.memory.but(failures=tries + 1),
+        again_at=view.now.mono + view.context.times.wait(tries, link=link),
         trouble="" if link or tries else trouble,
     )

@@ -31,6 +31,8 @@ from sidecar.text import card as text
 
 # A request that goes away this long before its expiry by our clock still counts as expired.
 EXPIRY_SLACK_SECONDS = 10.0
+# Clocks that differ by more than a century tell nothing.
+_MOST_OFFSET = 4e9
 
 
 # -- recipients ------------------------------------------------------------------------------------------------------
@@ -86,6 +88,7 @@ def new_record(view: View) -> Record:
         seen=(request.state, len(request.reviews)) if request is not None else (PENDING, 0),
         posts=(),
         q=asked(request) if request is not None else "",
+        off=round(min(max(view.now.offset, -_MOST_OFFSET), _MOST_OFFSET)),
         rules=context.rules_digest,
     )
 
@@ -199,7 +202,9 @@ class _Builder:
         if place not in self._view.seen.posts:
             self._places.add(place)
             return False
-        return not isinstance(self._view.seen.posts[place], Unknown)
+        posts = self._view.seen.posts[place]
+        # What may not be read may not be written either, which Mattermost says itself.
+        return not isinstance(posts, Unknown) or isinstance(posts.why, PostRejected)
 
     def _bring(self, position: int) -> None:
         """Make the card, or bring it and its thread to what is to be shown."""
@@ -210,18 +215,26 @@ class _Builder:
         if not slot.p:
             self._actions.append(Create(position, draft, digest, self._shows()))
             return
-        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
-        if changed or slot.c in self._memory.touched or self._other_rules(slot):
+        if self._outdated(slot, request, digest):
             self._patch(position, draft, digest, self._shows())
-            if self._record.posts[position].s == "gone":
-                return
-        numbers = posts.numbers(request)
+            for place in (Place(slot.c), Place(slot.c, slot.p)):
+                self._may_write(place)
+        if self._record.posts[position].s != "gone":
+            self._answer_reviews(position, request, digest)
+
+    def _answer_reviews(self, position: int, request: AccessRequest, digest: str) -> None:
+        slot, numbers = self._record.posts[position], posts.numbers(request)
         for number in numbers:
             if number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
                 self._actions.append(Reply(position, number, posts.render_reply(request, number)))
         if slot.s == "failed" and slot.h == digest and set(numbers) <= set(slot.rep):
             # What was refused was carried out at last, or is wanted no more.
             self._put(position, s="posted")
+
+    def _outdated(self, slot: Slot, request: AccessRequest, digest: str) -> bool:
+        """Whether the card shows something else than it should, or may do so."""
+        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
+        return changed or slot.c in self._memory.touched or self._other_rules(slot)
 
     def _other_rules(self, slot: Slot) -> bool:
         """Whether the card was read, and was marked under other rules than those by which people decide on it now."""
@@ -296,7 +309,7 @@ def ending(view: View, record: Record) -> str:
         return record.seen[0]
     # Nobody removes a request at the very moment of its expiry, whoever's clock is behind; and an id that is used again
     # was free.
-    over = view.now.wall + max(view.now.offset, 0.0) >= record.exp - EXPIRY_SLACK_SECONDS
+    over = max(view.clocks) >= record.exp - EXPIRY_SLACK_SECONDS
     return EXPIRED if over or view.another else REMOVED
 
 

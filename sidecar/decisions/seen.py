@@ -107,7 +107,8 @@ class Doubt(msgspec.Struct, frozen=True):
     """In this place something may have been written that no record tells; `card`: the card may have been, too.
 
     It is read before anything is written there; at `due` (trio's clock), when the longest late write may have landed;
-    and at the end of the request. `stage` counts down the looks: 2 at once, 1 when it is due, 0 at the end.
+    at each change of the card, and at the end of the request: nobody knows how late a write may be. `stage` counts down
+    the looks that are due: 2 at once, 1 later, 0 none.
     """
 
     place: Place
@@ -155,13 +156,14 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 class Now(NamedTuple):
     """The clocks of a look: Unix seconds, trio's, the boot time's, and Mattermost's minus ours in seconds.
 
-    Teleport tells no time, so what depends on its clock is concluded where ours and Mattermost's agree.
+    Teleport tells no time. `teleport` is what its clock shows at least: that much passed since it made a request.
     """
 
     wall: float
     mono: float
     boot: float
     offset: float = 0.0
+    teleport: float = -math.inf
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

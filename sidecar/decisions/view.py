@@ -9,7 +9,6 @@ from sidecar.decisions.proof import asked
 from sidecar.decisions.record import Record, Stored
 from sidecar.decisions.seen import Context, Facts, Memory, Now, Seen
 from sidecar.model import EXPIRED, PENDING, AccessRequest, state_rank
-from sidecar.times import doubled
 
 # How many leases the same record must have been watched before its holder counts as dead: 35 s for one of 30.
 TAKEOVER = 1 + 1 / 6
@@ -73,10 +72,6 @@ class View(NamedTuple):
         """Whether recipients that failed are due again."""
         return not self.memory.retries or self.now.mono >= self.memory.retry_at
 
-    def backoff(self, first: float, most: float, tries: int) -> float:
-        """When to look again after so many tries."""
-        return self.now.mono + doubled(first, most, tries)
-
     @property
     def expired_by_clock(self) -> bool:
         """Whether it should be over: newer servers go on listing a request for a while after its expiry.
@@ -88,12 +83,22 @@ class View(NamedTuple):
             request is not None
             and request.state == PENDING
             and request.expires is not None
-            and self.now.wall + min(self.now.offset, 0.0) >= request.expires + self.context.times.expired
+            and self.teleport_time >= request.expires + self.context.times.expired
         )
 
     @property
+    def clocks(self) -> tuple[float, float, float]:
+        """Unix seconds by our clock, by Mattermost's, and the least that Teleport's can show."""
+        return self.now.wall, self.now.wall + self.now.offset, self.now.teleport
+
+    @property
+    def teleport_time(self) -> float:
+        """Unix seconds, as far as Teleport's clock is known: what two of three clocks have reached."""
+        return sorted(self.clocks)[1]
+
+    @property
     def expiry_at(self) -> float:
-        """When (trio's clock) the request should be over; later where by our clock it is over already."""
+        """When (trio's clock) the request should be over; later where it is over already."""
         expires, times = None, self.context.times
         if self.request is not None:
             expires = self.request.expires
@@ -102,7 +107,7 @@ class View(NamedTuple):
         if expires is None or self.gone:
             return math.inf
         moments = [times.expiry_grace] if not self.pending else [times.expired, times.expiry_grace]
-        left = [left for grace in moments if (left := expires + grace - self.now.wall) > 0]
+        left = [left for grace in moments if (left := expires + grace - self.teleport_time) > 0]
         return self.now.mono + min(left, default=times.expiry_grace)
 
 
@@ -114,7 +119,7 @@ def _proven_absent(view: View) -> bool:
     record, context = view.record, view.context
     if record is None:
         return False
-    if view.now.wall >= record.exp + context.times.expiry_grace:
+    if view.teleport_time >= record.exp + context.times.expiry_grace:
         return True
     absent_for = view.now.mono - view.facts.absent_since
     return absent_for >= (context.times.absent if context.rules.mode == "plugin" else 0.0)

@@ -56,6 +56,8 @@ V = TypeVar("V")
 Command = Decision | List | Show | Help | Malformed
 
 STRANGER_SECONDS = 3600.0
+# Their messages are read together.
+PATIENCE_SECONDS = 2.0
 # Questions asked shortly before the start are still answered; nobody waits for an answer to older ones.
 QUESTION_SECONDS = 60.0
 # A list names at most so many requests, the newest ones.
@@ -144,11 +146,22 @@ class Direct:
         self._members: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
         self._strangers: OrderedDict[str, float] = OrderedDict()
 
-    def hint(self, channel_id: str, post_id: str) -> None:
-        """Somebody posts outside a thread right now: the channel is read, if it is ours."""
-        if self._pairs.get(channel_id) != "":
+    def configure(self, rules: Rules) -> None:
+        """Go on by another configuration."""
+        self._rules = rules
+
+    def hint(self, channel_id: str, post_id: str, *, stranger: str = "") -> None:
+        """Somebody posts outside a thread right now: the channel is read, if it is ours.
+
+        A `stranger` by this id waits, and nothing is read for one who was answered within the hour.
+        """
+        if "direct" not in self._rules.ways or self._pairs.get(channel_id) == "":
+            return
+        if not stranger:
             _keep(self._live, post_id, None)
             self._followed.queue.add(KEY + channel_id)
+        elif trio.current_time() >= self._strangers.get(stranger, -math.inf):
+            self._followed.queue.add_at(KEY + channel_id, trio.current_time() + PATIENCE_SECONDS)
 
     async def visit(self, key: str) -> None:
         """Answer what has no answer yet in a direct channel; what fails is tried again, less and less often."""

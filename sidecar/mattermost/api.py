@@ -15,6 +15,7 @@ import trio
 from sidecar.errors import LinkLost, UnreadableAnswer
 from sidecar.mattermost import codec
 from sidecar.mattermost.codec import Channel, Team
+from sidecar.mattermost.pace import Lane
 from sidecar.mattermost.pages import PAGE, Pages, Rest, if_found, part
 from sidecar.model import Draft, Post, Reaction, User
 from sidecar.once import Bounded
@@ -31,15 +32,19 @@ def _props(draft: Draft, tm: dict[str, object]) -> dict[str, object]:
 
 
 class MattermostClient:
-    """Mattermost as the bot sees it."""
+    """Mattermost as the bot sees it; `skipped()` is called for each post that cannot be read, once."""
 
-    def __init__(self, rest: Rest, skipped: Callable[[], object]) -> None:
-        self._rest = rest
-        self._pages = Pages(rest, skipped)
+    def __init__(self, rest: Rest, skipped: Callable[[], object] = lambda: None) -> None:
+        self._skipped = skipped
+        self.use(rest)
         # The last answer of `me`.
         self.bot: User | None = None
         # Posts whose reactions could not be read, the one last tried at the end.
         self._unreadable: dict[str, None] = {}
+
+    def use(self, rest: Rest) -> None:
+        """Make all calls by `rest` from now on."""
+        self._rest, self._pages = rest, Pages(rest, self._skipped)
         self._has_my_channels = True
         # channel -> whether another server has a part in it, and when that was read (trio's clock).
         self._shared = Bounded[str, tuple[bool, float]](_MAX_UNREADABLE)
@@ -66,9 +71,12 @@ class MattermostClient:
         key: str,
         tm: dict[str, object],
         root_id: str = "",
+        announces: bool = False,
         guard: Callable[[], None] = lambda: None,
     ) -> Post:
         """Create a post and return what Mattermost answered, which the caller must check to be his.
+
+        One that `announces` lets all other posts and patches go before it.
 
         For 30 s and on one node Mattermost answers a repeated `key` with the first post, whoever made it. While the
         first is still being stored it raises PostRejected with `answers.PENDING_ID`: repeat with the same key.
@@ -82,7 +90,8 @@ class MattermostClient:
             "props": _props(draft, tm),
         }
         path = "/posts?set_online=false"
-        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=True, guard=guard)
+        lane = Lane.ANNOUNCEMENT if announces else Lane.ANSWER
+        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=lane, guard=guard)
 
     async def patch_post(
         self,
@@ -102,7 +111,7 @@ class MattermostClient:
         if message:
             body["message"] = draft.message
         path = f"/posts/{part(post_id)}/patch"
-        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True, guard=guard)
+        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=Lane.CHANGE, guard=guard)
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = lambda: None) -> None:
         """Delete a post; one that is gone already is a 403."""

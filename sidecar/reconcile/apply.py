@@ -160,6 +160,7 @@ class Applier:
                     key=key,
                     tm=self._tm(key, shown, 0),
                     root_id=spot.root_id,
+                    announces=spot.kind in ("card", "requester"),
                     guard=self._lease.require,
                 )
             except PostRejected as exc:

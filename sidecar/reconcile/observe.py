@@ -15,6 +15,7 @@ from sidecar.decisions.judge import Expression, Person
 from sidecar.decisions.record import KEY, Record, Slot, Stored, Unreadable, adopt, decode
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
 from sidecar.errors import LinkError, LinkLost, PostRejected, SidecarError
+from sidecar.once import Bounded, Once
 from sidecar.reconcile.resolve import Chosen
 from sidecar.reconcile.side_by_side import outcomes
 from sidecar.text.command import Decision, parse_direct
@@ -32,14 +33,12 @@ log = logging.getLogger(__name__)
 PAGE = 200
 # 5,000 posts in one look; the next one goes on from there.
 MAX_PAGES = 25
-# Posts are looked for from this long before the claim, for clocks that disagree.
-LOOKUP_MARGIN_SECONDS = 600
+# Posts are looked for from this long before the claim, and longer where nobody knows by whose clock that is told.
+LOOKUP_MARGIN_SECONDS, UNKNOWN_CLOCK_SECONDS = 600, 3600
 # A post that was just made may be missing on a replica: it gets this long before it counts as deleted.
 CARD_RETRY_SECONDS = (0.5, 1.5)
 # How Mattermost may fail to give one thread or post while it works for the others.
 FOR_ONE = frozenset({"server_error", "not_mattermost", "unknown_route", "too_large", "too_deep", "timeout"})
-MOST_SAID = 1000
-MOST_CURSORS = 1000
 
 
 class Observer:
@@ -63,10 +62,10 @@ class Observer:
         self._find = find
         self._find_requester = find_requester
         self._metrics = metrics
-        # Posts that only pretend to be a person's, said once each; bounded, for anybody can make more.
-        self._said: dict[str, None] = {}
+        # Posts that only pretend to be a person's.
+        self._said = Once()
         # Where a look-up in a busy channel goes on: (channel, seed) -> next page, and our posts so far.
-        self._cursors: dict[tuple[str, str], tuple[int, list[Post]]] = {}
+        self._cursors: Bounded[tuple[str, str], tuple[int, list[Post]]] = Bounded()
 
     async def look(self, look: Look, seen: Seen, memory: Memory, context: Context) -> Seen:
         """What was seen, with all that `look` asks for."""
@@ -147,8 +146,7 @@ class Observer:
 
     async def _channel(self, channel_id: str, record: Record | None, context: Context) -> tuple[Post, ...]:
         """Our posts in a channel since the claim; what is too much for one look is continued by the next."""
-        at = record.at if record is not None else time.time()
-        oldest = (at - LOOKUP_MARGIN_SECONDS + self._mattermost.clock_offset) * 1000
+        oldest = _claimed(record, self._mattermost.clock_offset) * 1000
         cursor = (channel_id, record.seed if record is not None else "")
         first, ours = self._cursors.pop(cursor, (0, []))
         for page in range(first, first + MAX_PAGES):
@@ -156,8 +154,6 @@ class Observer:
             ours += [post for post in posts if post.user_id == context.bot_id]
             if len(posts) < PAGE or posts[-1].create_at < oldest:
                 return tuple(ours)
-        if len(self._cursors) >= MOST_CURSORS:
-            del self._cursors[next(iter(self._cursors))]
         # What came in meanwhile has pushed posts on to the next page: one page is read again.
         self._cursors[cursor] = (first + MAX_PAGES - 1, ours)
         detail = f"the newest {PAGE * (first + MAX_PAGES)} posts of channel {channel_id} do not reach back far enough"
@@ -267,10 +263,7 @@ class Observer:
 
     def _say(self, expression: Expression) -> bool:
         """Log a forged post once. It is nobody's decision, so it leaves nothing in the ledger."""
-        if expression.source not in self._said:
-            if len(self._said) >= MOST_SAID:
-                self._said.pop(next(iter(self._said)))
-            self._said[expression.source] = None
+        if self._said.news(expression.source):
             self._metrics.decisions_refused_total.labels("forged").inc()
             log.info(
                 "decision.refused",
@@ -283,6 +276,15 @@ def stored(text: str) -> Stored | Unreadable:
     """A record from its text."""
     record = decode(text)
     return record if isinstance(record, Unreadable) else Stored(record, text)
+
+
+def _claimed(record: Record | None, offset: float) -> float:
+    """From when on, by Mattermost's clock, there may be posts of ours; `offset` is that clock minus our own."""
+    if record is None:
+        return time.time() + offset - LOOKUP_MARGIN_SECONDS
+    if record.off is None:
+        return record.at + min(offset, 0.0) - UNKNOWN_CLOCK_SECONDS
+    return record.at + record.off - LOOKUP_MARGIN_SECONDS
 
 
 def _worst(found: Sequence[object]) -> SidecarError | None:

@@ -46,6 +46,7 @@ class Mattermost(Protocol):
         key: str,
         tm: dict[str, object],
         root_id: str = "",
+        announces: bool = False,
         guard: Callable[[], None] = ...,
     ) -> Post: ...
 

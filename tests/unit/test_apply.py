@@ -51,7 +51,15 @@ class Board:
         return fault
 
     async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = "", guard: Any
+        self,
+        channel_id: str,
+        draft: Draft,
+        *,
+        key: str,
+        tm: dict[str, object],
+        root_id: str = "",
+        announces: bool = False,
+        guard: Any,
     ) -> Post:
         fault = await self._begin(guard)
         self.marks.append(tm)

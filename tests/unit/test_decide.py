@@ -206,6 +206,7 @@ NEW: dict[str, Any] = {"stored": None}
     ("nothing by id proves nothing before its expiry", {**GONE, "record": TOLD}, "again 3060"),
     ("nor just after it", {**GONE, "record": TOLD, "wall": 5059.0}, "again 1"),
     ("past its expiry it does", {**GONE, "record": TOLD, "wall": 5060.0}, "read card p1, take"),
+    ("not past it by our clock alone", {**GONE, "record": TOLD, "wall": 5060.0, "offset": -60.0}, "again 60"),
     ("absent from a list and by id it is gone", {**GONE, "record": TOLD, "absent_since": 100.0}, "read card p1, take"),
     (
         "mode plugin narrows lists: again in five minutes",
@@ -288,6 +289,8 @@ NEW: dict[str, Any] = {"stored": None}
     ("one that is not due waits", {"request": PENDING, "record": TOLD, "doubts": (Doubt(CARD, 130.0),)}, "again 30"),
     ("at the end all are read", {"gone": True, "record": TOLD, "doubts": (Doubt(CARD, math.inf, 0),)},
      "read thread p1"),
+    ("and where the card changes", {**HELD, "request": REVIEWED, "record": TOLD, "cards": READ,
+     "doubts": (Doubt(Place("ops"), math.inf, 0),)}, "read ops, patch ops PENDING, reply ops 1"),
     ("before that they are not", {"request": PENDING, "record": TOLD, "doubts": (Doubt(CARD, math.inf, 0),)},
      "again 3030"),
     (
@@ -429,7 +432,11 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     ("its expiry is 30 s past, and Teleport lists it",
      {**HELD, "record": record(slot()), "cards": READ, "wall": 5030.0}, "patch ops EXPIRED"),
     ("a moment before", {**HELD, "record": record(slot()), "wall": 5029.0}, "save, again 1"),
-    ("not by our clock alone", {**HELD, "record": record(slot()), "wall": 5030.0, "offset": -9.0}, "save, again 30"),
+    ("not by our clock alone", {**HELD, "record": record(slot()), "wall": 5030.0, "offset": -9.0}, "save, again 9"),
+    ("but by any two", {**HELD, "record": record(slot()), "cards": READ, "wall": 4000.0, "offset": 1030.0,
+     "teleport": 5030.0}, "patch ops EXPIRED"),
+    ("not by Teleport's alone, which may be another's", {**HELD, "record": record(slot()), "wall": 4000.0,
+     "teleport": 1e10}, "save, again 1030"),
     ("it was prolonged", {**HELD, "record": record(slot(shown=("EXPIRED", 0), h="e")), "cards": READ},
      "patch ops PENDING"),
 )  # fmt: skip
@@ -851,6 +858,7 @@ def test_a_direct_message_that_nobody_heard_live_is_to_be_said_again() -> None:
         ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2)}),
         ((slot(s="gone"), slot(None, c="")), {"owner": "other"}, set()),
         ((), {"owner": "other", "owe": (Owed("i", "dm", "No.", "t"),)}, {Doubt(Place("dm", "t"), 100.0, 2)}),
+        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0), Doubt(CARD, math.inf, 0)}),
         # It gave up on purpose: what waits is looked for at the end, in case it was made all the same.
         ((slot(None), slot(), slot(None, s="failed")), {}, {Doubt(Place("ops"), math.inf, 0)}),
     ],
@@ -876,14 +884,26 @@ def test_our_own_record_is_taken_again_without_doubts_and_older_doubts_stay() ->
         (1, (), [(0, math.inf)]),
         (0, (), [(0, math.inf)]),  # not due before the end
         (1, AWAY, [(1, 160.0)]),
-        (1, FORBIDDEN, []),  # no longer ours to read, so not ours to repair
+        (1, FORBIDDEN, [(0, math.inf)]),  # no longer ours to read, so not ours to repair until it is again
     ],
 )
 def test_a_place_in_doubt_is_looked_at_again(stage: int, posts: Any, left: list[tuple[int, float]]) -> None:
-    """At once, when the longest late write may have landed, and at the end."""
+    """At once, and when the longest late write may have landed."""
     doubt = Doubt(CARD, 100.0 if stage else math.inf, stage)
     plan = ask(**HELD, record=TOLD, doubts=(doubt,), posts={CARD: posts})
     assert [(one.stage, one.due) for one in plan.memory.doubts] == left
+
+
+def test_what_is_in_doubt_is_on_record_for_whoever_comes_next() -> None:
+    """While we hold it: it is no reason to write by itself."""
+    doubts = (Doubt(Place("ops"), math.inf, 0),)
+    marked = ask(**HELD, record=TOLD, doubts=doubts).record
+    assert marked is not None
+    assert [one.d for one in marked.posts] == [True]
+    assert summary(ask(request=PENDING, record=TOLD, doubts=doubts)) == "again 3030"
+    cleared = ask(**HELD, record=marked).record
+    assert cleared is not None
+    assert [one.d for one in cleared.posts] == [False]
 
 
 def test_at_the_end_the_last_look_ends_the_doubt() -> None:
