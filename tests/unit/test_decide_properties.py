@@ -500,7 +500,7 @@ class Process:
         context = self.context
         return Mark(
             v=1, n=shown[1], id=context.request_id, k=key, state=shown[0], q=self.record.q, c=OPTIONS.cluster,
-            rules=context.rules_digest, since=since,
+            who=self.record.who, rules=context.rules_digest, since=since,
         )  # fmt: skip
 
 
