@@ -215,7 +215,7 @@ def _what_must_be_posted(view: View) -> Plan | None:
         return _put_off(view, "", link=True)
     record, refused = with_recipients(view)
     found = _found(view, record)
-    view = view._replace(memory=after_reading(view))
+    view = view._replace(memory=after_reading(view, found.record))
     due = work(view, found.record)
     if view.seen.held:
         due = due._replace(record=marked(due.record, due.memory))

@@ -192,8 +192,6 @@ class _Builder:
         changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
         if changed or slot.c in self._memory.touched or self._other_rules(slot):
             self._patch(position, draft, digest, self._shows())
-            for place in (Place(slot.c), Place(slot.c, slot.p)):
-                self._may_write(place)
             if self._record.posts[position].s == "gone":
                 return
         numbers = posts.numbers(request)
@@ -220,6 +218,9 @@ class _Builder:
     def _patch(self, position: int, draft: Draft, digest: str, shown: tuple[str, int]) -> bool:
         """Patch a card that was read, and is one; one that is gone is never made again. Whether it is there."""
         slot = self._record.posts[position]
+        for place in (Place(slot.c), Place(slot.c, slot.p)):
+            # Nothing waits for it; what is found is repaired.
+            self._may_write(place)
         card = self._view.seen.cards.get(slot.p, UNASKED)
         if card is UNASKED:
             self._unread.add(slot.p)
