@@ -61,6 +61,7 @@ class ContainedAuthService:
     """An Auth Service alone, with a stock certificate."""
 
     no_restart = ""
+    proxy = None
 
     def __init__(self) -> None:
         port = free_port()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from sidecar.decisions.judge import Policy, Rules
+from sidecar.decisions.judge import Rules
 from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError
@@ -31,15 +31,17 @@ from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import open_client as open_mattermost
 from sidecar.mattermost.recipients import Recipients
 from sidecar.reconcile.coldstart import close_orphans
-from sidecar.reconcile.controller import Controller, Peers
+from sidecar.reconcile.controller import Controller
 from sidecar.reconcile.followed import Followed
 from sidecar.reconcile.gate import Gate
 from sidecar.reconcile.observe import Observer
-from sidecar.reconcile.people import Identity, People, Reviewer
+from sidecar.reconcile.people import People
 from sidecar.reconcile.resolve import Resolver
+from sidecar.reconcile.strangers import Strangers
 from sidecar.reconcile.submit import Submitter
+from sidecar.reconcile.visit import Peers
 from sidecar.teleport.connect import Connector
-from sidecar.teleport.findings import to_error
+from sidecar.teleport.findings import ONE_FILE, THREE_FILES, to_error
 from sidecar.teleport.identity import credential_files, load_credentials
 from sidecar.teleport.reviewers import open_reviewers
 from sidecar.teleport.x509 import read_certificate
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
     from sidecar.config import Config
     from sidecar.intake.kept import Kept
-    from sidecar.intake.teleport import Auth
+    from sidecar.intake.store import Auth
     from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
     from sidecar.teleport.credentials import Credentials
@@ -102,8 +104,8 @@ class Assembly:
         )
         self._own_user = ""
         self._certificate: dict[str, CertificateFacts] = {}
-        one_file = config.teleport.identity is not None
-        self._expiry = Expiry("main", lambda: self._certificate, metrics, one_file=one_file)
+        files = THREE_FILES if config.teleport.identity is None else ONE_FILE
+        self._expiry = Expiry("main", lambda: self._certificate, metrics, files)
         self._warned: set[str] = set()
 
     async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:
@@ -135,10 +137,12 @@ class Assembly:
                 recipients.clear,
             )
             pool = await self._open_pool(stack)
-            people = People(client, identity(config))
+            people = People(client, config.reviewers, config.reviews.identity, self._routes.requesters)
             direct = self._listen(client, link, ears, people)
-            controller = self._controller(client, recipients, link, people, pool, direct)
-            await nursery.start(controller.run, name="reconcile")
+            peers = self._peers(client, recipients, people, pool)
+            controller = self._controller(link, direct)
+            await nursery.start(peers.resolver.run, name="reconcile.resolver")
+            nursery.start_soon(controller.run, peers, config.limits.workers, name="reconcile")
             nursery.start_soon(partial(self._keep_teleport, fail_fast=fail_fast), name="teleport")
             nursery.start_soon(partial(self._keep_mattermost, link, fail_fast=fail_fast), name="mattermost")
             nursery.start_soon(self._clean_up, client, recipients, link, name="coldstart")
@@ -152,17 +156,7 @@ class Assembly:
 
     # -- Mattermost --------------------------------------------------------------------------------------------------
 
-    def _controller(
-        self,
-        client: MattermostClient,
-        recipients: Recipients,
-        link: MattermostLink,
-        people: People,
-        pool: Reviewers | None,
-        direct: Direct | None,
-    ) -> Controller:
-        config, rules = self._config, self._rules
-        decides = rules.mode != "none"
+    def _peers(self, client: MattermostClient, recipients: Recipients, people: People, pool: Reviewers | None) -> Peers:
         resolver = Resolver(
             recipients,
             self._routes,
@@ -173,18 +167,22 @@ class Assembly:
             self._gate.suspect,
             self._times,
         )
-        peers = Peers(
-            self._teleport,
+        return Peers(
+            self._teleport.store,
             client,
-            Observer(self._teleport, client, resolver, people.find, people.find_requester, self._metrics),
+            Observer(self._teleport.store, client, resolver, people.judge, people.find_requester, self._metrics),
             resolver,
-            Submitter(rules.mode, self._teleport, lambda: self._own_user, pool) if decides else None,
+            Submitter(self._rules.mode, self._teleport.store, lambda: self._own_user, pool),
             self._gate,
             recipients.forget,
+            Strangers(client, people.find, self._metrics),
         )
+
+    def _controller(self, link: MattermostLink, direct: Direct) -> Controller:
+        config = self._config
         context = Context(
             lease_s=max(1, int(config.teleport.lease)),
-            rules=rules,
+            rules=self._rules,
             rules_digest=digest(config),
             times=self._times,
             announce_resolved=config.announce.resolved,
@@ -192,28 +190,24 @@ class Assembly:
         )
         return Controller(
             self._followed,
-            peers,
+            self._gate,
             lambda: msgspec.structs.replace(
                 context,
                 bot_id=link.bot_id,
                 options=self._text_options(),
                 keep_recipients=self._monitoring.book.used,
             ),
+            direct.visit,
             self._metrics,
-            workers=config.limits.workers,
-            seeds=(rules.approve[0], rules.deny[0]) if decides and "reaction" in rules.ways else (),
-            others=direct.visit if direct is not None else None,
         )
 
-    def _listen(self, client: MattermostClient, link: MattermostLink, ears: list[Ear], people: People) -> Direct | None:
-        """Build what hears people in Mattermost; nothing where the configuration asks for none."""
+    def _listen(self, client: MattermostClient, link: MattermostLink, ears: list[Ear], people: People) -> Direct:
+        """Build what hears people in Mattermost; nothing listens where the configuration asks for none."""
         config, rules = self._config, self._rules
-        if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
-            return None
         direct = Direct(
             client,
             self._followed,
-            self._teleport.get_request,
+            self._teleport.store.get_request,
             people.find,
             rules,
             self._text_options,
@@ -221,6 +215,8 @@ class Assembly:
             secret=self._token,
             times=self._times,
         )
+        if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
+            return direct
         sweeper = Sweeper(
             client,
             self._followed,
@@ -244,11 +240,11 @@ class Assembly:
         )
         wants_direct = direct if "direct" in rules.ways else None
         ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, self._times))
-        return wants_direct
+        return direct
 
     def _text_options(self) -> TextOptions:
         """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""
-        info = self._teleport.info
+        info = self._teleport.store.info
         web_url = self._config.teleport.web_url
         if not web_url and info is not None and (proxy := self._connector.web_addr or info.proxy_public_addr):
             web_url = f"https://{proxy}"
@@ -284,7 +280,7 @@ class Assembly:
                     names,
                     recipients.resolve,
                     client,
-                    self._teleport,
+                    self._teleport.store,
                     bot_id=link.bot_id,
                     cluster=self._text_options().cluster,
                     followed=self._followed.__contains__,
@@ -374,9 +370,6 @@ class Assembly:
 def rules(config: Config) -> Rules:
     """What the configuration says of decisions."""
     reviews = config.reviews
-    policies = {
-        role: Policy(policy.reviewers, policy.approvals, policy.denials) for role, policy in reviews.policy.items()
-    }
     return Rules(
         mode=reviews.submit_as,
         # Where nobody decides, there are still questions to answer.
@@ -384,7 +377,8 @@ def rules(config: Config) -> Rules:
         approve=reviews.approve,
         deny=reviews.deny,
         require_reason=reviews.require_reason,
-        policies=policies,
+        policies=reviews.policy,
+        linked={one.id: one.user for one in config.reviewers.values() if one.id},
     )
 
 
@@ -394,10 +388,3 @@ def digest(config: Config) -> str:
     linked = sorted(f"{one.id}={one.user}" for one in config.reviewers.values())
     parts = [reviews.submit_as, *reviews.ways, "", *reviews.approve, "", *reviews.deny, reviews.identity, *linked]
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]
-
-
-def identity(config: Config) -> Identity:
-    """How reviewers are recognised."""
-    reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
-    requesters = tuple((user, name) for user, name in routes_of(config).requesters.items() if name)
-    return Identity(reviewers, config.reviews.identity, requesters=requesters)

@@ -37,6 +37,16 @@ _SENTENCES = {
     "unheard": "I did not hear this when you wrote it, so it does not count. Please say it again.",
     "stale": "This is from before decisions here worked as they do now, so it does not count. Please give it again.",
     "edited": "An edited message decides nothing. Write a new one.",
+    "shared_channel": (
+        "Another Mattermost server has a part in this channel, so nothing said here decides. Please write to me "
+        "directly, or decide in Teleport."
+    ),
+    "another_name": "A review of this request was given from this account already, as another Teleport user.",
+    "unfiltered": (
+        "Teleport asks for several reviews of this request by anybody, and mine must not be one of them. "
+        "Please decide in Teleport."
+    ),
+    "opposite": "I have submitted the opposite, and Teleport takes one review of mine. Please decide in Teleport.",
     "not_reviewer": "The policy for these roles does not name you as a reviewer.",
     "mfa_required": "Teleport asks for your security key for this. Please decide on its web page.",
     "unsafe_state": (

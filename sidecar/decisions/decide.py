@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.decisions.deliberate import deliberate, unheard
+from sidecar.decisions.deliberate import deliberate, strangers, unheard
 from sidecar.decisions.doubts import after_reading, marked, taken
 from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
@@ -254,7 +254,7 @@ def _found(view: View, record: Record) -> Found:
         return Found(record)
     reviews = max(record.seen[1], len(view.request.reviews) if view.request is not None else 0)
     context = view.context
-    return find(record, read, context.bot_id, context.request_id, reviews=reviews, adopting=view.memory.mentions)
+    return find(record, read, context, view.wanted, reviews=reviews, adopting=view.memory.mentions)
 
 
 _QUESTIONS: tuple[Callable[[View], Plan | None], ...] = (
@@ -288,17 +288,16 @@ def _rest(view: View, plan: Plan) -> Plan:
         again.append(view.now.mono + times.failure_first)
     if any(unfinished(slot, pending=view.pending) for slot in record.posts):
         if view.retry_failed:
-            retry_at = view.backoff(times.retry_first, times.retry_most, memory.retries)
-            memory = memory.but(retry_at=retry_at, retries=min(memory.retries + 1, 10))
+            retry_at = view.now.mono + times.wait(memory.retries, link=False)
+            memory = memory.but(retry_at=retry_at, retries=memory.retries + 1)
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
     memory, unheard_of = _heard(view, memory, record)
     if view.seen.error is not None or unheard_of:
         link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
-        first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
-        again.append(view.backoff(first, most, memory.failures))
-        memory = memory.but(failures=min(memory.failures + 1, 20))
+        again.append(view.now.mono + times.wait(memory.failures, link=link))
+        memory = memory.but(failures=memory.failures + 1)
     else:
         memory = memory.but(failures=0)
     ours = record.owner == view.context.owner and view.record is not None
@@ -308,6 +307,7 @@ def _rest(view: View, plan: Plan) -> Plan:
         save=view.seen.held or (ours and not memory.timed),
         again_at=min(again),
         drop=record.done and view.gone,
+        strangers=strangers(view.seen, view.memory, record, view.context),
     )
 
 
@@ -330,10 +330,9 @@ def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:
 
 def _put_off(view: View, trouble: str, *, link: bool) -> Plan:
     """Look again later, less and less often; a failing link is no news, everything else is said once."""
-    times, tries = view.context.times, view.memory.failures
-    first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
+    tries = view.memory.failures
     return Plan(
-        memory=view.memory.but(failures=min(tries + 1, 20)),
-        again_at=view.backoff(first, most, tries),
+        memory=view.memory.but(failures=tries + 1),
+        again_at=view.now.mono + view.context.times.wait(tries, link=link),
         trouble="" if link or tries else trouble,
     )

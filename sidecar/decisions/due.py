@@ -128,7 +128,19 @@ class _Builder:
         if self._end and not busy and not self._to_end():
             self._finish()
         look = Look(places=frozenset(self._places), cards=frozenset(self._unread))
-        return Work(self._record, tuple(self._actions), look, self._memory, self._unproven)
+        memory = self._memory.but(
+            told=tuple(hash(slot.p) for slot in self._record.posts if slot.p and self._seen(slot))
+        )
+        return Work(self._record, tuple(self._actions), look, memory, self._unproven)
+
+    def _seen(self, slot: Slot) -> bool:
+        card = self._view.seen.cards.get(slot.p)
+        known = hash(slot.p) in self._memory.told
+        return (
+            is_card(card, slot, self._record, self._view.context, self._view.wanted)
+            if isinstance(card, Post)
+            else known
+        )
 
     def _finish(self) -> None:
         if self._view.another and not self._view.seen.held:
@@ -143,7 +155,7 @@ class _Builder:
 
     def _slot(self, position: int) -> None:
         slot, view = self._record.posts[position], self._view
-        if slot.p and self._disproved(position):
+        if slot.p and slot.s != "gone" and not self._proven(position):
             return
         if not posts.is_due(slot, pending=view.pending, retry_failed=view.retry_failed):
             return
@@ -154,17 +166,28 @@ class _Builder:
         else:
             self._bring(position)
 
-    def _disproved(self, position: int) -> bool:
-        """Whether the record points to a post that is not this card: then the card is looked for, or made."""
-        slot = self._record.posts[position]
-        card = self._view.seen.cards.get(slot.p)
-        if not isinstance(card, Post) or is_card(card, slot, self._record, self._view.context):
-            return False
+    def _proven(self, position: int) -> bool:
+        """Whether the post that the record names was seen to be this card; if it is none, that is looked for, or made.
+
+        Where the request is over, nobody needs to be told; a card is read before it is written to.
+        """
+        slot, view = self._record.posts[position], self._view
+        card = view.seen.cards.get(slot.p, UNASKED)
+        if isinstance(card, Post) and is_card(card, slot, self._record, view.context, view.wanted):
+            return True
+        if not isinstance(card, Post) and (self._end or hash(slot.p) in self._memory.told):
+            return True
+        if isinstance(card, Unknown):
+            if card is UNASKED and slot.s in ("posted", "waiting"):
+                self._unread.add(slot.p)
+            elif isinstance(card.why, PostRejected):
+                self._put(position, s="failed")
+            return slot.s not in ("posted", "waiting")
         self._unproven += 1
         self._put(position, p="", a=max(slot.a, 0), s="waiting", h="", shown=("", 0))
         self._memory = doubted(self._memory, Doubt(Place(slot.c), math.inf, 0))
         self._may_write(Place(slot.c))
-        return True
+        return False
 
     def _put(self, position: int, **changes: object) -> None:
         self._record = posts.with_slot(self._record, position, **changes)
@@ -189,18 +212,26 @@ class _Builder:
         if not slot.p:
             self._actions.append(Create(position, draft, digest, self._shows()))
             return
-        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
-        if changed or slot.c in self._memory.touched or self._other_rules(slot):
+        if self._outdated(slot, request, digest):
             self._patch(position, draft, digest, self._shows())
-            if self._record.posts[position].s == "gone":
-                return
-        numbers = posts.numbers(request)
+            for place in (Place(slot.c), Place(slot.c, slot.p)):
+                self._may_write(place)
+        if self._record.posts[position].s != "gone":
+            self._answer_reviews(position, request, digest)
+
+    def _answer_reviews(self, position: int, request: AccessRequest, digest: str) -> None:
+        slot, numbers = self._record.posts[position], posts.numbers(request)
         for number in numbers:
             if number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
                 self._actions.append(Reply(position, number, posts.render_reply(request, number)))
         if slot.s == "failed" and slot.h == digest and set(numbers) <= set(slot.rep):
             # What was refused was carried out at last, or is wanted no more.
             self._put(position, s="posted")
+
+    def _outdated(self, slot: Slot, request: AccessRequest, digest: str) -> bool:
+        """Whether the card shows something else than it should, or may do so."""
+        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
+        return changed or slot.c in self._memory.touched or self._other_rules(slot)
 
     def _other_rules(self, slot: Slot) -> bool:
         """Whether the card was read, and was marked under other rules than those by which people decide on it now."""
@@ -218,9 +249,6 @@ class _Builder:
     def _patch(self, position: int, draft: Draft, digest: str, shown: tuple[str, int]) -> bool:
         """Patch a card that was read, and is one; one that is gone is never made again. Whether it is there."""
         slot = self._record.posts[position]
-        for place in (Place(slot.c), Place(slot.c, slot.p)):
-            # Nothing waits for it; what is found is repaired.
-            self._may_write(place)
         card = self._view.seen.cards.get(slot.p, UNASKED)
         if card is UNASKED:
             self._unread.add(slot.p)

@@ -86,10 +86,9 @@ class Owed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """The document. `at` (our clock) and `exp` (Teleport's) are Unix seconds; `owner` is "" when nobody holds it.
+    """The document. `at` (our clock) and `exp` (Teleport's) are Unix seconds, `n` grows with every save.
 
-    `n` grows with every save.
-
+    `owner` is "" when nobody holds it.
     `dec` lists judged decisions: (Mattermost user, verb, source, update_at, outcome), `owe` the answers to them that
     still have to be given.
     """

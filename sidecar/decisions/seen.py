@@ -120,7 +120,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     `text` is the record's exact text where it is kept, `mine` that this process made or took it, `foreign` another
     holder's (n, boot time when first seen), `touched` the channels whose cards may show anything, `direct` the direct
-    messages that were heard live, `listen` that something was said that is not judged yet.
+    messages that were heard live, `listen` that something was said that is not judged yet, `told` the posts (their
+    hashes) that were seen to be cards.
     """
 
     known: bool = False
@@ -131,6 +132,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     doubts: tuple[Doubt, ...] = ()
     mentions: bool = False
     touched: frozenset[str] = frozenset()
+    told: tuple[int, ...] = ()
     listen: bool = False
     speakers: tuple[str, ...] = ()
     direct: tuple[Expression, ...] = ()
@@ -335,6 +337,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     found: tuple[str, ...] = ()
     # Cards that were none.
     unproven: int = 0
+    # What people without a link say right now.
+    strangers: tuple[Expression, ...] = ()
 
     @property
     def over(self) -> bool:

@@ -9,7 +9,6 @@ from sidecar.decisions.proof import asked
 from sidecar.decisions.record import Record, Stored
 from sidecar.decisions.seen import Context, Facts, Memory, Now, Seen
 from sidecar.model import EXPIRED, PENDING, AccessRequest, state_rank
-from sidecar.times import doubled
 
 # How many leases the same record must have been watched before its holder counts as dead: 35 s for one of 30.
 TAKEOVER = 1 + 1 / 6
@@ -59,13 +58,14 @@ class View(NamedTuple):
         return self.gone or self.another
 
     @property
+    def wanted(self) -> AccessRequest | None:
+        """The request that the record is about, unless that is over for good."""
+        return None if self.ends else self.request
+
+    @property
     def retry_failed(self) -> bool:
         """Whether recipients that failed are due again."""
         return not self.memory.retries or self.now.mono >= self.memory.retry_at
-
-    def backoff(self, first: float, most: float, tries: int) -> float:
-        """When to look again after so many tries."""
-        return self.now.mono + doubled(first, most, tries)
 
     @property
     def expired_by_clock(self) -> bool:

@@ -198,13 +198,6 @@ class Direct:
             return True
         person = await self._find(post.user_id)
         flaw = find_flaw(post)
-        if (
-            person.problem
-            and isinstance(command, Decision)
-            and isinstance(found := match_id(command.id, requests), str)
-        ):
-            # The record remembers that it is refused, so that it stays so when its author is linked one day.
-            self._followed.tell(found, express(post, "direct", command))
         if person.problem or (flaw and not decides):
             await self._refuse(post, person, flaw, silent=old)
         elif isinstance(command, Decision) and decides:

@@ -101,12 +101,13 @@ class LinkStatus:
 
     def ready(self) -> None:
         """The link works from now on."""
-        self.answered()
+        heard, self._answered = self._answered, trio.current_time()
         if self.state == "ready":
             return
         self._enter("ready", "")
-        # What failed while it was lost says nothing of now.
-        self._writes.clear()
+        # What failed since the last sign of life says nothing of now.
+        while self._writes and self._writes[-1][0] >= heard - 1:
+            self._writes.pop()
         self._became_ready = trio.current_time()
         self.was_ready = True
         self._once.clear()

@@ -12,6 +12,7 @@ from typing import Final
 from sidecar.errors import LinkLost, UnreadableAnswer
 from sidecar.mattermost import codec
 from sidecar.mattermost.codec import Channel, Team
+from sidecar.mattermost.pace import Lane
 from sidecar.mattermost.pages import PAGE, Pages, Rest, if_found, part
 from sidecar.model import Draft, Post, Reaction, User
 
@@ -58,9 +59,12 @@ class MattermostClient:
         key: str,
         tm: dict[str, object],
         root_id: str = "",
+        announces: bool = False,
         guard: Callable[[], None] = lambda: None,
     ) -> Post:
         """Create a post and return what Mattermost answered, which the caller must check to be his.
+
+        One that `announces` lets all other posts and patches go before it.
 
         For 30 s and on one node Mattermost answers a repeated `key` with the first post, whoever made it. While the
         first is still being stored it raises PostRejected with `answers.PENDING_ID`: repeat with the same key.
@@ -74,7 +78,8 @@ class MattermostClient:
             "props": _props(draft, tm),
         }
         path = "/posts?set_online=false"
-        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=True, guard=guard)
+        lane = Lane.ANNOUNCEMENT if announces else Lane.ANSWER
+        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=lane, guard=guard)
 
     async def patch_post(
         self,
@@ -94,7 +99,7 @@ class MattermostClient:
         if message:
             body["message"] = draft.message
         path = f"/posts/{part(post_id)}/patch"
-        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True, guard=guard)
+        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=Lane.CHANGE, guard=guard)
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = lambda: None) -> None:
         """Delete a post; one that is gone already is a 403."""

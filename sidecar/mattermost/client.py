@@ -22,7 +22,7 @@ from sidecar.mattermost import answers, dial
 from sidecar.mattermost.api import MattermostClient
 from sidecar.mattermost.auth import USER_AGENT, Token
 from sidecar.mattermost.codec import decode_error_id
-from sidecar.mattermost.pace import Pace, Pause
+from sidecar.mattermost.pace import Lane, Pace, Pause
 from sidecar.mattermost.transport import Progress, Transport
 
 __all__ = ["MattermostClient", "open_client"]
@@ -97,7 +97,7 @@ class _Rest:
         *,
         body: object = None,
         write: bool = False,
-        paced: bool = False,
+        paced: Lane | None = None,
         guard: Callable[[], None] = lambda: None,
     ) -> T:
         """Make one call; waits for pauses, pace and a free connection under the caller's deadline.
@@ -117,8 +117,8 @@ class _Rest:
         )
         while True:
             await self._pause.wait()
-            if paced:
-                await self._posts.take()
+            if paced is not None:
+                await self._posts.take(paced)
             try:
                 answer, value = await self._attempt(call, decode)
             except _Paused:

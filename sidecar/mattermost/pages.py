@@ -16,6 +16,7 @@ import trio
 
 from sidecar.errors import PostRejected, UnreadableAnswer
 from sidecar.mattermost import codec
+from sidecar.mattermost.pace import Lane
 from sidecar.model import Post
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Rest(Protocol):
         *,
         body: object = None,
         write: bool = False,
-        paced: bool = False,
+        paced: Lane | None = None,
         guard: Callable[[], None] = ...,
     ) -> T:
         """Make one call and decode its answer."""

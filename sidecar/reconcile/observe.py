@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from sidecar.decisions import judge as judging
@@ -14,6 +15,7 @@ from sidecar.decisions.judge import Expression, Person
 from sidecar.decisions.record import KEY, Record, Slot, Stored, Unreadable, adopt, decode
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
 from sidecar.errors import LinkError, LinkLost, PostRejected, SidecarError
+from sidecar.once import Bounded, Once
 from sidecar.reconcile.resolve import Chosen
 from sidecar.reconcile.side_by_side import outcomes
 from sidecar.text.command import Decision, parse_direct
@@ -37,8 +39,6 @@ LOOKUP_MARGIN_SECONDS, UNKNOWN_CLOCK_SECONDS = 600, 3600
 CARD_RETRY_SECONDS = (0.5, 1.5)
 # How Mattermost may fail to give one thread or post while it works for the others.
 FOR_ONE = frozenset({"server_error", "not_mattermost", "unknown_route", "too_large", "too_deep", "timeout"})
-MOST_SAID = 1000
-MOST_CURSORS = 1000
 
 
 class Observer:
@@ -62,10 +62,10 @@ class Observer:
         self._find = find
         self._find_requester = find_requester
         self._metrics = metrics
-        # Posts that only pretend to be a person's, said once each; bounded, for anybody can make more.
-        self._said: dict[str, None] = {}
+        # Posts that only pretend to be a person's.
+        self._said = Once()
         # Where a look-up in a busy channel goes on: (channel, seed) -> next page, and our posts so far.
-        self._cursors: dict[tuple[str, str], tuple[int, list[Post]]] = {}
+        self._cursors: Bounded[tuple[str, str], tuple[int, list[Post]]] = Bounded()
 
     async def look(self, look: Look, seen: Seen, memory: Memory, context: Context) -> Seen:
         """What was seen, with all that `look` asks for."""
@@ -150,8 +150,6 @@ class Observer:
             ours += [post for post in posts if post.user_id == context.bot_id]
             if len(posts) < PAGE or posts[-1].create_at < oldest:
                 return tuple(ours)
-        if len(self._cursors) >= MOST_CURSORS:
-            del self._cursors[next(iter(self._cursors))]
         # What came in meanwhile has pushed posts on to the next page: one page is read again.
         self._cursors[cursor] = (first + MAX_PAGES - 1, ours)
         detail = f"the newest {PAGE * (first + MAX_PAGES)} posts of channel {channel_id} do not reach back far enough"
@@ -178,6 +176,8 @@ class Observer:
         jobs += [partial(self._meet, user_id, people) for user_id in memory.speakers]
         who: list[str | None] = []
         jobs.append(partial(self._ask_for_requester, context.requester, who))
+        shared: set[str] = set()
+        jobs += [partial(self._is_shared, channel_id, shared) for channel_id in {slot.c for slot in cards}]
         standing: list[Expression] = []
         unread: list[str] = []
         failure: SidecarError | None = None
@@ -189,6 +189,10 @@ class Observer:
                 failure = failure if isinstance(result, PostRejected) else result
             else:
                 raise result
+        standing = [
+            msgspec.structs.replace(one, flaw=one.flaw or "shared_channel") if one.channel_id in shared else one
+            for one in standing
+        ]
         genuine = [one for one in standing if one.flaw != "forged" or self._say(one)]
         fresh = judging.unjudged(genuine, record.dec)
         users = {one.user_id for one in (genuine if rules.by_quorum and fresh else fresh)}
@@ -201,6 +205,13 @@ class Observer:
 
     async def _ask_for_requester(self, user: str, who: list[str | None]) -> list[Expression]:
         who.append(await self._find_requester(user))
+        return []
+
+    async def _is_shared(self, channel_id: str, shared: set[str]) -> list[Expression]:
+        """Another Mattermost server says who reacts there, and its administrators what they say."""
+        channel = await self._mattermost.channel(channel_id)
+        if channel is None or channel.shared:
+            shared.add(channel_id)
         return []
 
     async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:
@@ -242,10 +253,7 @@ class Observer:
 
     def _say(self, expression: Expression) -> bool:
         """Log a forged post once. It is nobody's decision, so it leaves nothing in the ledger."""
-        if expression.source not in self._said:
-            if len(self._said) >= MOST_SAID:
-                self._said.pop(next(iter(self._said)))
-            self._said[expression.source] = None
+        if self._said.news(expression.source):
             self._metrics.decisions_refused_total.labels("forged").inc()
             log.info(
                 "decision.refused",

@@ -32,6 +32,13 @@ class Teleport(Protocol):
     async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None: ...
 
 
+class Channel(Protocol):
+    """A channel, and whether another Mattermost server has a part in it."""
+
+    @property
+    def shared(self) -> bool | None: ...
+
+
 class Mattermost(Protocol):
     """The calls that reading and writing posts need."""
 
@@ -46,6 +53,7 @@ class Mattermost(Protocol):
         key: str,
         tm: dict[str, object],
         root_id: str = "",
+        announces: bool = False,
         guard: Callable[[], None] = ...,
     ) -> Post: ...
 
@@ -58,6 +66,8 @@ class Mattermost(Protocol):
         message: bool = False,
         guard: Callable[[], None] = ...,
     ) -> None: ...
+
+    async def channel(self, channel_id: str) -> Channel | None: ...
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = ...) -> None: ...
 

@@ -295,8 +295,11 @@ async def test_a_refused_token_is_not_a_lost_mattermost(tmp_path: Path, golden: 
         by_id = await found(here.config())
         assert by_id["mattermost.reach"][0].status == "ok"
         (finding,) = by_id["mattermost.token.refused"]
-        assert (finding.subject, finding.message) == (str(here.token_file), "Mattermost does not accept this token.")
-        golden(finding.fix)
+        assert finding.subject == str(here.token_file)
+        golden(finding.message, finding.fix)
+        here.token_file.write_text("xoxb-1234567890")
+        (finding,) = (await found(here.config()))["mattermost.token.refused"]
+        golden(finding.message)
 
 
 async def test_without_a_token_the_way_is_checked_all_the_same(tmp_path: Path, golden: Golden) -> None:

@@ -280,7 +280,7 @@ async def test_kept_credentials_serve_until_their_own_end(tmp_path: Path) -> Non
             spoil(here, tmp_path, "half")
             await here.lines.heard("credentials.kept")
             here.auth.stop()
-            assert "client_crt" in (await here.lines.heard("link.refused"))["detail"]
+            assert "/auth.crt holds no" in (await here.lines.heard("link.refused"))["detail"]
             assert datetime.now(UTC) > soon - timedelta(seconds=1)
             here.auth.start()
             waiting = here.ask()

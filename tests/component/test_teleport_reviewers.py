@@ -86,6 +86,11 @@ def half_written(here: Room) -> None:
     crt.write_bytes(crt.read_bytes()[:300])
 
 
+def damaged(here: Room) -> None:
+    crt = here.folder / f"{ALICE}.crt"
+    crt.write_bytes(crt.read_bytes()[:300] + b"\n-----END CERTIFICATE-----\n")
+
+
 def without_authorities(here: Room) -> None:
     (here.folder.parent / "access-plugin.cas").write_bytes(b"")
 
@@ -96,8 +101,9 @@ BROKEN = [
     (readable_by_others, "its mode must be 0600"),
     (a_foreign_key, "do not belong together"),
     (garbled, "holds no PEM block CERTIFICATE"),
-    (half_written, "the certificate in alice@example.com.crt cannot be read"),
-    (without_authorities, "access-plugin.cas holds no PEM block CERTIFICATE"),
+    (half_written, "holds no PEM block CERTIFICATE"),
+    (damaged, "the certificate in alice@example.com.crt cannot be read"),
+    (without_authorities, "access-plugin.cas is empty"),
 ]
 
 

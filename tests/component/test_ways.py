@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from sidecar import app, check
 from sidecar.config import Config
 from sidecar.simulator.teleport.proxy import ProxyServer
+from sidecar.simulator.teleport.roles import RULE
 from tests.deciding import APPROVE, LISTENING, card_of, linked, listening
 from tests.world import QUICK, World, running, world
 
@@ -208,3 +209,12 @@ async def test_check_tells_the_way_and_each_hop(tmp_path: Path, way: str) -> Non
         assert by_id["teleport.way"].message.startswith(f"The Auth Service is reached {reached} took ")
         assert by_id["reviewer.rights"].status == "ok"
         await there.connections(0)
+
+
+@WAYS
+async def test_who_is_told_is_asked_by_the_same_way(tmp_path: Path, way: str) -> None:
+    async with way_to(tmp_path, way) as there:
+        there.here.auth.add_rule("all", "true", ["ops/dba"])
+        there.here.auth.add_role("access-plugin", rules={RULE: ("list", "read")})
+        findings, _ = await check.who_is_told(there.config(), ("dbadmin",), "")
+    assert [(one.subject, one.message) for one in findings] == [("ops/dba", 'the access monitoring rule "all".')]

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecar.config import Policy
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide, settled
-from sidecar.decisions.judge import Expression, Person, Policy, Rules
+from sidecar.decisions.judge import Expression, Person, Rules
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
 from sidecar.decisions.seen import (
@@ -77,11 +78,14 @@ def slot(shows: AccessRequest | None = PENDING, **changes: Any) -> Slot:
 
 
 ASKED = asked(PENDING)
+# As whom their accounts review is on record before they do.
+NOTED = (("a", "as", "alice", 9, "accepted"), ("i", "as", "ivan", 9, "accepted"))
 
 
 def record(*slots: Slot, seen: tuple[str, int] = ("PENDING", 0), **more: Any) -> Record:
     fields: dict[str, Any] = {
         "seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots, "q": ASKED,
+        "dec": NOTED,
     }  # fmt: skip
     return Record(**fields | more)
 
@@ -103,6 +107,8 @@ def keyed(post_id: str, kind: str = "card", which: int | str = 0, **more: Any) -
 
 
 READ = {"p1": keyed("p1")}
+# What was read before and found to be cards; nobody has told so of a row that says otherwise.
+SEEN = tuple(hash(f"p{number}") for number in range(10))
 
 
 def ask(**given: Any) -> Plan:
@@ -118,7 +124,7 @@ def ask(**given: Any) -> Plan:
     parts = (
         take(Seen),
         take(Facts),
-        take(Memory),
+        take(Memory, told=SEEN),
         take(Context, request_id="id-1", owner="me", bot_id="bot", seed="seed", options=OPTIONS),
         take(Now, wall=2000.0, mono=100.0, boot=50.0),
     )
@@ -445,6 +451,7 @@ PEOPLE = {
     "i": Person("i", "ivan"),
     "b": Person("b", "bob"),
     "m": Person("m", problem="unmapped"),
+    "g": Person("g", "gina", problem="guest"),
 }
 REVIEWER = Rules(mode="reviewer")
 QUORUM = Rules(mode="plugin", policies={"*": Policy(("alice", "ivan"), 2, 1)})
@@ -480,6 +487,10 @@ UNREAD: dict[str, Any] = {"unread": ("a thread",)}
     ("nothing was said after all", heard(), "save, again 3030"),
     ("an approval", heard(say()), "submit alice approve"),
     ("is submitted by who holds the record", heard(say()) | {"held": False}, "take"),
+    ("as whom somebody reviews is on record first", heard(say()) | {"record": record(slot(), dec=())}, "take"),
+    ("of nobody who was refused", heard(say("b"), say()) | {"record": record(slot(), dec=())}, "go on"),
+    ("nor where the sidecar counts", heard(say("i", "deny")) | {"record": record(slot(), dec=()), "rules": QUORUM},
+     "resolve DENIED ivan"),
     ("two, one at a time", heard(say("i", at=11), say()), "submit alice approve"),
     ("a refusal is noted at once", heard(say("b")), "go on"),
     ("before anything is submitted", heard(say("b", at=11), say()), "go on"),
@@ -522,10 +533,18 @@ def test_what_people_say(given: dict[str, Any], expected: str) -> None:
     ("said", "more", "ledger", "owed"),
     [
         ((say("b"),), {}, [("b", "own_request")], ["b:approve:reaction|p1:10"]),
-        # Of a stranger all that was said until then.
-        ((say("m"), say("m", "deny", 11)), {}, [("m", "unmapped")], ["m:approve:reaction|p1:10"]),
-        # A name of theirs is told once.
-        ((say("m", at=12),), {"dec": (("m", "*", "*", 10, "unmapped"),)}, [("m", "unmapped")], []),
+        # People without a link leave nothing.
+        ((say("m"), say("b")), {}, [("b", "own_request")], ["b:approve:reaction|p1:10"]),
+        # Of a reviewer who is none now, all that was said until then; it is told once.
+        ((say("g"), say("g", "deny", 11)), {}, [("g", "guest")], ["g:approve:reaction|p1:10"]),
+        ((say("g", at=12),), {"dec": (("g", "*", "*", 10, "guest"),)}, [("g", "guest")], []),
+        # A direct message that counted before a restart is asked for once more.
+        (
+            (say(way="direct", post_id="d", channel_id="dm", root_id="", flaw="unheard"),),
+            {"rules": QUORUM, "dec": (("a", "approve", "direct|d", 10, "counted"),)},
+            [("a", "unheard")],
+            ["a:approve:direct|d:10:again"],
+        ),
         ((say("a"),), {"rules": QUORUM}, [("a", "counted")], ["a:approve:reaction|p1:10"]),
     ],
 )
@@ -543,6 +562,57 @@ def test_what_is_on_record_of_it(
 def test_what_is_judged_is_listened_to_no_longer() -> None:
     assert not ask(**heard()).memory.listen
     assert ask(**heard(say(), **UNREAD)).memory.listen
+    assert not ask(**heard(say("m"))).memory.listen
+
+
+def test_people_without_a_link_are_answered_where_an_event_named_them() -> None:
+    said = say("m"), say("m", "deny", 11), say("b"), say("a", flaw="forged")
+    plan = ask(**heard(*said) | {"speakers": ("m", "a"), "record": record(slot(), dec=(("b", "*", "*", 10, "x"),))})
+    assert summary(plan) == "save, again 3030"
+    assert plan.strangers == (said[1],)
+    assert not ask(**heard(*said)).strangers
+
+
+def test_a_reason_has_the_words_of_what_counts_alone() -> None:
+    reply: dict[str, Any] = {"way": "reply", "root_id": "p1"}
+    said = (
+        say(post_id="r1", reason="fine", **reply),
+        say("i", post_id="r2", reason="good", at=11, **reply),
+        say(post_id="r3", reason="not mine", flaw="edited", at=8, **reply),
+        say("b", post_id="r4", reason="me too", **reply),
+    )
+    dec = (("a", "approve", "reply|r3", 8, "edited"), ("b", "approve", "reply|r4", 10, "own_request"))
+    (action,) = ask(**heard(*said) | {"rules": QUORUM, "record": record(slot(), dec=dec)}).actions
+    assert isinstance(action, Resolve)
+    assert action.reason == "Decided in Mattermost by alice, ivan: fine; good"
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (UNASKED, "read card p1"),
+        (keyed("p1"), "save, again 3030"),
+        # Whatever it is, it is not this request's card: that is looked for, and made.
+        (keyed("p1", request_id="id-2"), "read ops"),
+        (post("p1"), "read ops"),
+        (None, "read ops"),
+        (AWAY, "save, again 3030"),
+        (FORBIDDEN, "save, again 60"),
+    ],
+)
+@pytest.mark.parametrize("status", ["posted", "waiting"])
+def test_a_record_alone_tells_nobody(card: Any, expected: str, status: Any) -> None:
+    """A slot counts as told only while its post was seen to be a card."""
+    given = {"record": record(slot(s=status)), "told": (), "cards": {"p1": card}, **HELD}
+    plan = ask(**given)
+    assert summary(plan) == (expected.replace("3030", "60") if status == "waiting" else expected)
+    assert (hash("p1") in plan.memory.told) == (card == keyed("p1"))
+    assert plan.unproven == (expected == "read ops")
+
+
+def test_a_card_of_ours_that_was_deleted_is_never_made_again() -> None:
+    assert summary(ask(**HELD, record=TOLD, cards={"p1": None}, touched=frozenset({"ops"}))) == "save, again 3030"
+    assert summary(ask(**HELD, record=record(slot(s="gone")), told=())) == "save, again 3030"
 
 
 # -- what is found ---------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ import msgspec
 from hypothesis import given, note
 from hypothesis import strategies as st
 
+from sidecar.config import Policy
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide
-from sidecar.decisions.judge import Expression, Person, Policy, Rules
+from sidecar.decisions.judge import Expression, Person, Rules
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, Stored, Unreadable, new_seed, post_key
 from sidecar.decisions.seen import (
