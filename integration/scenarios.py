@@ -75,15 +75,17 @@ async def expired(stage: Stage) -> None:
 async def expired_unseen(stage: Stage) -> None:
     """It expires while no sidecar runs: the next one closes the card.
 
-    At once only because Teleport still lists another request: an empty list alone proves nothing.
+    At once only because Teleport still lists another request: an empty list alone proves nothing. Half a minute after
+    it where Teleport goes on to list it.
     """
     async with stage.sidecar() as first:
         (request_id,) = await stage.ask(expires_in=stage.cluster.brief)
         (other,) = await stage.ask()
         await stage.show({request_id: "PENDING", other: "PENDING"})
         await first.stop()
-    while await stage.cluster.state(request_id):  # noqa: ASYNC110 - a server of its own has no event to wait for
-        await trio.sleep(0.1)
+    with trio.move_on_after(2 * stage.cluster.brief):  # 18 keeps it for a minute and a half
+        while await stage.cluster.state(request_id):  # noqa: ASYNC110 - a server of its own has no event to wait for
+            await trio.sleep(0.1)
     async with stage.sidecar():
         await stage.shows(request_id, "EXPIRED")
 
