@@ -69,7 +69,7 @@ async def expired(stage: Stage) -> None:
     async with stage.sidecar():
         (request_id,) = await stage.ask(expires_in=stage.cluster.brief)
         await stage.shows(request_id, "PENDING")
-        await stage.shows(request_id, "EXPIRED")
+        await _is_expired(stage, request_id)
 
 
 async def expired_unseen(stage: Stage) -> None:
@@ -87,6 +87,13 @@ async def expired_unseen(stage: Stage) -> None:
         while await stage.cluster.state(request_id):  # noqa: ASYNC110 - a server of its own has no event to wait for
             await trio.sleep(0.1)
     async with stage.sidecar():
+        await _is_expired(stage, request_id)
+
+
+async def _is_expired(stage: Stage, request_id: str) -> None:
+    """The card says so; its thread once Teleport does, too: 18 goes on to list the request for a minute and a half."""
+    await stage.until(lambda cards: [one.state for one in cards if one.request_id == request_id] == ["EXPIRED"])
+    if not await stage.cluster.state(request_id):
         await stage.shows(request_id, "EXPIRED")
 
 
