@@ -1,7 +1,7 @@
-"""The process: endpoints that come first and go last, signals, and the work by one configuration after another.
+"""The process: endpoints that come first and go last, signals, and the work between.
 
-/readyz answers from the first moment on. SIGTERM ends the work in order, SIGHUP ends it in order and begins it again by
-the configuration as it is now.
+/readyz answers from the first moment on. SIGTERM ends the work in order; after SIGHUP it goes on by the configuration
+that is there by then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from sidecar.assembly import Assembly
 from sidecar.errors import ConfigError, LinkRefused
 from sidecar.files import load_pair, trusting
 from sidecar.intake.keep import LinkStatus
-from sidecar.intake.kept import Kept
 from sidecar.metrics import Metrics
 from sidecar.times import USUAL, Times
 
@@ -87,9 +86,7 @@ class _Process:
         self._manager = manager
         self._times = times
         self._metrics = Metrics()
-        self._kept = Kept()
-        self._turn = trio.Event()
-        self._next: Config | None = None
+        self._assembly: Assembly | None = None
         # What the endpoints are served by: changing more than the certificate's content needs a restart.
         self._served = config.endpoints
         self._context: ssl.SSLContext | None = None
@@ -99,25 +96,10 @@ class _Process:
         )
 
     async def work(self, *, fail_fast: bool) -> None:
-        """Work by the current configuration, and by each reloaded one, until asked to stop."""
-        while not self._stop.is_set():
-            self._turn = trio.Event()
-            assembly = Assembly(self._config, self._metrics, self._times, self._statuses, self._kept)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._turn_on_stop, name="app.stop")
-                complete = await assembly.run(self._turn, fail_fast=fail_fast)
-                nursery.cancel_scope.cancel()
-            for status in self._statuses:
-                status.ended()
-            if self._next is not None:
-                self._config, self._next = self._next, None
-                log.info("config.reloaded")
-                continue
-            log.info("process.stopped", extra={"complete": complete})
-
-    async def _turn_on_stop(self) -> None:
-        await self._stop.wait()
-        self._turn.set()
+        """Work until asked to stop."""
+        self._assembly = Assembly(self._config, self._metrics, self._times, self._statuses, fail_fast=fail_fast)
+        complete = await self._assembly.run(self._stop)
+        log.info("process.stopped", extra={"complete": complete})
 
     # -- beside the work ---------------------------------------------------------------------------------------------
 
@@ -167,8 +149,8 @@ class _Process:
         self._tell(config)
         if config.endpoints != self._served:
             log.warning("config.unchangeable", extra={"detail": "[endpoints] needs a restart; the rest is taken over"})
-        self._next = config
-        self._turn.set()
+        if self._assembly is not None:
+            self._assembly.reload(config)
 
     async def watch_loop(self) -> None:
         """Measure how late the loop runs its timers, and what of the log nobody read."""

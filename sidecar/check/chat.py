@@ -104,7 +104,7 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
                 "In Mattermost, Integrations > Bot Accounts, see that the bot is enabled and create a new token; write "
                 f"it into {setting}."
             )
-            findings.append(failure("mattermost.token.refused", subject, "Mattermost does not accept this token.", fix))
+            findings.append(failure("mattermost.token.refused", subject, _not_accepted(_token(config)), fix))
         return None
     except PostRejected as exc:
         message = f"Mattermost answered {exc.status} {exc.error_id} when asked who we are."
@@ -112,6 +112,16 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         return None
     findings.append(ok("mattermost.reach", url, "Mattermost answers."))
     return bot
+
+
+def _not_accepted(token: str) -> str:
+    """Say what can be told of a token that was refused: Mattermost gives all of them the same answer."""
+    if not re.fullmatch(r"[a-z0-9]{26}", token):
+        return "This cannot be a token: Mattermost's are 26 lower-case letters and digits."
+    return (
+        "Mattermost does not accept this token, and does not say why: it was revoked, or its bot is disabled, or it is "
+        "the token's id instead of the token."
+    )
 
 
 def _unreached(url: str, exc: LinkError) -> Finding:

@@ -10,7 +10,7 @@ from sidecar.text.command import DIRECT_GRAMMAR, THREAD_GRAMMAR, short_id
 from sidecar.text.neutral import code_span
 
 if TYPE_CHECKING:
-    from sidecar.decisions.judge import Verdict
+    from sidecar.decisions.judge import Person, Verdict
     from sidecar.model import AccessRequest
 
 # Nobody is told: these are no persons, or nobody acted now.
@@ -37,6 +37,16 @@ _SENTENCES = {
     "unheard": "I did not hear this when you wrote it, so it does not count. Please say it again.",
     "stale": "This is from before decisions here worked as they do now, so it does not count. Please give it again.",
     "edited": "An edited message decides nothing. Write a new one.",
+    "shared_channel": (
+        "Another Mattermost server has a part in this channel, so nothing said here decides. Please write to me "
+        "directly, or decide in Teleport."
+    ),
+    "another_name": "A review of this request was given from this account already, as another Teleport user.",
+    "unfiltered": (
+        "Teleport asks for several reviews of this request by anybody, and mine must not be one of them. "
+        "Please decide in Teleport."
+    ),
+    "opposite": "I have submitted the opposite, and Teleport takes one review of mine. Please decide in Teleport.",
     "not_reviewer": "The policy for these roles does not name you as a reviewer.",
     "mfa_required": "Teleport asks for your security key for this. Please decide on its web page.",
     "unsafe_state": (
@@ -55,6 +65,18 @@ def render_answer(verdict: Verdict, outcome: str, request: AccessRequest, detail
         return None
     news = _good_news(verdict, outcome, request, detail) or _bad_news(verdict, outcome, request, detail)
     return Draft(_address(verdict, request) + news)
+
+
+def render_moved(person: Person) -> Draft:
+    """What somebody is told who decided on a second card of the same request, which is deleted."""
+    named = f"@{person.username} " if _is_one(person.username) else ""
+    return Draft(
+        f"{named}You decided below a second message about this request, which is gone. Please say it again here."
+    )
+
+
+def _is_one(name: str) -> bool:
+    return bool(_USERNAME.fullmatch(name)) and name[-1].isalnum()
 
 
 def _good_news(verdict: Verdict, outcome: str, request: AccessRequest, detail: str) -> str:
@@ -94,7 +116,7 @@ def _address(verdict: Verdict, request: AccessRequest) -> str:
     name = verdict.person.username
     if verdict.expression.way == "direct":
         return f"{code_span(short_id(request.id), 60)} "
-    named = f"@{name} " if _USERNAME.fullmatch(name) and name[-1].isalnum() else ""
+    named = f"@{name} " if _is_one(name) else ""
     match verdict.expression.way, verdict.expression.verb:
         case "reaction", "approve":
             return f"{named}Your approving reaction: "

@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from sidecar.decisions.record import Record
 from sidecar.decisions.seen import Doubt, Memory, Place, Plan, Unknown
 from sidecar.decisions.view import TAKEOVER, View
 from sidecar.errors import PostRejected
@@ -28,7 +29,11 @@ def taken(view: View, plan: Plan) -> Plan:
                 left += [Doubt(Place(slot.c, slot.p), now, 2)] if slot.p else []
         left += [Doubt(Place(owed.c, owed.t), now, 2) for owed in record.owe]
     elif record is not None and not memory.mine:
-        left = [Doubt(Place(slot.c), math.inf, 0) for slot in slots if slot.s == "waiting" and slot.c]
+        for slot in slots:
+            if slot.c and (slot.d or slot.s == "waiting"):
+                left.append(Doubt(Place(slot.c), math.inf, 0))
+            if slot.c and slot.d and slot.p:
+                left.append(Doubt(Place(slot.c, slot.p), math.inf, 0))
     doubts += [doubt for doubt in left if doubt.place not in known]
     memory = memory.but(known=True, mine=True, foreign=None, doubts=tuple(dict.fromkeys(doubts)))
     return msgspec.structs.replace(plan, memory=memory, take=True, actions=())
@@ -47,7 +52,9 @@ def after_reading(view: View) -> Memory:
         elif isinstance(posts, Unknown):
             if not isinstance(posts.why, PostRejected):
                 doubts.append(msgspec.structs.replace(doubt, due=max(doubt.due, now + view.context.times.failure_most)))
-            # Else it is no longer ours to read, so not ours to repair.
+            elif not view.ends:
+                # No longer ours to read, so not ours to repair until it is again.
+                doubts.append(msgspec.structs.replace(doubt, stage=0, due=math.inf))
         else:
             if doubt.card:
                 touched.add(doubt.place.channel_id)
@@ -58,6 +65,17 @@ def after_reading(view: View) -> Memory:
     return memory.but(
         doubts=tuple(doubts), touched=frozenset(touched), mentions=memory.mentions and not view.seen.posts
     )
+
+
+def marked(record: Record, memory: Memory) -> Record:
+    """The record with its slots marked where something is in doubt, for whoever comes next."""
+    places = {doubt.place for doubt in memory.doubts}
+    slots = record.posts
+    marks = [bool(places & {Place(slot.c), Place(slot.c, slot.p)}) for slot in slots]
+    if marks == [slot.d for slot in slots]:
+        return record
+    posts = tuple(msgspec.structs.replace(slot, d=mark) for slot, mark in zip(slots, marks, strict=True))
+    return msgspec.structs.replace(record, posts=posts)
 
 
 def doubted(memory: Memory, doubt: Doubt) -> Memory:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
 import trio
 
 from sidecar.decisions.judge import express, find_flaw
@@ -55,6 +56,8 @@ V = TypeVar("V")
 Command = Decision | List | Show | Help | Malformed
 
 STRANGER_SECONDS = 3600.0
+# Their messages are read together.
+PATIENCE_SECONDS = 2.0
 # Questions asked shortly before the start are still answered; nobody waits for an answer to older ones.
 QUESTION_SECONDS = 60.0
 # A list names at most so many requests, the newest ones.
@@ -76,6 +79,7 @@ _WHOLE = "On this Teleport an id may be used again, so please write the whole id
 _STRANGER = "I only talk about access requests with people whom my operator has linked to Teleport."
 _NONE = "No open request is waiting where you can see it."
 _OFF = "Decisions by direct message are off."
+_SNAPSHOT = "As it is now; this copy does not change, and nothing said on it decides."
 _AWAY = "Teleport does not answer right now. Please ask again later."
 
 
@@ -142,11 +146,22 @@ class Direct:
         self._members: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
         self._strangers: OrderedDict[str, float] = OrderedDict()
 
-    def hint(self, channel_id: str, post_id: str) -> None:
-        """Somebody posts outside a thread right now: the channel is read, if it is ours."""
-        if self._pairs.get(channel_id) != "":
+    def configure(self, rules: Rules) -> None:
+        """Go on by another configuration."""
+        self._rules = rules
+
+    def hint(self, channel_id: str, post_id: str, *, stranger: str = "") -> None:
+        """Somebody posts outside a thread right now: the channel is read, if it is ours.
+
+        A `stranger` by this id waits, and nothing is read for one who was answered within the hour.
+        """
+        if "direct" not in self._rules.ways or self._pairs.get(channel_id) == "":
+            return
+        if not stranger:
             _keep(self._live, post_id, None)
             self._followed.queue.add(KEY + channel_id)
+        elif trio.current_time() >= self._strangers.get(stranger, -math.inf):
+            self._followed.queue.add_at(KEY + channel_id, trio.current_time() + PATIENCE_SECONDS)
 
     async def visit(self, key: str) -> None:
         """Answer what has no answer yet in a direct channel; what fails is tried again, less and less often."""
@@ -198,13 +213,6 @@ class Direct:
             return True
         person = await self._find(post.user_id)
         flaw = find_flaw(post)
-        if (
-            person.problem
-            and isinstance(command, Decision)
-            and isinstance(found := match_id(command.id, requests), str)
-        ):
-            # The record remembers that it is refused, so that it stays so when its author is linked one day.
-            self._followed.tell(found, express(post, "direct", command))
         if person.problem or (flaw and not decides):
             await self._refuse(post, person, flaw, silent=old)
         elif isinstance(command, Decision) and decides:
@@ -272,7 +280,9 @@ class Direct:
         request = await self._get_request(found) if not isinstance(found, Unknown) else None
         if request is None or request.state != PENDING:
             return Draft(_UNKNOWN)
-        return text.render_card(request, options=self._options())
+        # Nobody decides on it, so it invites nobody to.
+        card = text.render_card(request, options=msgspec.structs.replace(self._options(), ways=()))
+        return msgspec.structs.replace(card, message=f"{_SNAPSHOT}\n{card.message}")
 
     async def _visible(self, post: Post, token: str, requests: Mapping[str, tuple[str, ...]]) -> list[str]:
         """The requests that this id could mean, of those that the author can see: of others nothing must be told."""

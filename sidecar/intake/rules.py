@@ -58,6 +58,7 @@ class MonitoringRules:
         self._plugin = plugin
         self._mode = mode
         self._metrics = metrics
+        # The connection that was last asked.
         self._source: Source | None = None
         # Each rule that tells our plugin, with what was read of it.
         self._known: dict[str, _Known] = {}
@@ -72,6 +73,14 @@ class MonitoringRules:
         self._state: tuple[object, ...] = ()
         self.book = RuleBook()
         self._count()
+
+    def configure(self, plugin: str, mode: RuleMode) -> None:
+        """Go on by another configuration; the link is made anew where this is another one, and reads the rules."""
+        if (plugin, mode) != (self._plugin, self._mode):
+            self._plugin, self._mode, self._source, self._problem = plugin, mode, None, ""
+            self._known.clear()
+            self.begin()
+            self._take_told()
 
     @property
     def wanted(self) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from sidecar.decisions.posts import MAX_ATTEMPTS
+from sidecar.decisions.proof import MAX_ATTEMPTS, is_ours
 from sidecar.decisions.record import ADOPTED, Record, post_key
 from sidecar.decisions.seen import Action, Answer, Create, Delete, Patch, Reply, Resolve, Submit
 from sidecar.decisions.settle import Result
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from sidecar.decisions.seen import Context
-    from sidecar.model import Draft, Post
+    from sidecar.model import Draft
     from sidecar.reconcile.lease import Lease
     from sidecar.reconcile.ports import Mattermost
     from sidecar.reconcile.submit import Submitter
@@ -160,6 +160,7 @@ class Applier:
                     key=key,
                     tm=self._tm(key, shown, 0),
                     root_id=spot.root_id,
+                    announces=spot.kind in ("card", "requester"),
                     guard=self._lease.require,
                 )
             except PostRejected as exc:
@@ -173,7 +174,7 @@ class Applier:
             except LinkError as exc:
                 self._count(spot.kind, "lost")
                 return Result(error=exc, ambiguous=pending or _ambiguous(exc), attempt=attempt)
-            if self._is_ours(post, key, spot.channel_id):
+            if is_ours(post, frozenset((key,)), spot.channel_id, self._context.bot_id):
                 self._count(spot.kind, "ok")
                 return Result(post=post, attempt=attempt)
             # Somebody used our pending_post_id first and we were given their post (observed on 5.37), or the post of
@@ -184,15 +185,6 @@ class Applier:
             lost = LinkLost("mattermost", "pending", "Mattermost is still storing an earlier try", ambiguous=True)
             return Result(error=lost, ambiguous=True, attempt=attempt)
         return Result(error=PostRejected(201, "not_our_post"), attempt=attempt)
-
-    def _is_ours(self, post: Post, key: str, channel_id: str) -> bool:
-        return (
-            post.user_id == self._context.bot_id
-            and post.channel_id == channel_id
-            and post.key == key
-            and not post.delete_at
-            and not post.original_id
-        )
 
     async def _patch(self, action: Patch) -> Result:
         if self._newer():

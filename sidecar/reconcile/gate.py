@@ -85,8 +85,14 @@ class Gate:
         self._suspicion = trio.Event()
 
     async def drained(self) -> None:
-        """Let nobody begin any more; return when those who write have finished."""
+        """Let nobody begin any more, until `reopen`; return when those who write have finished."""
         self._draining = True
         while self._writers:
             self._idle = trio.Event()
             await self._idle.wait()
+
+    def reopen(self) -> None:
+        """Work may begin again, once the link is up."""
+        self._draining = False
+        if self._open:
+            self.admit()

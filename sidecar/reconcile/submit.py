@@ -65,7 +65,10 @@ class Submitter:
 
     async def _resolve_as_plugin(self, request: AccessRequest, own_user: str, state: str, reason: str) -> AccessRequest:
         def reviewed(now: AccessRequest) -> bool:
-            return any(review.author == own_user for review in now.reviews)
+            ours = {review.proposed_state for review in now.reviews if review.author == own_user}
+            if ours - {state}:
+                raise ReviewRejected("opposite", "the sidecar's own review says the opposite")
+            return bool(ours)
 
         if reviewed(request):
             return request

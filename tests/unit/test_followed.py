@@ -11,18 +11,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sidecar.config.sections import LimitsConfig
 from sidecar.decisions.judge import Expression
 from sidecar.decisions.record import KEY, Record, Slot, encode
 from sidecar.decisions.routing import Routes
 from sidecar.decisions.seen import Memory
 from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
+from sidecar.reconcile.entry import KEEP_RECORD_LENGTH, MOST_SPEAKERS, Entry
 from sidecar.reconcile.followed import (
     DIRECT_MESSAGES,
     EARLY_HINTS,
-    KEEP_RECORD_LENGTH,
     KEEP_WAITING,
-    MOST_SPEAKERS,
-    Entry,
     Followed,
 )
 from sidecar.times import Times
@@ -44,7 +43,7 @@ def record(**changes: object) -> str:
 
 @pytest.fixture
 def followed() -> Followed:
-    return Followed(ROUTES, open_requests=10, queue=5)
+    return Followed(ROUTES, LimitsConfig(open_requests=10, queue=5))
 
 
 async def take(followed: Followed) -> Entry:
@@ -100,7 +99,7 @@ async def test_dry_runs_are_nobodys_business(followed: Followed) -> None:
 
 async def test_waiting_requests_are_kept_whole_only_so_many(followed: Followed) -> None:
     """Beyond that, and for long texts, they are read again by id: memory is bounded."""
-    many = Followed(ROUTES, open_requests=5000, queue=5000)
+    many = Followed(ROUTES, LimitsConfig(open_requests=5000, queue=5000))
     for number in range(KEEP_WAITING + 10):
         many.look(request(str(number)))
     many.look(request("long", reason="x" * 5000))
@@ -185,9 +184,11 @@ async def test_a_deletion_is_a_proof(followed: Followed) -> None:
     assert (await take(followed)).gone
 
 
-def test_expiry_is_checked_a_minute_after_it(followed: Followed) -> None:
-    assert followed.expiry_check(time.time() + 100) == pytest.approx(160, abs=1)
-    assert followed.expiry_check(None) == math.inf
+async def test_expiry_is_checked_a_minute_after_it(followed: Followed) -> None:
+    for expires, seconds in ((time.time() + 100, 160.0), (None, math.inf)):
+        entry = Entry("a")
+        entry.learn(request(expires=expires))
+        assert entry.over_in(60.0) == pytest.approx(seconds, abs=1)
 
 
 @pytest.mark.parametrize(("left", "seconds"), [(3600, 3660), (-30, 30), (-600, 60)])
@@ -195,7 +196,19 @@ async def test_the_look_at_what_should_be_over_is_never_now(
     left: float, seconds: float, followed: Followed, autojump_clock: MockClock
 ) -> None:
     """A request that Teleport still has although by our clock it is over: one of the clocks is wrong."""
-    assert followed.expiry_look(time.time() + left) - trio.current_time() == pytest.approx(seconds, abs=1)
+    followed.look(request())
+    entry = await take(followed)
+    entry.keep(Memory(known=True, text=record(), told=(hash("p"),)))
+    followed.queue.done("a")
+    followed.look(request(expires=time.time() + left))
+    assert len(followed.queue) == 0
+    with trio.fail_after(4000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(followed.queue.run_timers)
+            begun = trio.current_time()
+            await followed.queue.get()
+            nursery.cancel_scope.cancel()
+    assert trio.current_time() - begun == pytest.approx(seconds, abs=1)
 
 
 @pytest.mark.parametrize(("age", "seconds"), [(100, 100), (-100, 0)])
@@ -213,7 +226,7 @@ async def test_a_read_by_id_that_overtakes_the_events_is_not_forgotten(followed:
     entry = await take(followed)
     entry.take_request()
     followed.look(first)
-    followed.learn(entry, last)  # as its worker does, who leaves it to the next look
+    entry.learn(last)  # as its worker does, who leaves it to the next look
     followed.look(last)
     followed.queue.done(entry.id)
     assert await take(followed) is entry
@@ -224,12 +237,12 @@ async def test_a_record_that_comes_after_all_is_offered(followed: Followed) -> N
     """Resolved when we first read it; a replica that had read it before has claimed it since, and died."""
     followed.look(request("a", "DENIED", REVIEW))
     entry = await take(followed)
-    followed.keep(entry, Memory(silent=True))
+    entry.keep(Memory(silent=True))
     followed.queue.done("a")
     followed.know(PluginData("a", {KEY: record(owner="dead")}))
     assert await take(followed) is entry
     assert entry.offered == record(owner="dead")
-    followed.keep(entry, Memory(known=True))
+    entry.keep(Memory(known=True))
     followed.queue.done("a")
     followed.know(PluginData("a", {KEY: record(owner="dead", n=9)}))
     assert len(followed.queue) == 0
@@ -239,7 +252,7 @@ async def test_a_long_record_is_read_again_instead_of_being_kept(followed: Follo
     followed.look(request())
     entry = await take(followed)
     for length, kept in ((KEEP_RECORD_LENGTH, True), (KEEP_RECORD_LENGTH + 1, False)):
-        followed.keep(entry, Memory(known=True, text="x" * length))
+        entry.keep(Memory(known=True, text="x" * length))
         assert (entry.memory.text is not None, entry.memory.known) == (kept, True)
 
 
@@ -258,7 +271,7 @@ def card(*posts: str) -> Record:
 async def announced(followed: Followed, name: str = "a") -> Entry:
     followed.look(request(name))
     entry = await take(followed)
-    followed.keep(entry, Memory(known=True))
+    entry.keep(Memory(known=True))
     followed.show_cards(entry, card(f"p-{name}"))
     followed.queue.done(entry.id)
     return entry
@@ -272,15 +285,17 @@ async def test_what_is_said_on_a_card_is_heard_and_taken_once(followed: Followed
         followed.hear("p-a", f"u{number}")
     followed.hear("p-a", "u5")
     assert len(followed.queue) == 1
-    assert entry.take_hints() == (True, ("u2", "u3", "u4", "u5"), ())
-    assert entry.take_hints() == (False, (), ())
+    assert entry.remember() == Memory(known=True, listen=True, speakers=("u2", "u3", "u4", "u5"))
+    assert not entry.hinted
+    # A visit that is cut leaves them to the next.
+    assert entry.remember().speakers == ("u2", "u3", "u4", "u5")
 
 
 async def test_what_was_said_before_the_card_was_known_is_not_lost(followed: Followed) -> None:
     followed.hear("p-a", "u")
     entry = await announced(followed)
     assert len(followed.queue) == 1
-    assert entry.take_hints() == (True, ("u",), ())
+    assert entry.remember().speakers == ("u",)
 
 
 async def test_posts_of_no_concern_take_no_memory(followed: Followed) -> None:
@@ -316,9 +331,9 @@ async def test_direct_messages_wait_once_each_and_are_bounded(followed: Followed
     assert not followed.tell("unknown", said())
     assert followed.tell("a", said())
     assert followed.tell("a", said())
-    _, _, direct = entry.take_hints()
+    direct = entry.remember().direct
     assert direct == (said(),)
-    followed.keep(entry, Memory(known=True, direct=direct))
+    entry.keep(Memory(known=True, direct=direct))
     assert all(followed.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
     assert not followed.tell("a", said(99))
 

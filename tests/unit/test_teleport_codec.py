@@ -335,7 +335,7 @@ def test_plugin_data_of_others_and_broken_values() -> None:
 _DECODERS: list[Callable[[bytes], object]] = [
     codec.decode_event,
     codec.decode_request,
-    codec.decode_requests,
+    lambda data: list(codec.decode_requests(data)),
     codec.decode_ping,
     lambda data: list(codec.decode_plugin_data(data, "mattermost")),
 ]
