@@ -20,7 +20,7 @@ from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError
 from sidecar.files import trusting
-from sidecar.intake.direct import Direct
+from sidecar.intake.direct import Asked, Direct
 from sidecar.intake.expiry import Expiry, watch
 from sidecar.intake.hints import Ear
 from sidecar.intake.keep import LinkStatus, keep
@@ -196,6 +196,7 @@ class Assembly:
             lambda: msgspec.structs.replace(
                 context,
                 bot_id=link.bot_id,
+                own_user=self._own_user,
                 options=self._text_options(),
                 keep_recipients=self._monitoring.book.used,
             ),
@@ -213,12 +214,13 @@ class Assembly:
         direct = Direct(
             client,
             self._followed,
-            self._teleport.get_request,
+            Asked(self._teleport.get_request, lambda: self._teleport_status.working),
             people.find,
             rules,
             self._text_options,
             bot_id=lambda: link.bot_id,
             secret=self._token,
+            url=config.mattermost.url,
             times=self._times,
         )
         sweeper = Sweeper(
@@ -384,6 +386,7 @@ def rules(config: Config) -> Rules:
         approve=reviews.approve,
         deny=reviews.deny,
         require_reason=reviews.require_reason,
+        looking=reviews.looking,
         policies=policies,
     )
 

@@ -284,7 +284,7 @@ async def approved(here: Theatre, tab: Tab) -> bytes:
     await tab.click("#people a[href^='#ivan']")
     await tab.until("document.getElementById('posts').dataset.of === 'ivan/channel'")
     await tab.type(f"{LAST} form.answer input", "approve because the change is announced")
-    await tab.until(f"document.querySelector('{LAST}').innerText.includes('Request is now APPROVED')")
+    await tab.until(f"document.querySelector('{LAST}').innerText.includes('The request is now APPROVED.')")
     return await still(tab, 1110)
 
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from sidecar.decisions import posts
+from sidecar.decisions.answers import render_given
 from sidecar.decisions.doubts import doubted
+from sidecar.decisions.judge import deciders
 from sidecar.decisions.proof import asked, is_card
 from sidecar.decisions.record import ADOPTED, Record, Slot
 from sidecar.decisions.seen import (
@@ -28,6 +30,7 @@ from sidecar.decisions.view import GONE, View
 from sidecar.errors import PostRejected
 from sidecar.model import EXPIRED, PENDING, REMOVED, AccessRequest, Draft, Post, Version
 from sidecar.text import card as text
+from sidecar.text import replies
 
 # A request that goes away this long before its expiry by our clock still counts as expired.
 EXPIRY_SLACK_SECONDS = 10.0
@@ -189,13 +192,40 @@ class _Builder:
             self._patch(position, draft, digest, self._shows())
             if self._record.posts[position].s == "gone":
                 return
-        numbers = posts.numbers(request)
-        for number in numbers:
-            if number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
-                self._actions.append(Reply(position, number, posts.render_reply(request, number)))
-        if slot.s == "failed" and slot.h == digest and set(numbers) <= set(slot.rep):
+        self._reply(position, request)
+        slot = self._record.posts[position]
+        if slot.s == "failed" and slot.h == digest and set(posts.numbers(request)) <= set(slot.rep):
             # What was refused was carried out at last, or is wanted no more.
             self._put(position, s="posted")
+
+    def _reply(self, position: int, request: AccessRequest) -> None:
+        """One reply for each review, of which the deciding one tells the end; one for an end that no review brought.
+
+        The sidecar's own review has none: those for whom it counted were answered.
+        """
+        slot, context = self._record.posts[position], self._view.context
+        own = posts.number_by(request, context.own_user) if context.rules.by_quorum and context.own_user else 0
+        if own and own not in slot.rep:
+            self._put(position, rep=posts.replied(slot, own).rep)
+        wanted = [number for number in posts.numbers(request) if number not in slot.rep and number != own]
+        end, last = posts.end_number(request.state), posts.deciding(request)
+        joined = end if end in wanted and last in wanted else 0
+        for number in wanted:
+            if (number < 0 and joined) or not self._may_write(Place(slot.c, slot.p)):
+                continue
+            ends = joined if number == last else 0
+            self._actions.append(
+                Reply(position, number, self._reply_to(slot, request, number, ending=bool(ends)), ends)
+            )
+
+    def _reply_to(self, slot: Slot, request: AccessRequest, number: int, *, ending: bool) -> Draft:
+        if number < 0:
+            return replies.render_end_reply(request, request.state)
+        author = request.reviews[number - 1].author
+        for given in self._memory.given:
+            if (given.author, given.root_id) == (author, slot.p):
+                return render_given(request, number - 1, given, ending=ending)
+        return replies.render_review_reply(request, number - 1, ending=ending)
 
     def _other_rules(self, slot: Slot) -> bool:
         """Whether the card was read, and was marked under other rules than those by which people decide on it now."""
@@ -217,10 +247,13 @@ class _Builder:
         if card is UNASKED:
             self._unread.add(slot.p)
         elif isinstance(card, Post):
+            request = self._view.request
+            if slot.a != ADOPTED and request is not None and not self._end and text.says_nothing(card.message):
+                draft = self._draft(request, slot.k, whole=True)
             since = max(slot.since, card.mark.since)
             if card.mark.rules != self._view.context.rules_digest:
                 since = int((self._view.now.wall + self._view.now.offset) * 1000)
-            self._actions.append(Patch(position, draft, digest, shown, since, message=not slot.h))
+            self._actions.append(Patch(position, draft, digest, shown, since, message=slot.a == ADOPTED and not slot.h))
             return True
         elif card is None:
             self._put(position, s="gone")
@@ -242,7 +275,7 @@ class _Builder:
         there = self._patch(position, draft, text.content_hash(draft), (end, self._record.seen[1]))
         number = posts.end_number(end)
         if there and number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
-            self._actions.append(Reply(position, number, text.render_gone_reply(end)))
+            self._actions.append(Reply(position, number, replies.render_gone_reply(attachment, end)))
 
     def _to_end(self) -> tuple[int, ...]:
         """The slots that do not say yet how it ended, or may show something else after all."""
@@ -252,14 +285,25 @@ class _Builder:
 
     def _card(self, request: AccessRequest, kind: str) -> tuple[Draft, str]:
         if kind not in self._cards:
-            draft = text.render_card(
-                request,
-                options=msgspec.structs.replace(self._view.context.options, left_out=self._record.left),
-                kind="card" if kind == "card" else "requester",
-                state=EXPIRED if self._view.expired_by_clock else None,
-            )
+            draft = self._draft(request, kind)
             self._cards[kind] = (draft, text.content_hash(draft))
         return self._cards[kind]
+
+    def _draft(self, request: AccessRequest, kind: str, *, whole: bool = False) -> Draft:
+        context = self._view.context
+        options = msgspec.structs.replace(
+            context.options,
+            left_out=self._record.left,
+            deciders=deciders(request, context.rules),
+            unasked=not any(slot.k == "card" and (slot.c or slot.s == "waiting") for slot in self._record.posts),
+        )
+        return text.render_card(
+            request,
+            options=options,
+            kind="card" if kind == "card" else "requester",
+            state=EXPIRED if self._view.expired_by_clock else None,
+            whole=whole,
+        )
 
     def _shows(self) -> tuple[str, int]:
         return (EXPIRED, self._record.seen[1]) if self._view.expired_by_clock else self._record.seen

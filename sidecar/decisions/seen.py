@@ -62,6 +62,15 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     cards: dict[str, Post] = {}
 
 
+class Given(msgspec.Struct, frozen=True):
+    """A review that its author gave in the thread of the card `root_id`: the reply that tells of it is the answer."""
+
+    author: str
+    verb: str
+    username: str
+    root_id: str
+
+
 class Facts(NamedTuple):
     """What Teleport said, but for the request itself: see `reconcile.followed.Entry`."""
 
@@ -133,6 +142,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     listen: bool = False
     speakers: tuple[str, ...] = ()
     direct: tuple[Expression, ...] = ()
+    given: tuple[Given, ...] = ()
     # Looks in a row that failed; tries of recipients that failed, and when (trio's clock) they are due again.
     failures: int = 0
     retries: int = 0
@@ -171,6 +181,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     requester: str = ""
     owner: str = ""
     bot_id: str = ""
+    # The Teleport user of our certificate.
+    own_user: str = ""
     seed: str = ""
     lease_s: int = 30
     rules: Rules = Rules()
@@ -219,11 +231,15 @@ class Patch(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
-    """Answer in the thread of a slot's card. `number` > 0 is the n-th review, below 0 the end in that rank."""
+    """Answer in the thread of a slot's card. `number` > 0 is the n-th review, below 0 the end in that rank.
+
+    `ends`: the number of the end that it tells of, too; 0 for none.
+    """
 
     position: int
     number: int
     draft: Draft
+    ends: int = 0
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -272,7 +288,8 @@ class Resolve(msgspec.Struct, frozen=True, tag=True):
     state: str
     reason: str
     voters: tuple[str, ...]
-    progress: str
+    # How far the quorum is, as each of `verdicts` is told.
+    progress: tuple[str, ...]
     read_at: float
 
     @property

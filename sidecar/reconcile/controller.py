@@ -350,7 +350,9 @@ class _Visit:
 
     def _settle(self, action: Action, result: Result) -> None:
         before = self.lease.record
-        state = settle(State(self._seen, before, self._memory), action, result, trio.current_time(), self._late)
+        state = settle(
+            State(self._seen, before, self._memory), action, result, trio.current_time(), self._late, self._context
+        )
         self._seen, self.lease.record, self._memory = state.seen, state.record, state.memory
         for one in state.outcomes:
             self._account(one)

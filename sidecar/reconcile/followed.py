@@ -281,15 +281,17 @@ class Followed:
             for post, channel in entry.cards
         }
 
-    def open_requests(self) -> dict[str, tuple[str, ...]]:
+    def open_requests(self, *, decided: bool = False) -> dict[str, tuple[str, ...]]:
         """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
+
+        With `decided` of those that are resolved, and followed still.
 
         The oldest comes first.
         """
         return {
             entry.id: (*dict.fromkeys(channel for _, channel in entry.cards), *([entry.own] if entry.own else []))
             for entry in self._entries.values()
-            if (entry.cards or entry.own) and entry.version.rank <= 0
+            if (entry.cards or entry.own) and (entry.version.rank > 0) == decided
         }
 
     # -- the worker's ------------------------------------------------------------------------------------------------

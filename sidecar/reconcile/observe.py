@@ -16,7 +16,7 @@ from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen,
 from sidecar.errors import LinkError, LinkLost, PostRejected, SidecarError
 from sidecar.reconcile.resolve import Chosen
 from sidecar.reconcile.side_by_side import outcomes
-from sidecar.text.command import Decision, parse_direct
+from sidecar.text.command import Decision, NearMiss, parse_direct
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -234,7 +234,7 @@ class Observer:
         except PostRejected:
             return []
         command = parse_direct(post.message) if post is not None else None
-        if post is None or not isinstance(command, Decision):
+        if post is None or not isinstance(command, Decision | NearMiss):
             return []
         unheard = expression.flaw if expression.flaw == "unheard" else ""
         now = judging.express(post, "direct", command, flaw=judging.find_flaw(post) or unheard)

@@ -148,8 +148,8 @@ def deed(action: Action, slots: tuple[Slot, ...]) -> str:
             return f"post {slots[position].c}"
         case Patch(position=position, shown=(state, _)):
             return f"patch {slots[position].c} {state}"
-        case Reply(position=position, number=number):
-            return f"reply {slots[position].c} {number}"
+        case Reply(position=position, number=number, ends=ends):
+            return f"reply {slots[position].c} {number}" + (f" with {ends}" if ends else "")
         case Answer(owed=owed):
             return f"answer {owed.i}"
         case Delete(post_id=post_id):
@@ -321,7 +321,7 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     (
         "two reviews and the end in one patch",
         {**HELD, "request": APPROVED, "record": TOLD, "cards": READ},
-        "patch ops APPROVED, reply ops 1, reply ops 2, reply ops -1",
+        "patch ops APPROVED, reply ops 1, reply ops 2 with -1",
     ),
     (
         "APPROVED may become DENIED",
@@ -660,7 +660,8 @@ def test_a_card_is_made_where_an_adopted_post_was_none() -> None:
 
 @table(
     ("made before there were such marks", {"cards": {"p1": keyed("p1", q="", c="")}}, "submit alice approve"),
-    ("a card for the requester", {"record": record(slot(k="requester")), "cards": {"p1": keyed("p1", "requester")}},
+    ("a card for the requester", {"record": record(slot(k="requester"), slot(None, s="gone")),
+     "cards": {"p1": keyed("p1", "requester")}},
      "save, again 3030"),
     ("an adopted post", {"record": record(slot(a=ADOPTED)), "cards": {"p1": post()}}, "save, again 3030"),
     ("an adopted post that got a key", {"record": record(slot(a=ADOPTED))}, "read ops"),

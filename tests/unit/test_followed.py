@@ -308,6 +308,7 @@ async def test_only_what_is_open_is_decided_on(followed: Followed) -> None:
     assert followed.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
     followed.look(request("a", "APPROVED", REVIEW))
     assert list(followed.open_requests()) == ["b"]
+    assert list(followed.open_requests(decided=True)) == ["a"]
     assert followed.open_cards() == {"p-b": "c-p-b"}
 
 
