@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from sidecar.decisions.judge import Policy, Rules
+from sidecar.decisions.reminders import Reminders
 from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError
@@ -81,6 +82,7 @@ class Assembly:
         self._rules = rules(config)
         self._routes = routes_of(config)
         limits = config.limits
+        self._reminders = Reminders(config.reminders.after, config.reminders.every, config.reminders.most)
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
         self._followed = Followed(
             self._routes,
@@ -88,6 +90,7 @@ class Assembly:
             open_requests=limits.open_requests,
             queue=limits.queue,
             times=times,
+            reminders=self._reminders,
         )
         self._gate = Gate(self._followed.queue.add, self._mattermost_status)
         self._teleport = TeleportLink(
@@ -176,7 +179,15 @@ class Assembly:
         peers = Peers(
             self._teleport,
             client,
-            Observer(self._teleport, client, resolver, people.find, people.find_requester, self._metrics),
+            Observer(
+                self._teleport,
+                client,
+                resolver,
+                people.find,
+                people.find_requester,
+                self._metrics,
+                people.find_accounts,
+            ),
             resolver,
             Submitter(rules.mode, self._teleport, lambda: self._own_user, pool) if decides else None,
             self._gate,
@@ -187,6 +198,7 @@ class Assembly:
             rules=rules,
             rules_digest=digest(config),
             times=self._times,
+            reminders=self._reminders,
             announce_resolved=config.announce.resolved,
             announce_delay=config.announce.delay,
         )

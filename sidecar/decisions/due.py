@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.decisions import posts
-from sidecar.decisions.answers import render_given
+from sidecar.decisions import posts, reminders
+from sidecar.decisions.answers import mention, render_given
 from sidecar.decisions.doubts import doubted
 from sidecar.decisions.judge import deciders
 from sidecar.decisions.proof import asked, is_card
 from sidecar.decisions.record import ADOPTED, Record, Slot
+from sidecar.decisions.reminders import Nudge
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -119,15 +120,19 @@ class _Builder:
         self._places: set[Place] = set()
         self._unread: set[str] = set()
         self._unproven = 0
+        self._nudge = False
+        self._ask = False
 
     def build(self) -> Work:
         for position in self._to_end() if self._end else range(len(self._record.posts)):
             self._slot(position)
+        if not self._end:
+            self._remind()
         self._actions += [Answer(owed) for owed in self._record.owe if self._may_write(Place(owed.c, owed.t))]
         busy = self._actions or self._places or self._unread or self._memory.doubts
         if self._end and not busy and not self._to_end():
             self._finish()
-        look = Look(places=frozenset(self._places), cards=frozenset(self._unread))
+        look = Look(places=frozenset(self._places), cards=frozenset(self._unread), request=self._ask, nudge=self._nudge)
         return Work(self._record, tuple(self._actions), look, self._memory, self._unproven)
 
     def _finish(self) -> None:
@@ -153,6 +158,36 @@ class _Builder:
             self._close(position)
         else:
             self._bring(position)
+
+    def _remind(self) -> None:
+        """A reminder is given on what was read just before: that it still waits, and that nobody is on it."""
+        view, rules = self._view, self._view.context.reminders
+        request = view.request
+        if request is None or reminder_at(view, self._record) > view.now.mono:
+            return
+        nudge = view.seen.nudge
+        if nudge is UNASKED or not view.seen.by_id:
+            self._nudge, self._ask = nudge is UNASKED, not view.seen.by_id
+            return
+        if isinstance(nudge, Unknown) and not isinstance(nudge.why, PostRejected):
+            return
+        # A card that nobody may read says nothing.
+        nudge = Nudge() if isinstance(nudge, Unknown) else nudge
+        if nudge.looking:
+            self._memory = self._memory.but(quiet_until=view.now.mono + rules.every)
+        else:
+            self._remind_all(request, nudge, reminders.number_due(view.age, rules))
+
+    def _remind_all(self, request: AccessRequest, nudge: Nudge, number: int) -> None:
+        for position, slot in enumerate(self._record.posts):
+            if not reminders.is_reminded(slot) or max(slot.rem, default=0) >= number:
+                continue
+            names = reminders.called(slot, self._record, request, nudge)
+            if names is None:
+                self._put(position, rem=(*slot.rem, number))
+            elif self._may_write(Place(slot.c, slot.p)):
+                draft = replies.render_reminder(request, filter(mention, names), self._view.context.options)
+                self._actions.append(Reply(position, number, draft, reminds=True))
 
     def _disproved(self, position: int) -> bool:
         """Whether the record points to a post that is not this card: then the card is looked for, or made."""
@@ -307,6 +342,14 @@ class _Builder:
 
     def _shows(self) -> tuple[str, int]:
         return (EXPIRED, self._record.seen[1]) if self._view.expired_by_clock else self._record.seen
+
+
+def reminder_at(view: View, record: Record) -> float:
+    """When (trio's clock) the next reminder of this request is due."""
+    if not view.pending or view.ends or view.expired_by_clock:
+        return math.inf
+    wait = reminders.due_in(record, view.age, view.context.reminders)
+    return max(view.now.mono + wait, view.memory.quiet_until)
 
 
 def ending(view: View, record: Record) -> str:

@@ -128,6 +128,7 @@ def find(
     request_id: str,
     *,
     reviews: int,
+    reminders: int = 0,
     adopting: bool = False,
 ) -> Found:
     """Put on record what stands in the places that were read; finding two keeps the older.
@@ -152,10 +153,14 @@ def find(
                                    if not slot.p else ())  # fmt: skip
         slot = record.posts[position]
         posts = read.get(Place(slot.c, slot.p)) if slot.p else None
-        for kind, number in _replies(reviews) if posts is not None else ():
+        for kind, number in _replies(reviews, reminders) if posts is not None else ():
             ours = _ours(posts or (), bot_id, slot.c, keys(record, kind, slot.c, abs(number), slot.a))
             younger += [(post.id, Place(slot.c, slot.p)) for post in ours[1:]]
-            if ours and number not in record.posts[position].rep:
+            if ours and kind == "reminder":
+                slot = record.posts[position]
+                kinds += [kind] if number not in slot.rem else []
+                record = with_slot(record, position, rem=tuple(sorted({*slot.rem, number})))
+            elif ours and number not in record.posts[position].rep:
                 kinds.append(kind)
                 # The reply to the deciding review tells the end, unless somebody else made it in its plain form.
                 end = state_rank(replies.told_end(ours[0].message)) if number > 0 else 0
@@ -169,8 +174,9 @@ def find(
     return Found(record, tuple(where.items()), tuple(kinds))
 
 
-def _replies(reviews: int) -> Iterator[tuple[str, int]]:
+def _replies(reviews: int, reminders: int) -> Iterator[tuple[str, int]]:
     yield from (("review", number) for number in range(1, reviews + 1))
+    yield from (("reminder", number) for number in range(1, reminders + 1))
     yield from (("end", end_number(state)) for state in (PROMOTED, DENIED, EXPIRED))
 
 

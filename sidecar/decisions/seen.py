@@ -9,6 +9,7 @@ import msgspec
 
 from sidecar.decisions.judge import Expression, Person, Rules, Verdict
 from sidecar.decisions.record import Kind, Owed, Record, Stored, Unreadable
+from sidecar.decisions.reminders import Nudge, Reminders
 from sidecar.errors import SidecarError
 from sidecar.model import AccessRequest, Draft, Post, Version
 from sidecar.text.card import TextOptions
@@ -100,6 +101,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     cards: dict[str, Post | Unknown | None] = {}
     who: str | Unknown | None = UNASKED
     evidence: Evidence | Unknown = UNASKED
+    nudge: Nudge | Unknown = UNASKED
     # How often evidence was read in this look.
     readings: int = 0
     failed: frozenset[tuple[object, ...]] = frozenset()
@@ -143,6 +145,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     speakers: tuple[str, ...] = ()
     direct: tuple[Expression, ...] = ()
     given: tuple[Given, ...] = ()
+    # Until when (trio's clock) nobody is reminded, for somebody said that they are on it.
+    quiet_until: float = 0.0
     # Looks in a row that failed; tries of recipients that failed, and when (trio's clock) they are due again.
     failures: int = 0
     retries: int = 0
@@ -190,6 +194,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     rules_digest: str = ""
     options: TextOptions = TextOptions()
     times: Times = USUAL
+    reminders: Reminders = Reminders()
     announce_resolved: bool = False
     announce_delay: float = 0.0
     # Where rules are in use, their changes move new requests only.
@@ -233,17 +238,18 @@ class Patch(msgspec.Struct, frozen=True, tag=True):
 class Reply(msgspec.Struct, frozen=True, tag=True):
     """Answer in the thread of a slot's card. `number` > 0 is the n-th review, below 0 the end in that rank.
 
-    `ends`: the number of the end that it tells of, too; 0 for none.
+    `ends`: the number of the end that it tells of, too; 0 for none. `reminds`: it is the reminder with that number.
     """
 
     position: int
     number: int
     draft: Draft
     ends: int = 0
+    reminds: bool = False
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return ("reply", self.position, self.number)
+        return ("reminder" if self.reminds else "reply", self.position, self.number)
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -308,6 +314,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     targets: bool = False
     who: bool = False
     evidence: bool = False
+    nudge: bool = False
     places: frozenset[Place] = frozenset()
     cards: frozenset[str] = frozenset()
 

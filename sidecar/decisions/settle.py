@@ -99,6 +99,9 @@ def _done(state: State, action: Action, result: Result, late: float) -> State:
         seen = seen.but(cards={**seen.cards, result.post.id: result.post})
     elif isinstance(action, Patch):
         return _patched(state, action, result)
+    elif isinstance(action, Reply) and action.reminds:
+        rem = tuple(sorted({*record.posts[action.position].rem, action.number}))
+        record = due.with_slot(record, action.position, rem=rem)
     elif isinstance(action, Reply):
         rep = due.replied(record.posts[action.position], action.number, action.ends).rep
         record = due.with_slot(record, action.position, rep=rep, s="posted")

@@ -16,6 +16,7 @@ import trio
 
 from sidecar.decisions.decide import Facts, Memory, settled
 from sidecar.decisions.record import KEY, Record, decode
+from sidecar.decisions.reminders import Reminders, due_in
 from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import PENDING, Put, Version
 from sidecar.reconcile.lease import boottime
@@ -117,7 +118,9 @@ class Followed:
         open_requests: int = 50_000,
         queue: int = 10_000,
         times: Times = USUAL,
+        reminders: Reminders = Reminders(),  # noqa: B008 - a frozen value
     ) -> None:
+        self._reminders = reminders
         self.queue = WorkQueue[str](self._rank)
         self._times = times
         self.routes = routes
@@ -364,4 +367,8 @@ class Followed:
         names: frozenset[str] = frozenset()
         if not (self._book().used and record.posts):
             names = frozenset(named.name for named in route(request, self.routes))
-        return settled(request, record, names)
+        if not settled(request, record, names):
+            return False
+        wait = due_in(record, trio.current_time() - entry.pending_since, self._reminders)
+        self.queue.add_at(entry.id, trio.current_time() + max(wait, 0.0))
+        return True

@@ -10,10 +10,13 @@ import msgspec
 import trio
 
 from sidecar.decisions.judge import Person
+from sidecar.decisions.reminders import Account
 from sidecar.decisions.routing import is_email
 from sidecar.errors import LinkError, PostRejected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.model import User
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,10 @@ log = logging.getLogger(__name__)
 # What the server's settings say of addresses is believed for so long.
 SETTINGS_SECONDS = 60.0
 MOST_SAID = 1000
+
+
+# People who are looked up for one reminder.
+MOST_ACCOUNTS = 20
 
 
 class Reviewer(msgspec.Struct, frozen=True):
@@ -107,6 +114,28 @@ class People:
         if user is not None:
             return user.id
         return None if name else ""
+
+    async def find_accounts(self, users: Sequence[str]) -> dict[str, Account]:
+        """The accounts of these Teleport users, or of all who are linked where nobody is named. Raises LinkError.
+
+        For mentions alone: an address proves nothing here.
+        """
+        linked = {one.user: one for one in self._identity.reviewers}
+        found: dict[str, Account] = {}
+        for name in list(users or linked)[:MOST_ACCOUNTS]:
+            one = linked.get(name)
+            try:
+                if one is not None and one.id:
+                    user = await self._directory.user(one.id)
+                elif one is not None:
+                    user = await self._directory.user_by_username(one.name)
+                else:
+                    user = await self._directory.user_by_email(name) if is_email(name) else None
+            except PostRejected:
+                user = None
+            if user is not None and not user.delete_at:
+                found[name] = Account(user.id, user.username)
+        return found
 
     def _also(self, user: User) -> tuple[str, ...]:
         names = {f"@{user.username}", f"user:{user.id}", user.email.lower()} - {""}

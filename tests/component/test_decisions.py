@@ -149,7 +149,8 @@ async def test_a_quorum_submits_one_review_as_the_plugin(tmp_path: Path) -> None
         await here.told([request_id], "APPROVED")
         await here.released(request_id)
         # Its own review has no reply, and Ivan's answer stands elsewhere.
-        assert here.replies(card)[1:] == [f"{BOB}'s request for dbadmin is now APPROVED."]
+        (_, end) = here.replies(card)
+        assert end.startswith(f"{BOB}'s request for dbadmin is now APPROVED.\n")
         ((_, submission),) = here.auth.submissions
         assert submission.author == "access-plugin"
         assert submission.reason == f"Decided in Mattermost by {ALICE}, {IVAN}: go ahead"
