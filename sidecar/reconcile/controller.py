@@ -18,7 +18,7 @@ import trio
 from sidecar.decisions.decide import decide
 from sidecar.decisions.judge import DONE, STATES
 from sidecar.decisions.posts import FAILED
-from sidecar.decisions.record import Record, Stored, Unreadable, new_seed, official_fields
+from sidecar.decisions.record import Record, Slot, Stored, Unreadable, new_seed, official_fields
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -38,7 +38,7 @@ from sidecar.decisions.seen import (
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.decisions.view import TAKEOVER
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, ReviewRejected, SidecarError
-from sidecar.model import AccessRequest
+from sidecar.model import PENDING, AccessRequest
 from sidecar.reconcile.apply import Applier
 from sidecar.reconcile.lease import Lease, LeaseLost, boottime
 from sidecar.reconcile.observe import stored
@@ -104,6 +104,8 @@ class Controller:
         self._seeds = seeds
         self._others = others
         self._courtesies: trio.Nursery | None = None
+        # What is being put on a card, or taken off it, one after the other.
+        self._seeding: dict[str, trio.Event] = {}
         self._stuck: set[str] = set()
         # Asked by each scrape: while a peer is away no visit ends, and a number set at its end would stand still.
         metrics.backlog_requests.set_function(lambda: len(followed.queue) + peers.gate.parked)
@@ -160,8 +162,10 @@ class Controller:
         except SidecarError as exc:
             plan = visit.failed(exc)
         if self._courtesies is not None:
-            for post_id in visit.new_cards:
-                self._courtesies.start_soon(self._seed, post_id, context.bot_id, name="reconcile.seed")
+            mattermost = self._peers.mattermost
+            for cards, deed in ((visit.new_cards, mattermost.add_reaction), (visit.over, mattermost.remove_reaction)):
+                for post_id in cards:
+                    self._courtesies.start_soon(self._seed, post_id, context.bot_id, deed, name="reconcile.seed")
         self._followed.keep(entry, plan.memory)
         if plan.memory.failures >= STUCK_AFTER or (plan.memory.failures and visit.in_trouble):
             self._stuck.add(entry.id)
@@ -173,15 +177,22 @@ class Controller:
             return float("inf")
         return plan.again_at
 
-    async def _seed(self, post_id: str, bot_id: str) -> None:
-        """A convenience: where it fails, people find the emoji themselves."""
-        with trio.move_on_after(SEED_SECONDS):
-            for emoji in self._seeds:
-                try:
-                    await self._peers.mattermost.add_reaction(bot_id, post_id, emoji)
-                except (LinkError, PostRejected) as exc:
-                    log.debug("reaction.not_seeded", extra={"post_id": post_id, "detail": str(exc)})
-                    return
+    async def _seed(self, post_id: str, bot_id: str, deed: Callable[[str, str, str], Awaitable[None]]) -> None:
+        """A convenience: where it fails, people find the emoji themselves, or wonder who denied an approved request."""
+        before, done = self._seeding.get(post_id), trio.Event()
+        self._seeding[post_id] = done
+        try:
+            with trio.move_on_after(SEED_SECONDS):
+                if before is not None:
+                    await before.wait()
+                for emoji in self._seeds:
+                    await deed(bot_id, post_id, emoji)
+        except (LinkError, PostRejected) as exc:
+            log.debug("reaction.not_seeded", extra={"post_id": post_id, "detail": str(exc)})
+        finally:
+            done.set()
+            if self._seeding.get(post_id) is done:
+                del self._seeding[post_id]
 
 
 class _Visit:
@@ -197,6 +208,8 @@ class _Visit:
         self._seen = Seen(request=entry.take_request() or UNASKED, stored=_kept(entry, self._memory))
         self.lease = Lease(peers.teleport, entry.id, context.owner, context.lease_s, self._official)
         self.new_cards: list[str] = []
+        # Cards whose request ended.
+        self.over: list[str] = []
         # Whether something else than a link is to blame.
         self.in_trouble = False
         self._acted: set[Place] = set()
@@ -365,11 +378,18 @@ class _Visit:
         if isinstance(action, Create | Patch | Reply):
             self._told = self._told or result.error is None
             self._complain(action.position, before, result)
+        if isinstance(action, Create | Patch) and result.error is None:
+            self._note_card(before.posts[action.position], action, result)
+
+    def _note_card(self, slot: Slot, action: Create | Patch, result: Result) -> None:
         if isinstance(action, Create) and result.post is not None:
-            if before.posts[action.position].k == "card":
+            if slot.k == "card" and action.shown[0] == PENDING:
                 self.new_cards.append(result.post.id)
             # People decide before the other recipients have theirs.
             self._followed.show_cards(self._entry, self.lease.record)
+        elif slot.k == "card" and slot.p and slot.shown[0] == PENDING and action.shown[0] != PENDING:
+            # A cross of the bot's on an approved card would look like a denial.
+            self.over.append(slot.p)
 
     def _complain(self, position: int, before: Record, result: Result) -> None:
         """Say that Mattermost refused this recipient, once."""
@@ -433,6 +453,8 @@ class _Visit:
         else:
             return
         told = sum(1 for slot in record.posts if slot.s == "posted")
+        if event == "request.announced" and not any(slot.k == "card" and slot.s != "failed" for slot in record.posts):
+            log.warning("request.unasked", extra={"request_id": self._entry.id})
         if event == "request.announced":
             self._metrics.reviewers_left_out_total.inc(record.left)
         log.info(

@@ -66,6 +66,8 @@ async def test_two_reactions_by_two_people_approve(tmp_path: Path) -> None:
             ),
         ]
         await here.lines.heard("decision.taken", 2)
+        # A cross of the bot's own would look like a denial.
+        await here.chat.wait_for(lambda: {user for user, _ in card.reactions} == {here.alice.id, here.ivan.id})
     assert submitted(here) == [(ALICE, "APPROVED"), (IVAN, "APPROVED")]
 
 
