@@ -233,6 +233,7 @@ class Assembly:
             rules,
             direct.take,
             self._metrics,
+            options=self._text_options,
             linked=people.linked,
             known=self._teleport.listed.wait,
             suspect=self._gate.suspect,

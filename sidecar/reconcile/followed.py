@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from sidecar.decisions.due import settled
+from sidecar.decisions.proof import is_card
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import Put
@@ -23,10 +26,11 @@ from sidecar.reconcile.queue import WorkQueue
 from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sidecar.decisions.judge import Expression
-    from sidecar.model import AccessRequest, Delete, PluginData
+    from sidecar.decisions.seen import Context
+    from sidecar.model import AccessRequest, Delete, PluginData, Post
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ EARLY_HINTS = 1000
 DIRECT_MESSAGES = 20
 # Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
 CARD_SECONDS = 0.02
+SOON = 10
+LIST_SECONDS = 30.0
+SWEEP_SECONDS = 300.0
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
@@ -67,6 +74,8 @@ class Followed:
         # When this machine was booted at the latest, by Teleport's clock (Unix seconds).
         self.booted = -math.inf
         self._looked_at = -math.inf
+        # Whether somebody reads the channels with cards, and shows what stands there to `see`.
+        self.swept = False
         # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
@@ -90,7 +99,8 @@ class Followed:
         entry = self._entries.get(key)
         if entry is None or entry.hinted:
             return DECISIONS, ""
-        return (CHANGES, "") if entry.memory.known else (ANNOUNCEMENTS, entry.party)
+        known = entry.memory.known or entry.offered is not None
+        return (CHANGES, "") if known else (ANNOUNCEMENTS, entry.party)
 
     # -- facts: what Teleport says -----------------------------------------------------------------------------------
 
@@ -120,7 +130,10 @@ class Followed:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record)))
+            look = self._turn(entry, record)
+            if look == math.inf:
+                entry.rest()
+            self.queue.add_at(entry.id, min(expiry_look, look))
             return False
         entry.request = request if len(self.queue) < self._keep and len(request.reason) < KEEP_REASON_LENGTH else None
         self.queue.add(entry.id)
@@ -204,13 +217,30 @@ class Followed:
             entry.retry = True
             self.queue.add(request_id)
 
+    def see(self, posts: Iterable[Post], context: Context) -> None:
+        """Take what was read of a channel: a record whose cards are all among it needs no look at them."""
+        for post in posts:
+            entry = self._entries.get(self._cards.get(post.id, ""))
+            if entry is None or not entry.offered or self.queue.busy(entry.id):
+                continue
+            record = decode(entry.offered)
+            ours = msgspec.structs.replace(context, request_id=entry.id)
+            if not isinstance(record, Record):
+                continue
+            for slot in record.posts:
+                if slot.p == post.id and is_card(post, slot, record, ours, None):
+                    entry.keep(entry.memory.but(told=(*entry.memory.told, hash(post.id))))
+            if self._unseen(entry, record) == 0:
+                entry.rest()
+                self.queue.put_off(entry.id, trio.current_time() + max(entry.over_in(self._times.expiry_grace), 0.0))
+
     def open_cards(self) -> dict[str, str]:
         """Card post -> channel, of all requests that are not resolved."""
         return {
             post: channel
             for entry in self._entries.values()
             if entry.version.rank <= 0
-            for post, channel in entry.cards
+            for post, channel in zip(entry.cards[::2], entry.cards[1::2], strict=True)
         }
 
     def open_requests(self) -> dict[str, tuple[str, ...]]:
@@ -219,23 +249,24 @@ class Followed:
         The oldest comes first.
         """
         return {
-            entry.id: (*dict.fromkeys(channel for _, channel in entry.cards), *([entry.own] if entry.own else []))
+            entry.id: channels
             for entry in self._entries.values()
-            if (entry.cards or entry.own) and entry.version.rank <= 0
+            if entry.version.rank <= 0 and (channels := entry.channels)
         }
 
     # -- the worker's ------------------------------------------------------------------------------------------------
 
     def show_cards(self, entry: Entry, record: Record) -> None:
         """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
-        cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
-        entry.own = next((slot.c for slot in record.posts if slot.k == "requester" and slot.p), "")
+        stand = [slot for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted"]
+        cards = tuple(text for slot in stand for text in (slot.p, sys.intern(slot.c)))
+        entry.own = next((sys.intern(slot.c) for slot in record.posts if slot.k == "requester" and slot.p), "")
         if cards == entry.cards or self._entries.get(entry.id) is not entry:
             return
-        for post_id, _ in entry.cards:
+        for post_id in entry.cards[::2]:
             self._cards.pop(post_id, None)
         entry.cards = cards
-        for post_id, _ in cards:
+        for post_id in cards[::2]:
             self._cards[post_id] = entry.id
             if post_id in self._early:
                 self.hear(post_id, self._early.pop(post_id))
@@ -244,7 +275,7 @@ class Followed:
         """Follow it no longer."""
         self._entries.pop(entry.id, None)
         self.queue.drop(entry.id)
-        for post_id, _ in entry.cards:
+        for post_id in entry.cards[::2]:
             self._cards.pop(post_id, None)
         if self._overflowed and len(self._entries) < 0.9 * self._most:
             self._overflowed = False
@@ -264,17 +295,25 @@ class Followed:
 
     def _turn(self, entry: Entry, record: Record) -> float:
         """When the cards that only a record tells of are looked at, one request after the other."""
-        told = set(entry.memory.told)
-        unseen = sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
+        unseen = self._unseen(entry, record)
         if not unseen:
             return math.inf
-        self._looked_at = max(self._looked_at, trio.current_time()) + unseen * CARD_SECONDS
-        return self._looked_at
+        now = trio.current_time()
+        self._looked_at = max(self._looked_at, now) + unseen * CARD_SECONDS
+        if self._looked_at <= now + SOON * CARD_SECONDS:
+            return self._looked_at
+        # Where there are many, the list goes first, and a sweep, if there is one, sees them in pages.
+        return self._looked_at + (SWEEP_SECONDS if self.swept else LIST_SECONDS)
+
+    @staticmethod
+    def _unseen(entry: Entry, record: Record) -> int:
+        told = set(entry.memory.told)
+        return sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
 
     def _settled(self, entry: Entry, request: AccessRequest) -> Record | None:
         """The record, where nothing can be due but a look at its cards."""
         text = entry.offered or entry.memory.text
-        if text is None or self.queue.busy(entry.id):
+        if not text or self.queue.busy(entry.id):
             return None
         record = decode(text)
         if not isinstance(record, Record):
