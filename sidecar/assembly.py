@@ -118,6 +118,7 @@ class Assembly:
             self._rules,
             self._direct.take,
             metrics,
+            options=self._text_options,
             linked=self._people.linked,
             known=self._teleport.listed.wait,
             suspect=self._gate.suspect,
@@ -202,6 +203,7 @@ class Assembly:
         self._dialer.configure(config.teleport)
         self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
         self._direct.rules = self._sweeper.rules = self._rules
+        self._followed.heard.swept = "reply" in self._rules.ways
 
     # -- what is ended and begun again -------------------------------------------------------------------------------
 
