@@ -142,8 +142,11 @@ class Assembly:
         async with trio.open_nursery() as nursery:
             for part in (*self._links.values(), self._workers):
                 part.begin(nursery)
-            nursery.start_soon(self._take_over, nursery, name="app.reload")
-            await stop.wait()
+            async with trio.open_nursery() as reloads:
+                reloads.start_soon(self._take_over, nursery, name="app.reload")
+                await stop.wait()
+                # Half of a reload is no harm: what ended is not begun again.
+                reloads.cancel_scope.cancel()
             self._teleport.quiesce()
             complete = await self._drain()
             nursery.cancel_scope.cancel()

@@ -129,9 +129,9 @@ class Followed:
         entry.mark = self._mark
         entry.absent_since = math.inf
         digest = hash(request)
-        if digest == entry.digest or request.version < entry.version:
+        if digest == entry.digest or entry.outdates(request):
             return False
-        newer = request.version > entry.version
+        newer = request.version > entry.version or (request.created or 0.0) > entry.created
         if request.created is not None:
             self.booted = max(self.booted, request.created - boottime())
         entry.learn(request)

@@ -107,12 +107,12 @@ def on_behalf_refusal(info: Ping | None) -> str:
 def state_refusal(info: Ping | None, request: AccessRequest) -> str:
     """Why the state must not be set past Teleport's reviews, "" where there are none to go past.
 
-    Only on the edition without reviews (Ping feature 7 false, no entitlement enabled), only for a request with the
+    Only on the edition without reviews (Ping feature 7 false, no paid entitlement enabled), only for a request with the
     default threshold that every edition makes, and never for one that is decided.
     """
     if info is None:
         return "the Auth Service has not said yet what it is"
-    if info.advanced_workflows or info.any_entitlement:
+    if info.advanced_workflows or info.paid_entitlement:
         return "this cluster has access reviews of its own"
     match request.thresholds:
         case (threshold,) if (threshold.approve, threshold.deny, threshold.filter) == (1, 1, ""):

@@ -207,7 +207,7 @@ class Visit:
         # Taking the record may have ended meanwhile.
         self._seen = seen.but(held=self._seen.held, held_since=self._seen.held_since, stored=seen.stored)
         request = self._seen.request
-        if look.request and isinstance(request, AccessRequest) and request.version >= self._entry.version:
+        if look.request and isinstance(request, AccessRequest) and not self._entry.outdates(request):
             self._entry.learn(request)
         if look.request and request is None:
             self._entry.request = None
@@ -245,7 +245,7 @@ class Visit:
         self._report.decisions(state.outcomes)
         if isinstance(action, Submit | Resolve):
             self._report.submission(action, result)
-            if result.after is not None and result.after.version >= self._entry.version:
+            if result.after is not None and not self._entry.outdates(result.after):
                 self._entry.learn(result.after)
         elif not result.skipped:
             self._peers.gate.wrote(failed=isinstance(result.error, LinkError))

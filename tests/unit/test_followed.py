@@ -88,6 +88,21 @@ async def test_what_is_old_or_known_is_no_news(followed: Followed, stale: Access
     assert len(followed.queue) == 0
 
 
+async def test_another_request_under_the_same_id_is_news(followed: Followed) -> None:
+    """Its DELETE was missed, or it was not; what lags behind tells of the former one."""
+    former, another = request("a", "DENIED", REVIEW, created=10.0), request("a", created=11.0)
+    followed.look(former)
+    entry = await take(followed)
+    followed.event(Delete("a"))
+    followed.queue.done("a")
+    assert followed.look(another)
+    assert (entry.gone, entry.version, entry.facts.gone) == (False, another.version, False)
+    assert entry.take_request() == another
+    assert not followed.look(former)
+    assert not followed.look(another)
+    assert entry.version == another.version
+
+
 async def test_news_without_a_new_version_is_looked_at_but_not_expected_from_the_watch(followed: Followed) -> None:
     assert followed.look(request())
     followed.queue.done((await take(followed)).id)
