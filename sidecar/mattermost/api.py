@@ -29,9 +29,8 @@ class MattermostClient(Directory):
     """Mattermost as the bot sees it; `skipped()` is called for each post that cannot be read, once."""
 
     def __init__(self, rest: Rest, skipped: Callable[[], object] = lambda: None) -> None:
-        super().__init__(rest)
         self._skipped = skipped
-        self._pages = Pages(rest, skipped)
+        super().__init__(rest)
         # The last answer of `me`.
         self.bot: User | None = None
         # Posts whose reactions could not be read, the one last tried at the end.

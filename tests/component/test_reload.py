@@ -249,6 +249,22 @@ async def test_a_visit_that_hangs_is_cut_and_made_again(tmp_path: Path) -> None:
         await here.told([request_id], "DENIED")
 
 
+async def test_a_stop_ends_a_reload(tmp_path: Path) -> None:
+    """What is being written is finished and recorded; nothing begins anew."""
+    async with world(tmp_path) as here:
+        async with reloading(here, here.config()) as sidecar:
+            await announced(here)
+            here.chat.late(0.5, method="POST", path=POSTS)
+            (request_id,) = here.ask()
+            await here.told([request_id])
+            sidecar.config = here.config(mattermost__max_connections="3")
+            os.kill(os.getpid(), signal.SIGHUP)
+            await here.recorded(lambda: bool(here.auth.plugin_data(request_id)))
+        assert here.lines.of("process.stopped", complete=True)
+        assert not here.lines.of("config.reloaded")
+        assert '"owner":""' in here.auth.plugin_data(request_id)["tm"]
+
+
 async def test_what_is_owed_is_told_after_all(tmp_path: Path) -> None:
     """Read PENDING, resolved while Mattermost was away, then SIGHUP: whoever was to be told still is."""
     async with world(tmp_path) as here, reloading(here, here.config()) as sidecar:
