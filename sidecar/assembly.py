@@ -20,7 +20,7 @@ from sidecar.files import trusting
 from sidecar.intake.dialer import Dialer
 from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry
-from sidecar.intake.hints import Ear
+from sidecar.intake.hints import HintConsumer
 from sidecar.intake.keep import Part, keep
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
@@ -96,7 +96,7 @@ class Assembly:
             statuses[1],
             self._gate,
             metrics,
-            lambda: self._ear if listens(self._config) else None,
+            lambda: self._consumer if listens(self._config) else None,
             self._recipients.clear,
         )
         self._people = People(self._client, config.reviewers, config.reviews.identity, config.requester_recipients())
@@ -124,7 +124,7 @@ class Assembly:
             suspect=self._gate.suspect,
             times=times,
         )
-        self._ear = Ear(
+        self._consumer = HintConsumer(
             self._open_events, self._followed.heard, self._people, self._strangers, self._sweeper, self._direct, times
         )
         self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
