@@ -36,6 +36,9 @@ KEEP_WAITING = 1000
 KEEP_REASON_LENGTH = 4096
 # Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
 CARD_SECONDS = 0.02
+SOON = 10
+LIST_SECONDS = 30.0
+SWEEP_SECONDS = 300.0
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
@@ -62,7 +65,7 @@ class Followed:
         self._book = book
         self.configure(routes, limits, reminders)
         self._entries: dict[str, Entry] = {}
-        self.heard = Heard(self._entries, self.queue)
+        self.heard = Heard(self._entries, self.queue, times)
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
@@ -82,7 +85,7 @@ class Followed:
         for entry in self._entries.values():
             if cards and entry.cards:
                 entry.memory = entry.memory.but(told=())
-                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) * CARD_SECONDS
+                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) / 2 * CARD_SECONDS
                 self.queue.add_at(entry.id, self._looked_at)
             else:
                 self.queue.add(entry.id)
@@ -111,7 +114,8 @@ class Followed:
         entry = self._entries.get(key)
         if entry is None or entry.hinted:
             return DECISIONS, ""
-        return (CHANGES, "") if entry.memory.known else (ANNOUNCEMENTS, entry.party)
+        known = entry.memory.known or entry.offered is not None
+        return (CHANGES, "") if known else (ANNOUNCEMENTS, entry.party)
 
     def event(self, event: Put | Delete) -> None:
         """Take one event of the watch."""
@@ -139,8 +143,11 @@ class Followed:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            reminder = trio.current_time() + due_in(record, trio.current_time() - entry.pending_since, self._reminders)
-            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record), reminder))
+            now = trio.current_time()
+            look = min(self._turn(entry, record), now + due_in(record, now - entry.pending_since, self._reminders))
+            if look == math.inf:
+                entry.rest()
+            self.queue.add_at(entry.id, min(expiry_look, look))
             return False
         keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keeps else None
@@ -212,17 +219,20 @@ class Followed:
 
     def _turn(self, entry: Entry, record: Record) -> float:
         """When the cards that only a record tells of are looked at, one request after the other."""
-        told = set(entry.memory.told)
-        unseen = sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
+        unseen = entry.unseen(record)
         if not unseen:
             return math.inf
-        self._looked_at = max(self._looked_at, trio.current_time()) + unseen * CARD_SECONDS
-        return self._looked_at
+        now = trio.current_time()
+        self._looked_at = max(self._looked_at, now) + unseen * CARD_SECONDS
+        if self._looked_at <= now + SOON * CARD_SECONDS:
+            return self._looked_at
+        # Where there are many, the list goes first, and a sweep, if there is one, sees them in pages.
+        return self._looked_at + (SWEEP_SECONDS if self.heard.swept else LIST_SECONDS)
 
     def _settled(self, entry: Entry, request: AccessRequest) -> Record | None:
         """The record, where nothing can be due but a look at its cards."""
         text = entry.offered or entry.memory.text
-        if text is None or self.queue.busy(entry.id):
+        if not text or self.queue.busy(entry.id):
             return None
         record = decode(text)
         if not isinstance(record, Record):

@@ -20,6 +20,7 @@ from sidecar.intake.sweep import Sweeper
 from sidecar.metrics import Metrics
 from sidecar.model import AccessRequest, Post, Reaction, User
 from sidecar.reconcile.followed import Followed
+from sidecar.text.fields import TextOptions
 from sidecar.times import USUAL
 
 FORBIDDEN = PostRejected(403, "api.context.permissions.app_error")
@@ -101,6 +102,7 @@ class World:
             Rules(mode="reviewer"),
             self._take,
             self.metrics,
+            options=TextOptions,
             linked=lambda user: user not in {"bot", "stranger"},
             known=trio.lowlevel.checkpoint,
             suspect=self._suspect,
