@@ -32,7 +32,8 @@ def untrue(here: World, channels: list[Channel], gone: dict[str, AccessRequest])
                 one for one in posts if one.channel_id == channel.id and not one.root_id and _id(one) == request.id
             ]
             # Another request had that id before: its card is over.
-            former = [one for one in cards if one.props["tm"].get("q") != record.get("q")]
+            q = record.get("q")
+            former = [one for one in cards if q and one.props["tm"].get("q", q) != q]
             cards = [one for one in cards if one not in former]
             found += [f"{request.id[-8:]}: the card of another one is open" for one in former if _state(one) == PENDING]
             begun = _begun(here, cards[0]) if cards else {}

@@ -203,7 +203,7 @@ async def test_a_machine_that_sleeps_with_a_post_under_way_finds_it(tmp_path: Pa
         with process(here.settings(teleport__lease="1s")) as sidecar:
             await here.watched()
             made = here.chat.late(1.0, when="after", method="POST", path=POSTS)
-            (request_id,) = here.ask()
+            here.ask()
             await here.chat.wait_for(lambda: made.hits == 1 and len(here.cards()) == 1)
             sidecar.send_signal(signal.SIGSTOP)
             here.chat.pending.forget()
