@@ -52,18 +52,24 @@ class People:
         requesters: Mapping[str, str] | None = None,
     ) -> None:
         self._directory = directory
+        # Teleport user -> the account that first had that address in this process
+        self._addresses: dict[str, str] = {}
+        # Impostors of whom the log was told: they may talk as long as they like.
+        self._said: set[tuple[str, str]] = set()
+        self.configure(reviewers, by, requesters or {})
+
+    def configure(
+        self, reviewers: Mapping[str, Reviewer], by: Literal["map", "email"], requesters: Mapping[str, str]
+    ) -> None:
+        """Go on by another configuration."""
         self._by = by
-        self._requesters = dict(requesters or {})
+        self._requesters = dict(requesters)
         self._by_id = {one.id: one.user for one in reviewers.values() if one.id}
         # Bare names are for asking questions alone: where people decide, every line has an id.
         self._by_name = {name: one.user for name, one in reviewers.items() if not one.id}
         self._heads = _heads(reviewers, self._requesters)
-        # Teleport user -> the account that first had that address in this process
-        self._addresses: dict[str, str] = {}
         self.unsafe = "not checked yet" if by == "email" else ""
         self._checked = -math.inf
-        # Impostors of whom the log was told: they may talk as long as they like.
-        self._said: set[tuple[str, str]] = set()
 
     async def check_server(self) -> None:
         """See whether the server's settings make addresses trustworthy, where they count. Raises LinkError."""
@@ -72,9 +78,11 @@ class People:
 
     async def judge(self, user_id: str) -> Person:
         """Who this is now; of somebody without a link nothing more is asked. Raises LinkError."""
-        if self._by == "map" and user_id not in self._by_id and not self._by_name:
-            return Person(user_id, problem="unmapped")
-        return await self.find(user_id)
+        return await self.find(user_id) if self.linked(user_id) else Person(user_id, problem="unmapped")
+
+    def linked(self, user_id: str) -> bool:
+        """Whether this may be somebody with a link, as far as is known without asking."""
+        return self._by != "map" or user_id in self._by_id or bool(self._by_name)
 
     async def find(self, user_id: str) -> Person:
         """Who this is now; a problem of somebody who is linked leaves the Teleport user. Raises LinkError."""

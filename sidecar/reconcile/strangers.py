@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 # How often one of them is answered, and for how long it is tried.
 AGAIN_SECONDS = 3600.0
 ANSWER_SECONDS = 30.0
+# How often what one of them says on a card begins a look, as long as there was nothing to answer.
+LOOK_SECONDS = 5.0
 
 
 class Strangers:
@@ -43,10 +45,16 @@ class Strangers:
         self._find = find
         self._metrics = metrics
         self._told = Once(every=AGAIN_SECONDS)
+        self._looked = Once(every=LOOK_SECONDS)
 
     def news(self, one: Expression) -> bool:
         """Whether this person is to be answered; it counts as done then."""
         return self._told.news(one.user_id, now=trio.current_time())
+
+    def worth_a_look(self, user_id: str) -> bool:
+        """Whether anything may come of what this person, who has no link, says on a card now."""
+        now = trio.current_time()
+        return self._told.due(user_id, now=now) and self._looked.news(user_id, now=now)
 
     async def answer(self, one: Expression, record: Record | None, context: Context) -> None:
         """Say that this changes nothing, unless another replica has done so already."""
