@@ -102,8 +102,8 @@ _processes: ContextVar[list[Process]] = ContextVar("processes")
 class Process(app._Process):
     """One that can be asked to reload: a signal would reach everybody in this process."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
         _processes.get().append(self)
 
 
@@ -189,9 +189,9 @@ class Player:
         self._archived: list[Channel] = []
         second = here.chat.add_channel(here.team, "dba", members=(here.alice, here.ivan, here.bob, here.bot))
         self.channels = [here.channel, second, here.chat.open_direct(here.bot, here.bob)]
-        self.config = self._configure()
+        self.config, self._next = self._configure(24), self._configure(12)
 
-    def _configure(self) -> Config:
+    def _configure(self, connections: int) -> Config:
         here = self.here
         settings = linked(here) if self.plot.decides else {}
         return here.config(
@@ -203,6 +203,7 @@ class Player:
                 "mattermost__ca_file": str(here.folder / "mattermost-ca.pem"),
                 "mattermost__recipients": '["ops/access-requests", "ops/dba"]',
                 "mattermost__notify_requester": "true",
+                "mattermost__max_connections": str(connections),
                 "requesters__bob": BOB,
             }
         )
@@ -521,7 +522,8 @@ class Player:
         self._move(boot=seconds * 5)
 
     async def reloads(self, *_: float) -> None:
-        """As by SIGHUP, which reaches all that run."""
+        """As by SIGHUP, which reaches all that run; it opens Mattermost anew."""
+        self.config, self._next = self._next, self.config
         for process in self._processes:
             process._read_again()
 
