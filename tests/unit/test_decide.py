@@ -408,6 +408,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     # -- the end
     ("gone: the card is read", {"held": True, "gone": True, "record": TOLD}, "read card p1"),
     ("and closed", {"held": True, "gone": True, "record": TOLD, "cards": READ}, "patch ops REMOVED, reply ops -3"),
+    ("said so by the clock before, so its thread is still to be told", {"held": True, "gone": True,
+     "record": record(slot(shown=("EXPIRED", 0))), "cards": READ, "wall": 5000.0}, "patch ops EXPIRED, reply ops -3"),
     ("past its expiry as EXPIRED", {"held": True, "gone": True, "record": TOLD, "cards": READ, "wall": 5000.0},
      "patch ops EXPIRED, reply ops -3"),
     ("a deleted card is none to close", {"held": True, "gone": True, "record": TOLD, "cards": {"p1": None}},
@@ -898,7 +900,7 @@ def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
      "posts": {Place("ops"): ()}}, "save, again 30"),
     ("the last look at its places is due", {"record": record(slot(s="gone")), "doubts": (Doubt(CARD, math.inf, 0),)},
      "read thread p1"),
-    ("all is closed, and nothing is posted before that is on record", {"record": record(slot(shown=("EXPIRED", 0)),
+    ("all is closed, and nothing is posted before that is on record", {"record": record(slot(shown=("EXPIRED", 0), rep=(-3,)),
      seen=("EXPIRED", 0))}, "save, again 0.5"),
     ("one that was over has no say in what is news", {"held": False, "record": record(slot(DENIED),
      seen=("DENIED", 2), done=True)}, "take, done"),
@@ -910,7 +912,8 @@ def test_another_request_under_the_same_id(given: dict[str, Any], expected: str)
 
 
 def test_another_request_is_announced_anew_with_a_new_seed() -> None:
-    ended = record(slot(shown=("EXPIRED", 0)), seen=("EXPIRED", 0), n=7, seed="old", done=True, dec=(COUNTED,))
+    said = slot(shown=("EXPIRED", 0), rep=(-3,))
+    ended = record(said, seen=("EXPIRED", 0), n=7, seed="old", done=True, dec=(COUNTED,))
     anew = ask(held=True, request=ANOTHER, by_id=True, record=ended).record
     assert anew is not None
     assert (anew.seed, anew.posts, anew.dec, anew.done, anew.q, anew.n) == ("seed", (), (), False, asked(ANOTHER), 7)
@@ -1039,7 +1042,8 @@ def test_how_a_request_that_is_gone_ends(seen: tuple[str, int], wall: float, off
     assert ending.record is not None
     assert ending.record.seen == (state, seen[1])
     assert [one.shown[0] for one in ending.actions if isinstance(one, Patch)] == [state]
-    assert kept(**gone, record=record(slot(shown=(state, 0)), seen=(state, seen[1]))).done
+    ended = slot(shown=(state, 0), rep=(-3,))
+    assert kept(**gone, record=record(ended, seen=(state, seen[1]))).done
 
 
 def test_a_request_is_done_only_when_every_card_says_so() -> None:
