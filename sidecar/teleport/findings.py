@@ -26,11 +26,14 @@ _AWAY = (
 )
 
 
+Status = Literal["ok", "warning", "failure"]
+
+
 class Finding(msgspec.Struct, frozen=True):
     """The result of one check; `fix` says what to do, "" when there is nothing to do."""
 
     id: str
-    status: Literal["ok", "warning", "failure"]
+    status: Status
     subject: str
     message: str
     fix: str = ""
