@@ -100,8 +100,8 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         if _token(config) != "none":
             subject = str(config.mattermost.token_file or "mattermost.token")
             setting = "the file of mattermost.token_file" if config.mattermost.token_file else "mattermost.token"
-            other = "" if re.fullmatch(r"[a-z0-9]{26}", _token(config)) else "+other"
-            findings.append(found(f"mattermost.token.refused{other}", subject, setting=setting))
+            kind = "refused" if re.fullmatch(r"[a-z0-9]{26}", _token(config)) else "no_token"
+            findings.append(found(f"mattermost.token.refused+{kind}", subject, setting=setting))
         return None
     except PostRejected as exc:
         findings.append(found("mattermost.reach.rejected", url, status=exc.status, error=exc.error_id))

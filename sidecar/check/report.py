@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable, Sequence
-from importlib import resources
 from typing import NamedTuple
 
 import msgspec
 import trio
 
-from sidecar.teleport.findings import Finding, Status
+from sidecar.teleport.findings import Finding, teller
 
 _WORDS = {"ok": "ok", "warning": "warning", "failure": "FAILURE"}
 _INDENT = " " * 8
@@ -19,21 +17,7 @@ TELEPORT_LOG = "Look at the log of the Auth Service."
 MATTERMOST_LOG = "Run the check again; look at the log of Mattermost."
 
 
-def found(id: str, subject: str, /, **facts: object) -> Finding:
-    """Say what findings.txt has of this, with these facts."""
-    status, message, fix = _sayings()[id]
-    return Finding(id.partition("+")[0], status, subject, message.format(**facts), fix.format(**facts))
-
-
-@functools.cache
-def _sayings() -> dict[str, tuple[Status, str, str]]:
-    text = resources.files("sidecar.check").joinpath("findings.txt").read_text(encoding="utf-8")
-    read: dict[str, tuple[Status, str, str]] = {}
-    for saying in text.split("\n\n")[1:]:
-        head, message, *fix = saying.strip("\n").split("\n")
-        status, _, id = head.partition(" ")
-        read[id] = msgspec.convert(status, Status), message, "\n".join(line[2:] for line in fix)
-    return read
+found = teller("sidecar.check")
 
 
 def ok(id: str, subject: str, message: str) -> Finding:

@@ -111,23 +111,25 @@ def _watch(answers: Answers) -> Iterator[Finding]:
 
 def _list(answers: Answers, now: float) -> Iterator[Finding]:
     """A missing `list` is no error in Teleport: it shows nothing, or what we may review. Plugin data shows it."""
-    id, addr, role = "teleport.rights.list", answers.addr, role_of(answers.ours.roles)
-    denied = answers.denials.get(id) or answers.denials.get("teleport.plugin_data", "")
+    addr, role = answers.addr, role_of(answers.ours.roles)
+    denied = answers.denials.get("teleport.rights.list") or answers.denials.get("teleport.plugin_data", "")
     match = _DENIED.search(denied)
     if match and match[1] == "list":
         # `list` on access_request would do for plugin data too, so it is missing there as well.
-        yield found(f"{id}+denied", addr, words=_words(denied), role=role)
+        yield found("teleport.rights.list+denied", addr, words=_words(denied), role=role)
         return
     if answers.requests is None:
         return
     still_open = sum(_is_open(data, now) for data in answers.records or ())
     if answers.requests:
         pending = sum(request.state == PENDING for request in answers.requests)
-        yield found(id, addr, requests=count(len(answers.requests), "access request"), pending=pending)
+        yield found(
+            "teleport.rights.list", addr, requests=count(len(answers.requests), "access request"), pending=pending
+        )
     elif still_open:
-        yield found(f"{id}+hidden", addr, number=still_open, role=role)
+        yield found("teleport.rights.list+hidden", addr, number=still_open, role=role)
     else:
-        yield found(f"{id}+none", addr)
+        yield found("teleport.rights.list+none", addr)
 
 
 def _is_open(data: PluginData, now: float) -> bool:
@@ -136,15 +138,20 @@ def _is_open(data: PluginData, now: float) -> bool:
 
 
 def _records(answers: Answers, now: float) -> Iterator[Finding]:
-    id, addr, role = "teleport.rights.plugin_data", answers.addr, role_of(answers.ours.roles)
+    addr, role = answers.addr, role_of(answers.ours.roles)
     if detail := answers.denials.get("teleport.plugin_data"):
-        yield found(f"{id}.read+denied", addr, words=_words(detail), role=role)
+        yield found("teleport.rights.plugin_data.read+denied", addr, words=_words(detail), role=role)
     elif answers.records is not None:
-        yield found(f"{id}.read", addr, records=count(len(answers.records), "record"), name=answers.plugin_name)
-    if detail := answers.denials.get(id):
-        yield found(f"{id}.update+denied", addr, words=_words(detail), role=role)
+        yield found(
+            "teleport.rights.plugin_data.read",
+            addr,
+            records=count(len(answers.records), "record"),
+            name=answers.plugin_name,
+        )
+    if detail := answers.denials.get("teleport.rights.plugin_data"):
+        yield found("teleport.rights.plugin_data.update+denied", addr, words=_words(detail), role=role)
     elif answers.may_update:
-        yield found(f"{id}.update", addr)
+        yield found("teleport.rights.plugin_data.update", addr)
     yield from _official_plugin(answers, now)
 
 

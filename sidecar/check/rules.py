@@ -139,19 +139,19 @@ def _told(
 
 
 def _about_rules(config: Config, read: Read) -> list[Finding]:
-    id, name, mode = "teleport.rules", config.teleport.plugin_name, config.rules.mode
+    name, mode = config.teleport.plugin_name, config.rules.mode
     if mode == "off":
-        return [found(f"{id}+off", name)]
+        return [found("teleport.rules+off", name)]
     if read.absent:
-        return [found(f"{id}+absent", name)]
+        return [found("teleport.rules+absent", name)]
     # Who has no rules needs no right to read them.
     findings = [
-        found(f"{id}+unread", name, problem=sentence(read.problem))
+        found("teleport.rules+unread", name, problem=sentence(read.problem))
         if read.problem
-        else found(id, name, rules=count(len(read.rules), "access monitoring rule"), mode=mode)
+        else found("teleport.rules", name, rules=count(len(read.rules), "access monitoring rule"), mode=mode)
     ]
     unclear = (rule for rule in read.rules if rule.condition is None)
-    return findings + [found(f"{id}.not_evaluable", rule.name, problem=rule.problem) for rule in unclear]
+    return findings + [found("teleport.rules.not_evaluable", rule.name, problem=rule.problem) for rule in unclear]
 
 
 async def _about_traits(client: AuthClient, config: Config, rules: tuple[Ruled, ...]) -> list[Finding]:
