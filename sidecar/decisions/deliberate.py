@@ -49,10 +49,12 @@ def standing(seen: Seen, record: Record, context: Context) -> list[Expression]:
         for slot in record.posts
         if slot.p
     }
+    if "direct" in context.rules.ways and record.rules == context.rules_digest:
+        since[""] = record.since
     created = ((request.created or 0.0) - CREATED_SLACK_SECONDS) * 1000
     found = []
     for one in evidence.standing:
-        from_when = 0 if one.way == "direct" else since.get(one.root_id)
+        from_when = since.get("" if one.way == "direct" else one.root_id)
         if one.flaw == "forged" or from_when is None or one.at < created:
             continue
         stale = one.at < from_when and not one.flaw

@@ -150,9 +150,9 @@ class _Builder:
             # Whoever held it may have left something to repair.
             return
         if self._view.another:
-            # What is over now was another request under the same id; this one begins anew.
-            n = self._record.n
-            self._record = msgspec.structs.replace(new_record(self._view), n=n)
+            # What is over now was another request under the same id; this one begins anew, and so does what counts.
+            n, since = self._record.n, self._view.chat_ms
+            self._record = msgspec.structs.replace(new_record(self._view), n=n, since=since)
         else:
             self._record = msgspec.structs.replace(self._record, done=True, owe=())
 
