@@ -128,6 +128,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     known: bool = False
     text: str | None = None
+    # The rules under which this process wrote or read every card, while `text` was not given away; "" where it did not.
+    proven: str = ""
     mine: bool = False
     silent: bool = False
     foreign: tuple[int, float] | None = None
