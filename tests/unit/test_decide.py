@@ -747,7 +747,6 @@ def test_what_was_written_or_read_by_ourselves_is_remembered() -> None:
     assert rests(text="text", proven="now") == "now"
     assert rests(text="text", proven="now", doubts=(Doubt(CARD, math.inf, 0),)) == ""
     assert rests(proven="now") == ""
-    assert rests(cards={"p1": keyed("p1", rules="before")}) == ""
     assert rests() == ""
 
 
