@@ -64,7 +64,9 @@ def test_a_patched_card_is_marked_as_is_known_then() -> None:
     patch = Patch(0, Draft("x"), "h", ("PENDING", 1), 7)
     for key, since in (("k", 7), ("", 0)):
         card = Post("p", "c", "bot", key=key, mark=Mark(k=key))
-        after = settle(State(Seen(cards={"p": card}), RECORD, Memory()), patch, Result(rules="rules", at=9), 100.0, 35.0)
+        after = settle(
+            State(Seen(cards={"p": card}), RECORD, Memory()), patch, Result(rules="rules", at=9), 100.0, 35.0
+        )
         (slot,) = after.record.posts
         # By Mattermost's own clock from when it was marked: our idea of that clock is a second off.
         assert (slot.h, slot.shown, slot.since) == ("h", ("PENDING", 1), 9)
