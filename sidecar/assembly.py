@@ -22,10 +22,9 @@ from sidecar.intake.direct import Direct
 from sidecar.intake.expiry import Expiry
 from sidecar.intake.hints import Ear
 from sidecar.intake.keep import Part, keep
-from sidecar.intake.kept import Proven
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
-from sidecar.intake.settings import link_settings, listens, place, request_seconds, token, token_place
+from sidecar.intake.settings import link_settings, listens, request_seconds, token, token_place
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import Away, MattermostClient
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
     from sidecar.config import Config
     from sidecar.intake.keep import LinkStatus
-    from sidecar.intake.mattermost import Events
+    from sidecar.mattermost.inbox import Events
     from sidecar.metrics import Metrics
     from sidecar.teleport.reviewers import Reviewers
     from sidecar.text.fields import TextOptions
@@ -86,19 +85,9 @@ class Assembly:
         self._fail_fast = fail_fast
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
         self._followed = Followed(routes_of(config), config.limits, lambda: self._monitoring.book, times)
-        self._gate = Gate(self._followed.queue.add, statuses[1])
-        self._proven = Proven()
+        self._gate = Gate(self._followed.queue.add, statuses[1].wrote)
         self._dialer = Dialer(config.teleport, statuses[0], metrics)
-        self._teleport = TeleportLink(
-            self._dialer.connect,
-            self._dialer.adopt,
-            self._dialer.files,
-            self._proven,
-            self._followed,
-            self._monitoring,
-            statuses[0],
-            metrics,
-        )
+        self._teleport = TeleportLink(self._dialer, self._followed, self._monitoring, statuses[0], metrics)
         self._token = token(config)
         self._client = MattermostClient(Away(), metrics.posts_skipped_total.inc)
         self._recipients = Recipients(self._client, unknown_seconds=times.unknown_recipient)
@@ -114,7 +103,7 @@ class Assembly:
         self._strangers = Strangers(self._client, self._people.find, metrics)
         self._direct = Direct(
             self._client,
-            self._followed,
+            self._followed.heard,
             self._teleport.store.get_request,
             self._people.find,
             self._rules,
@@ -125,7 +114,7 @@ class Assembly:
         )
         self._sweeper = Sweeper(
             self._client,
-            self._followed,
+            self._followed.heard,
             self._rules,
             self._direct.take,
             metrics,
@@ -135,7 +124,7 @@ class Assembly:
             times=times,
         )
         self._ear = Ear(
-            self._open_events, self._followed, self._people, self._strangers, self._sweeper, self._direct, times
+            self._open_events, self._followed.heard, self._people, self._strangers, self._sweeper, self._direct, times
         )
         self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
         self._links = {
@@ -203,8 +192,6 @@ class Assembly:
         """Let it count for everything that outlives a configuration; nothing works meanwhile."""
         before, self._config = self._config, config
         self._rules, self._digest = rules_of(config), digest_of(config)
-        if place(before) != place(config):
-            self._proven.forget()
         if before.teleport.plugin_name != config.teleport.plugin_name:
             # What is known of records is true of the other name's.
             self._followed.clear()
@@ -212,10 +199,9 @@ class Assembly:
             self._token = token(config)
         self._followed.configure(routes_of(config), config.limits)
         self._monitoring.configure(config.teleport.plugin_name, config.rules.mode)
-        self._dialer.settings = config.teleport
+        self._dialer.configure(config.teleport)
         self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
-        self._direct.configure(self._rules)
-        self._sweeper.configure(self._rules)
+        self._direct.rules = self._sweeper.rules = self._rules
 
     # -- what is ended and begun again -------------------------------------------------------------------------------
 
@@ -261,7 +247,7 @@ class Assembly:
                 self._monitoring.ruling,
                 self._metrics,
                 self._followed.queue.add,
-                self._followed.retry,
+                self._followed.heard.retry,
                 self._gate.suspect,
                 self._times,
             )
@@ -270,7 +256,9 @@ class Assembly:
                 self._client,
                 Observer(store, self._client, resolver, self._people.judge, self._people.find_requester, self._metrics),
                 resolver,
-                Submitter(config.reviews.submit_as, store, lambda: self._dialer.own_user, pool),
+                Submitter(
+                    config.reviews.submit_as, store, lambda: self._dialer.own_user, pool.submit if pool else None
+                ),
                 self._gate,
                 self._recipients.forget,
                 self._strangers,

@@ -216,7 +216,7 @@ def _what_must_be_posted(view: View) -> Plan | None:
         return _put_off(view, "", link=True)
     record, refused = with_recipients(view)
     found = _found(view, record)
-    view = view._replace(memory=after_reading(view))
+    view = view._replace(memory=after_reading(view, found.record))
     second, words, kept = _second_cards(view, found)
     due = work(view, kept)
     if view.seen.held:

@@ -13,7 +13,7 @@ import math
 import time
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sidecar.decisions.judge import Person, Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.model import AccessRequest, Post
-    from sidecar.reconcile.followed import Followed
+    from sidecar.reconcile.heard import Heard
     from sidecar.text.card import TextOptions
     from sidecar.times import Times
 
@@ -83,42 +84,13 @@ _SNAPSHOT = "As it is now; this copy does not change, and nothing said on it dec
 _AWAY = "Teleport does not answer right now. Please ask again later."
 
 
-class ChannelFacts(Protocol):
-    """What tells a direct channel."""
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-
-class Mattermost(Protocol):
-    """The calls that direct messages need."""
-
-    async def get_post(self, post_id: str) -> Post | None: ...
-
-    async def channel(self, channel_id: str) -> ChannelFacts | None: ...
-
-    async def member(self, channel_id: str, user_id: str = "me") -> bool: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = 200) -> list[Post]: ...
-
-    @property
-    def clock_offset(self) -> float: ...
-
-    async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
-    ) -> Post: ...
-
-
 class Direct:
     """Answers direct messages. `secret` makes the keys of answers, equal in every replica and unknown to others."""
 
     def __init__(  # noqa: PLR0913 - what each message needs
         self,
-        mattermost: Mattermost,
-        followed: Followed,
+        mattermost: MattermostClient,
+        followed: Heard,
         get_request: Callable[[str], Awaitable[AccessRequest | None]],
         find: Callable[[str], Awaitable[Person]],
         rules: Rules,
@@ -132,7 +104,7 @@ class Direct:
         self._followed = followed
         self._get_request = get_request
         self._find = find
-        self._rules = rules
+        self.rules = rules
         self._options = options
         self._bot_id = bot_id
         self._secret = secret
@@ -146,16 +118,12 @@ class Direct:
         self._members: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
         self._strangers: OrderedDict[str, float] = OrderedDict()
 
-    def configure(self, rules: Rules) -> None:
-        """Go on by another configuration."""
-        self._rules = rules
-
     def hint(self, channel_id: str, post_id: str, *, stranger: str = "") -> None:
         """Somebody posts outside a thread right now: the channel is read, if it is ours.
 
         A `stranger` by this id waits, and nothing is read for one who was answered within the hour.
         """
-        if "direct" not in self._rules.ways or self._pairs.get(channel_id) == "":
+        if "direct" not in self.rules.ways or self._pairs.get(channel_id) == "":
             return
         if not stranger:
             _keep(self._live, post_id, None)
@@ -204,7 +172,7 @@ class Direct:
 
     async def _take(self, post: Post, command: Command) -> bool:
         """False where it must be taken again later."""
-        decides = isinstance(command, Decision) and self._rules.mode != "none"
+        decides = isinstance(command, Decision) and self.rules.mode != "none"
         old = post.create_at < (self._started - QUESTION_SECONDS + self._mattermost.clock_offset) * 1000
         if not await self._is_between_us(post) or (old and not decides):
             return True
@@ -290,7 +258,7 @@ class Direct:
         return [one for one in meant if await self._sees(post, requests[one])]
 
     def _help(self) -> str:
-        if self._rules.mode == "none":
+        if self.rules.mode == "none":
             return "Write exactly `list`, `show ID` or `help`."
         return DIRECT_GRAMMAR
 

@@ -865,10 +865,10 @@ def test_a_direct_message_that_nobody_heard_live_is_to_be_said_again() -> None:
     [
         # Another died: whatever it wrote last is on no record.
         ((slot(),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True), Doubt(CARD, 100.0, 2)}),
-        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2)}),
+        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True)}),
         ((slot(s="gone"), slot(None, c="")), {"owner": "other"}, set()),
         ((), {"owner": "other", "owe": (Owed("i", "dm", "No.", "t"),)}, {Doubt(Place("dm", "t"), 100.0, 2)}),
-        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0), Doubt(CARD, math.inf, 0)}),
+        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0, card=True), Doubt(CARD, math.inf, 0)}),
         # It gave up on purpose: what waits is looked for at the end, in case it was made all the same.
         ((slot(None), slot(), slot(None, s="failed")), {}, {Doubt(Place("ops"), math.inf, 0)}),
     ],
