@@ -161,6 +161,7 @@ class _Builder:
             # What is over now was another request under the same id; this one begins anew, and so does what counts.
             n, since = self._record.n, self._view.chat_ms
             self._record = msgspec.structs.replace(new_record(self._view), n=n, since=since)
+            self._memory = self._memory.but(direct=())
         else:
             self._record = msgspec.structs.replace(self._record, done=True, owe=())
 

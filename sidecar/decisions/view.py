@@ -64,8 +64,8 @@ class View(NamedTuple):
 
     @property
     def chat_ms(self) -> int:
-        """Now by Mattermost's clock, in milliseconds."""
-        return int((self.now.wall + self.now.offset) * 1000)
+        """Now by Mattermost's clock, in milliseconds, or a second before: that clock is known to half of one."""
+        return int((self.now.wall + self.now.offset - 1) * 1000)
 
     @property
     def proven(self) -> bool:

@@ -93,8 +93,10 @@ class MattermostClient(Directory):
         tm: dict[str, object],
         message: bool = False,
         guard: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Replace the attachment of a post, and its message only where asked. 403 also means: no such post any more.
+    ) -> int:
+        """Replace the attachment of a post, and its message only where asked; when, by Mattermost's clock.
+
+        403 also means: no such post any more.
 
         A patch replaces all props, `from_bot` with them, so it is sent along. Edits of the message may be limited in
         time (400 with `time_limit` in the error id), those of the attachment never are.
@@ -103,7 +105,9 @@ class MattermostClient(Directory):
         if message:
             body["message"] = draft.message
         path = f"/posts/{part(post_id)}/patch"
-        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=Lane.CHANGE, guard=guard)
+        return await self._rest.call(
+            "PUT", path, codec.decode_change, body=body, write=True, paced=Lane.CHANGE, guard=guard
+        )
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = lambda: None) -> None:
         """Delete a post; one that is gone already is a 403."""

@@ -181,7 +181,7 @@ class Applier:
         message = action.message
         for pause in (*PATCH_RETRY_SECONDS, None):
             try:
-                await self._mattermost.patch_post(
+                at = await self._mattermost.patch_post(
                     slot.p, action.draft, tm=tm, message=message, guard=self._lease.require
                 )
             except PostRejected as exc:
@@ -196,7 +196,7 @@ class Applier:
                 return Result(error=exc, ambiguous=_ambiguous(exc))
             else:
                 self._count("update", "ok")
-                return Result(rules=self._context.rules_digest)
+                return Result(rules=self._context.rules_digest, at=at)
         return Result(error=PostRejected(403, ""))
 
     async def _refused_patch(self, post_id: str, exc: PostRejected) -> Result:
