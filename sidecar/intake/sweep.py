@@ -12,21 +12,21 @@ import logging
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 import trio
 
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError, PostRejected, SidecarError, UnreadableAnswer
-from sidecar.intake.stretch import PAGE, Stretch
+from sidecar.intake.stretch import Reading, Stretch
 from sidecar.times import doubled
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Rules
     from sidecar.metrics import Metrics
-    from sidecar.model import Post, Reaction, User
+    from sidecar.model import Post
     from sidecar.reconcile.followed import Followed
     from sidecar.text.fields import TextOptions
     from sidecar.times import Times
@@ -44,35 +44,6 @@ CARDS_APART = 10
 LONGEST_PENDING_SECONDS = 8 * 86400
 # Where nobody decides, only fresh questions are worth a look back.
 QUESTION_SECONDS = 60
-
-
-class Channel(Protocol):
-    """A channel of the bot, and when something was last posted there, in Mattermost's milliseconds."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def last_post_at(self) -> int: ...
-
-
-class Reading(Protocol):
-    """What is read of Mattermost."""
-
-    @property
-    def bot(self) -> User | None: ...
-
-    async def reactions_at_once(self, post_ids: list[str]) -> dict[str, list[Reaction]]: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]: ...
-
-    async def my_channels(self) -> Iterable[Channel]: ...
 
 
 class _Step(NamedTuple):
@@ -123,6 +94,8 @@ class Sweeper:
         self._cards: dict[str, str] = {}
         self._in_channel: dict[str, set[str]] = {}
         self._direct: set[str] = set()
+        # linked user -> direct channel, where Mattermost lists none
+        self._opened: dict[str, str] = {}
         # card post -> what stood on it at the last look
         self._reactions: dict[str, int] = {}
         # channel -> up to when its posts were read; and the cards that were met on the way
@@ -200,14 +173,24 @@ class Sweeper:
         """When something was last posted, by channel; {} where that cannot be had, and all else goes on."""
         try:
             channels = list(await self._reading.my_channels())
+            wanted = not channels and "direct" in self._rules.ways
+            opened = await self._open_direct() if wanted else {}
         except SidecarError as exc:
             # Such as a bot that is in no channel yet, or one that is in too many.
             log.debug("sweep.put_off", extra={"subject": "channels", "detail": str(exc)})
             self._doubt(exc)
             return {}
-        direct = channels if "direct" in self._rules.ways else []
-        self._direct = {one.id for one in direct if one.type == "D" and any(map(self._linked, one.name.split("__")))}
-        return {one.id: one.last_post_at for one in channels}
+        direct = {one.id for one in channels if one.type == "D" and any(map(self._linked, one.name.split("__")))}
+        self._direct = {*direct, *opened} if "direct" in self._rules.ways else set()
+        return opened or {one.id: one.last_post_at for one in channels}
+
+    async def _open_direct(self) -> dict[str, int]:
+        """A bot on no team of a 5.x is told of no channel: those of linked people are opened, to nobody's notice."""
+        for user_id in self._rules.linked.keys() - self._opened.keys():
+            self._opened[user_id] = await self._reading.direct_channel(user_id, self._bot_id)
+            await trio.sleep(self._times.sweep_pace)
+        # When something was posted there is not told either.
+        return dict.fromkeys(self._opened.values(), 2**53)
 
     @property
     def _bot_id(self) -> str:

@@ -9,6 +9,7 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -68,6 +69,7 @@ class Followed:
         self._most = open_requests
         self._keep = min(queue, KEEP_WAITING)
         self._entries: dict[str, Entry] = {}
+        self._parties: Counter[str] = Counter()
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
@@ -114,7 +116,7 @@ class Followed:
 
     def look(self, request: AccessRequest) -> bool:
         """Take one version of a request; an older one than known is ignored. True for a newer version."""
-        if request.dry_run or (entry := self._follow(request.id)) is None:
+        if request.dry_run or (entry := self._follow(request.id, request.user)) is None:
             return False
         entry.mark = self._mark
         entry.absent_since = math.inf
@@ -124,6 +126,7 @@ class Followed:
         newer = request.version > entry.version
         if request.created is not None:
             self.booted = max(self.booted, request.created - boottime())
+        self._count(entry, request.user)
         entry.learn(request)
         record = self._settled(entry, request)
         if record is not None:
@@ -273,7 +276,8 @@ class Followed:
 
     def drop(self, entry: Entry) -> None:
         """Follow it no longer."""
-        self._entries.pop(entry.id, None)
+        if self._entries.pop(entry.id, None) is not None:
+            self._count(entry, None)
         self.queue.drop(entry.id)
         for post_id in entry.cards[::2]:
             self._cards.pop(post_id, None)
@@ -281,17 +285,39 @@ class Followed:
             self._overflowed = False
             self._room.set()
 
-    def _follow(self, request_id: str) -> Entry | None:
+    def _follow(self, request_id: str, party: str = "") -> Entry | None:
         entry = self._entries.get(request_id)
         if entry is None:
             if len(self._entries) >= self._most:
                 if not self._overflowed:
                     log.error("requests.too_many", extra={"open_requests": self._most})
                 self._overflowed = True
-                return None
+                if not self._makes_room(party):
+                    return None
             entry = self._entries[request_id] = Entry(request_id)
             entry.mark = self._mark
+            self._parties[entry.party] += 1
         return entry
+
+    def _count(self, entry: Entry, party: str | None) -> None:
+        """Note whose this is now; None: it is followed no longer."""
+        self._parties[entry.party] -= 1
+        if not self._parties[entry.party]:
+            del self._parties[entry.party]
+        if party is not None:
+            self._parties[party] += 1
+
+    def _makes_room(self, party: str) -> bool:
+        """Leave out the newest request that nobody was told of, of whoever has most: a list brings it again."""
+        greedy = max(self._parties, key=self._parties.__getitem__)
+        if self._parties[greedy] <= self._parties[party] + 1:
+            return False
+        for entry in reversed(self._entries.values()):
+            untold = not entry.memory.known and entry.offered is None and not entry.cards
+            if entry.party == greedy and untold and not self.queue.busy(entry.id):
+                self.drop(entry)
+                return True
+        return False
 
     def _turn(self, entry: Entry, record: Record) -> float:
         """When the cards that only a record tells of are looked at, one request after the other."""
