@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,29 @@ async def test_who_never_had_files_is_no_broken_reviewer(tmp_path: Path, caplog:
     async with room(tmp_path) as here:
         with pytest.raises(ReviewRejected, match="there are no credentials for"):
             await here.approve(IVAN)
-        assert not caplog.records
+        assert [line.getMessage() for line in caplog.records] == ["identities.missing"]
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "behind a locked folder", "a file"])
+async def test_a_folder_without_reviewers_is_told_of_at_the_start(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "locked" / "reviewers"
+    if how in ("empty", "behind a locked folder"):
+        folder.mkdir(parents=True)
+    elif how == "a file":
+        folder.parent.mkdir()
+        folder.touch()
+    if how == "behind a locked folder" and os.geteuid():
+        folder.parent.chmod(0)
+    try:
+        async with open_reviewers(folder, tmp_path, lambda _: nullcontext()) as pool:  # type: ignore[arg-type, return-value]
+            assert pool.certificates() == {}
+    finally:
+        if folder.parent.exists():
+            folder.parent.chmod(0o700)
+    (line,) = [one.__dict__ for one in caplog.records if one.getMessage() == "identities.missing"]
+    assert str(folder) in line["detail"]
 
 
 async def test_credentials_that_teleport_refuses_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
