@@ -10,7 +10,7 @@ from sidecar.text.command import DIRECT_GRAMMAR, THREAD_GRAMMAR, short_id
 from sidecar.text.neutral import code_span
 
 if TYPE_CHECKING:
-    from sidecar.decisions.judge import Verdict
+    from sidecar.decisions.judge import Person, Verdict
     from sidecar.model import AccessRequest
 
 # Nobody is told: these are no persons, or nobody acted now.
@@ -67,6 +67,18 @@ def render_answer(verdict: Verdict, outcome: str, request: AccessRequest, detail
     return Draft(_address(verdict, request) + news)
 
 
+def render_moved(person: Person) -> Draft:
+    """What somebody is told who decided on a second card of the same request, which is deleted."""
+    named = f"@{person.username} " if _is_one(person.username) else ""
+    return Draft(
+        f"{named}You decided below a second message about this request, which is gone. Please say it again here."
+    )
+
+
+def _is_one(name: str) -> bool:
+    return bool(_USERNAME.fullmatch(name)) and name[-1].isalnum()
+
+
 def _good_news(verdict: Verdict, outcome: str, request: AccessRequest, detail: str) -> str:
     done = "approval" if verdict.expression.verb == "approve" else "denial"
     name = code_span(verdict.person.teleport_user, 160)
@@ -104,7 +116,7 @@ def _address(verdict: Verdict, request: AccessRequest) -> str:
     name = verdict.person.username
     if verdict.expression.way == "direct":
         return f"{code_span(short_id(request.id), 60)} "
-    named = f"@{name} " if _USERNAME.fullmatch(name) and name[-1].isalnum() else ""
+    named = f"@{name} " if _is_one(name) else ""
     match verdict.expression.way, verdict.expression.verb:
         case "reaction", "approve":
             return f"{named}Your approving reaction: "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.decisions.deliberate import deliberate, strangers, unheard
+from sidecar.decisions.deliberate import deliberate, moved, strangers, unheard
 from sidecar.decisions.doubts import after_reading, marked, taken
 from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
@@ -26,6 +26,7 @@ from sidecar.decisions.seen import (
     Look,
     Memory,
     Now,
+    Place,
     Plan,
     Seen,
     Unknown,
@@ -215,15 +216,16 @@ def _what_must_be_posted(view: View) -> Plan | None:
         return _put_off(view, "", link=True)
     record, refused = with_recipients(view)
     found = _found(view, record)
-    view = view._replace(memory=after_reading(view))
-    due = work(view, found.record)
+    view = view._replace(memory=after_reading(view, found.record))
+    second, words, kept = _second_cards(view, found)
+    due = work(view, kept)
     if view.seen.held:
         due = due._replace(record=marked(due.record, due.memory))
-    actions = (*(Delete(post_id, place) for post_id, place in found.younger), *due.actions)
+    actions = (*second, *due.actions)
     plan = Plan(
         memory=due.memory,
         record=due.record,
-        look=due.look,
+        look=msgspec.structs.replace(due.look, words=words),
         actions=tuple(one for one in actions if one.identity not in view.seen.failed),
         refused=refused,
         found=found.kinds,
@@ -240,6 +242,25 @@ def _what_must_be_posted(view: View) -> Plan | None:
     if plan.actions or plan.look or died or view.another or worth_writing(view.record, due.record):
         return taken(view, plan)
     return _rest(view, plan)
+
+
+def _second_cards(view: View, found: Found) -> tuple[tuple[Delete, ...], frozenset[Place], Record]:
+    """The younger posts to be deleted, those of them that are to be read first, and the record with what is owed then.
+
+    Who decided on one is asked to do so again on the one that stays: its thread and its reactions go with it.
+    """
+    record, seen = found.record, view.seen
+    wants = view.pending and view.context.rules.mode != "none" and not view.ends
+    roots = {post_id: place for post_id, place in found.younger if wants and not place.root_id}
+    unread = frozenset(Place(place.channel_id, one) for one, place in roots.items() if one not in seen.words)
+    for post_id, place in roots.items():
+        words = seen.words.get(post_id, ())
+        kept = next((slot.p for slot in record.posts if slot.c == place.channel_id and slot.k == "card"), "")
+        if kept and not isinstance(words, Unknown):
+            record = moved(record, post_id, words, kept)
+    ready = {one for one in roots if not isinstance(seen.words.get(one, UNASKED), Unknown)}
+    younger = (one for one in found.younger if one[0] not in roots or one[0] in ready)
+    return tuple(Delete(post_id, place) for post_id, place in younger), unread, record
 
 
 def _wants_requester(view: View, record: Record) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import msgspec
 
 from sidecar.decisions import judge as judging
-from sidecar.decisions.answers import render_answer
-from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, LedgerEntry, Verdict
+from sidecar.decisions.answers import render_answer, render_moved
+from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, LedgerEntry, Person, Verdict
 from sidecar.decisions.proof import counts_since, is_card
 from sidecar.decisions.record import Owed, Record, Stored
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Now, Outcome, Plan, Resolve, Seen, Submit
@@ -19,6 +19,8 @@ from sidecar.model import APPROVED, AccessRequest, Post
 
 # Refusals that one person hears once for a request: more often would only be noise in the thread.
 _ONCE = frozenset({"guest", "edited", "not_reviewer", "stale", "shared_channel", "another_name", "unfiltered"})
+# The ledger's word for who was told that their words went with a second card.
+MOVED = "moved"
 _REASON_BYTES = 4096
 # How often evidence is read again in one look because it has become too old; then it is put off.
 MOST_READINGS = 3
@@ -47,10 +49,12 @@ def standing(seen: Seen, record: Record, context: Context) -> list[Expression]:
         for slot in record.posts
         if slot.p
     }
+    if "direct" in context.rules.ways and record.rules == context.rules_digest:
+        since[""] = record.since
     created = ((request.created or 0.0) - CREATED_SLACK_SECONDS) * 1000
     found = []
     for one in evidence.standing:
-        from_when = 0 if one.way == "direct" else since.get(one.root_id)
+        from_when = since.get("" if one.way == "direct" else one.root_id)
         if one.flaw == "forged" or from_when is None or one.at < created:
             continue
         stale = one.at < from_when and not one.flaw
@@ -69,7 +73,7 @@ def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan |
         return None
     stands = standing(seen, record, context)
     asker = _asker(seen, record, request, evidence, context)
-    verdicts = judging.judge(fresh, stands, evidence.people, request, context.rules, asker, record.dec)
+    verdicts = judging.judge(fresh, stands, evidence.people, request, context.rules, asker, record.dec, record.heads)
     noted = record if context.rules.by_quorum else _noted(record, verdicts)
     if not seen.held:
         return Plan(memory=memory, take=True, record=noted)
@@ -105,13 +109,22 @@ def _submit(
 
 def _noted(record: Record, verdicts: list[Verdict]) -> Record:
     """The record with the Teleport user as whom each account is about to review: whoever dies meanwhile leaves that."""
-    rows = {
-        (one.person.user_id, judging.AS, one.person.teleport_user): one.expression.at
-        for one in verdicts
-        if one.outcome == ACCEPTED
-    }
-    new = [(*row, at, ACCEPTED) for row, at in rows.items() if row not in {entry[:3] for entry in record.dec}]
-    return msgspec.structs.replace(record, dec=(*record.dec, *new)) if new else record
+    accepted = ((one.person.user_id, one.person.teleport_user) for one in verdicts if one.outcome == ACCEPTED)
+    return msgspec.structs.replace(record, heads=tuple(dict.fromkeys((*record.heads, *accepted))))
+
+
+def moved(record: Record, post_id: str, words: tuple[tuple[Expression, Person], ...], kept: str) -> Record:
+    """The record with what is owed to those who decided on a second card, which goes; `kept` is the one that stays."""
+    told = {(entry[0], entry[2]) for entry in record.dec if entry[1] == MOVED}
+    carried = {entry[:4] for entry in record.dec if entry[4] in (judging.SUBMITTED, "on_record")}
+    for one, person in words:
+        if (one.user_id, post_id) in told or judging.key_of(one) in carried:
+            continue
+        told.add((one.user_id, post_id))
+        row = (one.user_id, MOVED, post_id, one.at, MOVED)
+        owed = Owed(f"{one.user_id}:{MOVED}:{post_id}", one.channel_id, render_moved(person).message, kept)
+        record = msgspec.structs.replace(record, dec=(*record.dec, row), owe=(*record.owe, owed))
+    return record
 
 
 def strangers(seen: Seen, memory: Memory, record: Record, context: Context) -> tuple[Expression, ...]:

@@ -70,6 +70,8 @@ def with_recipients(view: View) -> tuple[Record, int]:
     who = view.seen.who if isinstance(view.seen.who, str) else ""
     left = record.left if isinstance(targets, Unknown) else view.seen.left_out
     record = msgspec.structs.replace(record, who=record.who or who, left=left)
+    if record.rules != view.context.rules_digest:
+        record = msgspec.structs.replace(record, rules=view.context.rules_digest, since=view.chat_ms)
     return msgspec.structs.replace(record, seen=seen, exp=exp, q=asked(request), done=False), refused
 
 
@@ -87,6 +89,7 @@ def new_record(view: View) -> Record:
         posts=(),
         q=asked(request) if request is not None else "",
         off=round(min(max(view.now.offset, -_MOST_OFFSET), _MOST_OFFSET)),
+        rules=context.rules_digest,
     )
 
 
@@ -147,9 +150,9 @@ class _Builder:
             # Whoever held it may have left something to repair.
             return
         if self._view.another:
-            # What is over now was another request under the same id; this one begins anew.
-            n = self._record.n
-            self._record = msgspec.structs.replace(new_record(self._view), n=n)
+            # What is over now was another request under the same id; this one begins anew, and so does what counts.
+            n, since = self._record.n, self._view.chat_ms
+            self._record = msgspec.structs.replace(new_record(self._view), n=n, since=since)
         else:
             self._record = msgspec.structs.replace(self._record, done=True, owe=())
 
@@ -242,7 +245,6 @@ class _Builder:
             and self._view.pending
             and slot.k == "card"
             and slot.a != ADOPTED
-            and context.rules.mode != "none"
             and card.mark.rules != context.rules_digest
         )
 
@@ -255,7 +257,7 @@ class _Builder:
         elif isinstance(card, Post):
             since = max(slot.since, card.mark.since)
             if card.mark.rules != self._view.context.rules_digest:
-                since = int((self._view.now.wall + self._view.now.offset) * 1000)
+                since = self._view.chat_ms
             self._actions.append(Patch(position, draft, digest, shown, since, message=not slot.h))
             return True
         elif card is None:
@@ -320,7 +322,7 @@ def worth_writing(old: Record | None, new: Record) -> bool:
     """Whether anything changed that whoever comes next must know."""
     if old is None:
         return True
-    return (old.posts, old.owe, old.dec, old.who, old.done) != (new.posts, new.owe, new.dec, new.who, new.done)
+    return any(getattr(old, key) != getattr(new, key) for key in ("posts", "owe", "dec", "who", "rules", "done"))
 
 
 def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bool:

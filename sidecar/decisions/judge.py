@@ -39,8 +39,6 @@ MOST_BY_ONE = 20
 MOST_BY_ALL = 1000
 # The ledger's word for "whatever this person said until then".
 ANYTHING = "*"
-# In its place for a verb: the Teleport user (the source) as whom this account reviews the request.
-AS = "as"
 
 STATES: Mapping[str, str] = {"approve": APPROVED, "deny": DENIED}
 
@@ -246,10 +244,12 @@ def judge(
     rules: Rules,
     asker: frozenset[str] | None = frozenset(),
     ledger: tuple[LedgerEntry, ...] = (),
+    heads: tuple[tuple[str, str], ...] = (),
 ) -> list[Verdict]:
     """A verdict for each fresh expression. `standing` are all that were read, judged before or not.
 
-    `asker` are the accounts that may be the requester's, None where nobody can tell.
+    `asker` are the accounts that may be the requester's, None where nobody can tell; `heads` says as whom an account
+    reviews.
     """
     verbs: dict[str, set[str]] = {}
     for expression in standing:
@@ -261,7 +261,7 @@ def judge(
     for expression in sorted(fresh, key=_order):
         person = people.get(expression.user_id, Person(expression.user_id, problem="unknown"))
         outcome = _refusal(expression, person, request, rules, verbs.get(person.teleport_user, set()), asker)
-        outcome = outcome or _renamed(person, ledger)
+        outcome = outcome or _renamed(person, ledger, heads)
         if not outcome and not rules.by_quorum and person.teleport_user in accepted:
             outcome = "duplicate"
         if not outcome:
@@ -334,11 +334,11 @@ def _reviewed(expression: Expression, person: Person, request: AccessRequest) ->
     return "on_record" if states == [STATES.get(expression.verb)] else "duplicate"
 
 
-def _renamed(person: Person, ledger: tuple[LedgerEntry, ...]) -> str:
+def _renamed(person: Person, ledger: tuple[LedgerEntry, ...], heads: tuple[tuple[str, str], ...]) -> str:
     """One account is one head: whether a review was submitted for this one under another name."""
-    rows = [entry for entry in ledger if entry[0] == person.user_id]
-    names = {entry[2] for entry in rows if entry[1] == AS}
-    other = names - {person.teleport_user} or (not names and any(entry[4] == SUBMITTED for entry in rows))
+    names = {name for account, name in heads if account == person.user_id}
+    before = any(entry[0] == person.user_id and entry[4] == SUBMITTED for entry in ledger)
+    other = names - {person.teleport_user} or (before and not names)
     return "another_name" if other else ""
 
 

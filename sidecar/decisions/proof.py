@@ -66,12 +66,12 @@ def counts_since(
 ) -> int | None:
     """From when on (Mattermost's milliseconds) words on this card count; None where none do.
 
-    A card that was made or marked under other rules counts nothing until it is marked anew.
+    A card that was made or marked under other rules counts nothing until it is marked anew, and the record with it.
     """
     if not isinstance(post, Post) or slot.k != "card" or slot.a == ADOPTED:
         return None
     if not is_card(post, slot, record, context, request):
         return None
-    if post.mark.rules != context.rules_digest:
+    if {post.mark.rules, record.rules} != {context.rules_digest}:
         return None
-    return max(slot.since, post.mark.since)
+    return max(slot.since, post.mark.since, record.since)

@@ -107,6 +107,11 @@ class Record(msgspec.Struct, frozen=True):
     q: str = ""
     # The requester's Mattermost account, "" while it is not known.
     who: str = ""
+    # The rules by which people decide, and since when (Mattermost's milliseconds) they hold: the cards say so, too.
+    rules: str = ""
+    since: int = 0
+    # As which Teleport users (second) accounts review the request.
+    heads: tuple[tuple[str, str], ...] = ()
     done: bool = False
     # How many suggested reviewers were too many to be told; not written where none.
     left: int = 0
@@ -151,7 +156,7 @@ def encode(record: Record) -> str:
     """The canonical text: sorted keys, no spaces, ASCII. What a later version wrote is written again."""
     document = _document(record)
     document["posts"] = [_document(slot) for slot in record.posts]
-    for key in ("owe", "q", "who", "left"):
+    for key in ("owe", "q", "who", "rules", "since", "heads", "left"):
         if not document[key]:
             del document[key]
     if record.off is None:

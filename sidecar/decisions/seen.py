@@ -89,6 +89,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     left_out: int = 0
     posts: dict[Place, tuple[Post, ...] | Unknown] = {}
     cards: dict[str, Post | Unknown | None] = {}
+    # What stands on a second card, and whose words those are.
+    words: dict[str, tuple[tuple[Expression, Person], ...] | Unknown] = {}
     who: str | Unknown | None = UNASKED
     evidence: Evidence | Unknown = UNASKED
     # How often evidence was read in this look.
@@ -297,6 +299,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     evidence: bool = False
     places: frozenset[Place] = frozenset()
     cards: frozenset[str] = frozenset()
+    words: frozenset[Place] = frozenset()
 
     def __bool__(self) -> bool:
         return self != _NOTHING

@@ -9,7 +9,7 @@ import msgspec
 
 from sidecar.decisions import posts as due
 from sidecar.decisions.deliberate import judged
-from sidecar.decisions.judge import AS, COUNTED, SUBMITTED
+from sidecar.decisions.judge import COUNTED, SUBMITTED
 from sidecar.decisions.record import ADOPTED, MOST_ATTEMPTS, Record
 from sidecar.decisions.seen import (
     Action,
@@ -135,9 +135,8 @@ def _decided(state: State, action: Submit | Resolve, result: Result) -> State:
         outcome, detail = (SUBMITTED, "") if isinstance(action, Submit) else (COUNTED, action.progress)
     if result.error is not None and outcome != "duplicate":
         # Nothing was submitted, so its author may still be linked as somebody else.
-        speakers = {one.person.user_id for one in verdicts}
-        dec = tuple(entry for entry in record.dec if entry[1] != AS or entry[0] not in speakers)
-        record = msgspec.structs.replace(record, dec=dec)
+        gone = {(one.person.user_id, one.person.teleport_user) for one in verdicts}
+        record = msgspec.structs.replace(record, heads=tuple(one for one in record.heads if one not in gone))
     record = judged(record, [(one, outcome, detail) for one in verdicts], request)
     outcomes = (*outcomes, *(Outcome(one, outcome, request.state) for one in verdicts))
     return State(seen.but(request=request), record, memory, outcomes)

@@ -63,6 +63,11 @@ class View(NamedTuple):
         return None if self.ends else self.request
 
     @property
+    def chat_ms(self) -> int:
+        """Now by Mattermost's clock, in milliseconds."""
+        return int((self.now.wall + self.now.offset) * 1000)
+
+    @property
     def retry_failed(self) -> bool:
         """Whether recipients that failed are due again."""
         return not self.memory.retries or self.now.mono >= self.memory.retry_at

@@ -13,8 +13,9 @@ import math
 import time
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import trio
 
 from sidecar.decisions.judge import express, find_flaw
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sidecar.decisions.judge import Person, Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.model import AccessRequest, Post
-    from sidecar.reconcile.followed import Followed
+    from sidecar.reconcile.heard import Heard
     from sidecar.text.card import TextOptions
     from sidecar.times import Times
 
@@ -78,36 +80,8 @@ _WHOLE = "On this Teleport an id may be used again, so please write the whole id
 _STRANGER = "I only talk about access requests with people whom my operator has linked to Teleport."
 _NONE = "No open request is waiting where you can see it."
 _OFF = "Decisions by direct message are off."
+_SNAPSHOT = "As it is now; this copy does not change, and nothing said on it decides."
 _AWAY = "Teleport does not answer right now. Please ask again later."
-
-
-class ChannelFacts(Protocol):
-    """What tells a direct channel."""
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-
-class Mattermost(Protocol):
-    """The calls that direct messages need."""
-
-    async def get_post(self, post_id: str) -> Post | None: ...
-
-    async def channel(self, channel_id: str) -> ChannelFacts | None: ...
-
-    async def member(self, channel_id: str, user_id: str = "me") -> bool: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = 200) -> list[Post]: ...
-
-    @property
-    def clock_offset(self) -> float: ...
-
-    async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
-    ) -> Post: ...
 
 
 class Direct:
@@ -115,8 +89,8 @@ class Direct:
 
     def __init__(  # noqa: PLR0913 - what each message needs
         self,
-        mattermost: Mattermost,
-        followed: Followed,
+        mattermost: MattermostClient,
+        followed: Heard,
         get_request: Callable[[str], Awaitable[AccessRequest | None]],
         find: Callable[[str], Awaitable[Person]],
         rules: Rules,
@@ -130,7 +104,7 @@ class Direct:
         self._followed = followed
         self._get_request = get_request
         self._find = find
-        self._rules = rules
+        self.rules = rules
         self._options = options
         self._bot_id = bot_id
         self._secret = secret
@@ -149,7 +123,7 @@ class Direct:
 
         A `stranger` by this id waits, and nothing is read for one who was answered within the hour.
         """
-        if self._pairs.get(channel_id) == "":
+        if "direct" not in self.rules.ways or self._pairs.get(channel_id) == "":
             return
         if not stranger:
             _keep(self._live, post_id, None)
@@ -198,7 +172,7 @@ class Direct:
 
     async def _take(self, post: Post, command: Command) -> bool:
         """False where it must be taken again later."""
-        decides = isinstance(command, Decision) and self._rules.mode != "none"
+        decides = isinstance(command, Decision) and self.rules.mode != "none"
         old = post.create_at < (self._started - QUESTION_SECONDS + self._mattermost.clock_offset) * 1000
         if not await self._is_between_us(post) or (old and not decides):
             return True
@@ -274,7 +248,9 @@ class Direct:
         request = await self._get_request(found) if not isinstance(found, Unknown) else None
         if request is None or request.state != PENDING:
             return Draft(_UNKNOWN)
-        return text.render_card(request, options=self._options())
+        # Nobody decides on it, so it invites nobody to.
+        card = text.render_card(request, options=msgspec.structs.replace(self._options(), ways=()))
+        return msgspec.structs.replace(card, message=f"{_SNAPSHOT}\n{card.message}")
 
     async def _visible(self, post: Post, token: str, requests: Mapping[str, tuple[str, ...]]) -> list[str]:
         """The requests that this id could mean, of those that the author can see: of others nothing must be told."""
@@ -282,7 +258,7 @@ class Direct:
         return [one for one in meant if await self._sees(post, requests[one])]
 
     def _help(self) -> str:
-        if self._rules.mode == "none":
+        if self.rules.mode == "none":
             return "Write exactly `list`, `show ID` or `help`."
         return DIRECT_GRAMMAR
 

@@ -68,10 +68,8 @@ class Expiry:
             },
         )
 
-
-async def watch(expiries: list[Expiry], every: float) -> NoReturn:
-    """Look at intervals."""
-    while True:
-        for expiry in expiries:
-            expiry.look()
-        await trio.sleep(every)
+    async def watch(self, every: float) -> NoReturn:
+        """Look at intervals."""
+        while True:
+            self.look()
+            await trio.sleep(every)

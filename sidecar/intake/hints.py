@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sidecar.intake.direct import Direct
-    from sidecar.intake.mattermost import Events, Hint
     from sidecar.intake.sweep import Sweeper
-    from sidecar.reconcile.followed import Followed
+    from sidecar.mattermost.frames import Hint
+    from sidecar.mattermost.inbox import Events
+    from sidecar.reconcile.heard import Heard
     from sidecar.reconcile.people import People
     from sidecar.reconcile.strangers import Strangers
     from sidecar.times import Times
@@ -30,11 +31,11 @@ class Ear:
     def __init__(
         self,
         open_events: Callable[[], AbstractAsyncContextManager[Events]],
-        followed: Followed,
+        followed: Heard,
         people: People,
         strangers: Strangers,
         sweeper: Sweeper,
-        direct: Direct | None,
+        direct: Direct,
         times: Times,
     ) -> None:
         self._open_events = open_events
@@ -67,7 +68,7 @@ class Ear:
             card = root_id or hint.post_id
             if linked or (self._followed.is_card(card) and self._strangers.worth_a_look(hint.user_id)):
                 self._followed.hear(card, hint.user_id)
-        elif self._direct is not None:
+        else:
             self._direct.hint(hint.channel_id, hint.post_id, stranger="" if linked else hint.user_id)
 
     async def sweep(self) -> NoReturn:

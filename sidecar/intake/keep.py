@@ -144,6 +144,29 @@ class LinkStatus:
         self.state, self.detail = state, detail
 
 
+class Part:
+    """What can be ended and begun again by itself."""
+
+    def __init__(self, run: Callable[[], Awaitable[None]], name: str) -> None:
+        self._run, self._name = run, name
+        self._scope, self._over = trio.CancelScope(), trio.Event()
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Start it; `nursery` owns it."""
+        self._scope, self._over = trio.CancelScope(), trio.Event()
+        nursery.start_soon(self._live, name=self._name)
+
+    async def end(self) -> None:
+        """Cancel it, and return when it is over."""
+        self._scope.cancel()
+        await self._over.wait()
+
+    async def _live(self) -> None:
+        with self._scope:
+            await self._run()
+        self._over.set()
+
+
 async def keep(
     status: LinkStatus,
     live: Callable[[], Awaitable[None]],

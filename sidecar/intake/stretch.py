@@ -1,50 +1,17 @@
-"""What the sweep reads of Mattermost: how far a channel has to be read, and what was met on the way."""
+"""How far a channel has to be read, and what was met on the way."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sidecar.model import Post, Reaction, User
+    from sidecar.model import Post
 
 # The most that Mattermost gives at once.
 PAGE = 200
 MAX_PAGES = 25
 CARDS_A_PAGE = 100
-
-
-class Channel(Protocol):
-    """A channel of the bot, and when something was last posted there, in Mattermost's milliseconds."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def last_post_at(self) -> int: ...
-
-
-class Reading(Protocol):
-    """What is read of Mattermost."""
-
-    @property
-    def bot(self) -> User | None: ...
-
-    async def reactions_at_once(self, post_ids: list[str]) -> dict[str, list[Reaction]]: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]: ...
-
-    async def my_channels(self) -> Iterable[Channel]: ...
-
-    async def direct_channel(self, user_id: str, bot_id: str) -> str: ...
 
 
 class Stretch:

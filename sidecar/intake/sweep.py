@@ -20,14 +20,15 @@ import trio
 
 from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError, PostRejected, SidecarError, UnreadableAnswer
-from sidecar.intake.stretch import Reading, Stretch
+from sidecar.intake.stretch import Stretch
 from sidecar.times import doubled
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
     from sidecar.model import Post
-    from sidecar.reconcile.followed import Followed
+    from sidecar.reconcile.heard import Heard
     from sidecar.text.fields import TextOptions
     from sidecar.times import Times
 
@@ -67,8 +68,8 @@ class Sweeper:
 
     def __init__(  # noqa: PLR0913 - what every look needs
         self,
-        reading: Reading,
-        followed: Followed,
+        reading: MattermostClient,
+        followed: Heard,
         rules: Rules,
         take: Callable[[Post, list[Post]], Awaitable[None]],
         metrics: Metrics,
@@ -81,7 +82,7 @@ class Sweeper:
     ) -> None:
         self._reading = reading
         self._followed = followed
-        self._rules = rules
+        self.rules = rules
         self._take = take
         self._metrics = metrics
         self._options = options
@@ -148,15 +149,15 @@ class Sweeper:
             in_channel[channel_id].add(card)
         self._in_channel = in_channel
         last = await self._last_posts()
-        replies = in_channel.keys() if "reply" in self._rules.ways else set()
+        replies = in_channel.keys() if "reply" in self.rules.ways else set()
         places = dict.fromkeys((*replies, *self._direct))
         self._met &= cards.keys()
         self._lively &= places.keys()
         self._read_until = {one: at for one, at in self._read_until.items() if one in places}
         known = (cards, in_channel, places)
         self._off = {one: off for one, off in self._off.items() if any(one.removeprefix("+") in some for some in known)}
-        steps = self._plan_reactions() if "reaction" in self._rules.ways else []
-        back = LONGEST_PENDING_SECONDS if self._rules.mode != "none" else QUESTION_SECONDS
+        steps = self._plan_reactions() if "reaction" in self.rules.ways else []
+        back = LONGEST_PENDING_SECONDS if self.rules.mode != "none" else QUESTION_SECONDS
         oldest = (time.time() - back) * 1000
         for one in filter(self._due, places):
             news = in_channel[one] - self._met if one in replies else set()
@@ -173,7 +174,7 @@ class Sweeper:
         """When something was last posted, by channel; {} where that cannot be had, and all else goes on."""
         try:
             channels = list(await self._reading.my_channels())
-            wanted = not channels and "direct" in self._rules.ways
+            wanted = not channels and "direct" in self.rules.ways
             opened = await self._open_direct() if wanted else {}
         except SidecarError as exc:
             # Such as a bot that is in no channel yet, or one that is in too many.
@@ -181,12 +182,12 @@ class Sweeper:
             self._doubt(exc)
             return {}
         direct = {one.id for one in channels if one.type == "D" and any(map(self._linked, one.name.split("__")))}
-        self._direct = {*direct, *opened} if "direct" in self._rules.ways else set()
+        self._direct = {*direct, *opened} if "direct" in self.rules.ways else set()
         return opened or {one.id: one.last_post_at for one in channels}
 
     async def _open_direct(self) -> dict[str, int]:
         """A bot on no team of a 5.x is told of no channel: those of linked people are opened, to nobody's notice."""
-        for user_id in self._rules.linked.keys() - self._opened.keys():
+        for user_id in self.rules.linked.keys() - self._opened.keys():
             self._opened[user_id] = await self._reading.direct_channel(user_id, self._bot_id)
             await trio.sleep(self._times.sweep_pace)
         # When something was posted there is not told either.
@@ -235,7 +236,7 @@ class Sweeper:
             if len(posts) == 1:
                 raise
             return self._apart(posts)
-        wanted = {*self._rules.approve, *self._rules.deny}
+        wanted = {*self.rules.approve, *self.rules.deny}
         bot_id = self._bot_id
         for post_id in posts:
             self._off.pop(post_id, None)

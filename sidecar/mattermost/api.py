@@ -26,15 +26,20 @@ def _props(draft: Draft, tm: dict[str, object]) -> dict[str, object]:
 
 
 class MattermostClient(Directory):
-    """Mattermost as the bot sees it."""
+    """Mattermost as the bot sees it; `skipped()` is called for each post that cannot be read, once."""
 
-    def __init__(self, rest: Rest, skipped: Callable[[], object]) -> None:
-        super().__init__(rest)
-        self._pages = Pages(rest, skipped)
+    def __init__(self, rest: Rest, skipped: Callable[[], object] = lambda: None) -> None:
+        self._skipped = skipped
+        self.use(rest)
         # The last answer of `me`.
         self.bot: User | None = None
         # Posts whose reactions could not be read, the one last tried at the end.
         self._unreadable: dict[str, None] = {}
+
+    def use(self, rest: Rest) -> None:
+        """Make all calls by `rest` from now on."""
+        super().use(rest)
+        self._pages = Pages(rest, self._skipped)
 
     @property
     def clock_offset(self) -> float:

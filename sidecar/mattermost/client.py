@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -202,6 +202,16 @@ class _Rest:
         return answer
 
 
+class Away:
+    """Stands for the way to Mattermost where there is none: every call fails."""
+
+    clock_offset = 0.0
+
+    async def call(self, *_: object, **__: object) -> NoReturn:
+        """Raises LinkLost."""
+        raise LinkLost("mattermost", "away", "there is no connection to Mattermost")
+
+
 def _boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -211,21 +221,20 @@ async def open_client(
     url: str,
     token: Callable[[], str],
     *,
+    client: MattermostClient | None = None,
     ssl_context: ssl.SSLContext | None = None,
     max_connections: int = 24,
     max_posts_per_second: float = 20.0,
     request_seconds: float = 10.0,
     observe: Observe = _ignore,
-    skipped: Callable[[], object] = _ignore,
 ) -> AsyncIterator[MattermostClient]:
-    """Open a client; nothing is sent yet.
+    """Open a client, or let `client` work this way meanwhile; nothing is sent yet.
 
     `token` is called for each request, so a rotated one counts at once; a `Token` also goes on with the one of before
     where the new one does not serve. `request_seconds` bounds one exchange from connecting to the last byte.
     `observe(method, outcome, seconds)` is called for each exchange with an HTTP verb and one of ok, refused, rejected,
-    rate_limited, server_error, lost, garbled; `skipped()` for each post that cannot be read, once.
-    `max_posts_per_second` paces the creation and patching of posts. Raises ConfigError for a URL, or a proxy of the
-    environment, that cannot be used.
+    rate_limited, server_error, lost, garbled. `max_posts_per_second` paces the creation and patching of posts. Raises
+    ConfigError for a URL, or a proxy of the environment, that cannot be used.
     """
     address = dial.parse_url(url)
     context = ssl_context or dial.client_context(address)
@@ -233,4 +242,9 @@ async def open_client(
         token = Token(token)
     async with Transport(address, context, max_connections, request_seconds) as transport:
         rest = _Rest(transport, address, token, observe, max_posts_per_second)
-        yield MattermostClient(rest, skipped)
+        client = client or MattermostClient(rest)
+        client.use(rest)
+        try:
+            yield client
+        finally:
+            client.use(Away())

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
+import trio
+
 from sidecar.errors import LinkLost
 from sidecar.mattermost import codec
 from sidecar.mattermost.codec import Channel, Team
 from sidecar.mattermost.pages import Rest, if_found, part
 from sidecar.model import User
+from sidecar.once import Bounded
+
+_MOST_CHANNELS: Final = 10_000
+# The list of the bot's channels is read each minute where people decide.
+_SHARED_SECONDS: Final = 120.0
 
 
 class Directory:
     """Asks for them; see `api` for what each call can raise."""
 
     def __init__(self, rest: Rest) -> None:
+        self.use(rest)
+
+    def use(self, rest: Rest) -> None:
+        """Make all calls by `rest` from now on."""
         self._rest = rest
         self._has_my_channels = True
+        # channel -> whether another server has a part in it, and when that was read (trio's clock).
+        self._shared = Bounded[str, tuple[bool, float]](_MOST_CHANNELS)
 
     async def user(self, user_id: str) -> User | None:
         """Return a user by id, deactivated ones too; None for an unknown one."""
@@ -44,11 +60,26 @@ class Directory:
     async def channel_by_name(self, team: str, name: str) -> Channel | None:
         """Return a channel by URL names, archived ones too; None also for a private one that the bot is not in."""
         path = f"/teams/name/{part(team)}/channels/name/{part(name)}?include_deleted=true"
-        return await if_found(self._rest.call("GET", path, codec.decode_channel))
+        return self._noted(await if_found(self._rest.call("GET", path, codec.decode_channel)))
 
     async def channel(self, channel_id: str) -> Channel | None:
         """Return a channel by id; None for an unknown one, 403 where the bot is not in it."""
-        return await if_found(self._rest.call("GET", f"/channels/{part(channel_id)}", codec.decode_channel))
+        return self._noted(
+            await if_found(self._rest.call("GET", f"/channels/{part(channel_id)}", codec.decode_channel))
+        )
+
+    async def shared(self, channel_id: str) -> bool:
+        """Whether another Mattermost server has a part in a channel, by what was read of it lately."""
+        shared, read_at = self._shared.get(channel_id, (True, -math.inf))
+        if trio.current_time() < read_at + _SHARED_SECONDS:
+            return shared
+        channel = await self.channel(channel_id)
+        return channel is None or bool(channel.shared)
+
+    def _noted(self, channel: Channel | None) -> Channel | None:
+        if channel is not None:
+            self._shared[channel.id] = (bool(channel.shared), trio.current_time())
+        return channel
 
     async def member(self, channel_id: str, user_id: str = "me") -> bool:
         """Whether a user is in a channel; False also where the bot may not know."""
@@ -58,7 +89,9 @@ class Directory:
     async def direct_channel(self, user_id: str, bot_id: str) -> str:
         """Return the id of the direct channel of two users, made where there is none yet."""
         body = [bot_id, user_id]
-        return (await self._rest.call("POST", "/channels/direct", codec.decode_channel, body=body, write=True)).id
+        channel = await self._rest.call("POST", "/channels/direct", codec.decode_channel, body=body, write=True)
+        self._noted(channel)
+        return channel.id
 
     async def my_teams(self) -> list[Team]:
         """Return the teams that the bot is on."""
@@ -66,6 +99,12 @@ class Directory:
 
     async def my_channels(self) -> list[Channel]:
         """Return all channels that the bot is in, direct ones too."""
+        channels = await self._my_channels()
+        for channel in channels:
+            self._noted(channel)
+        return channels
+
+    async def _my_channels(self) -> list[Channel]:
         if self._has_my_channels:
             try:
                 return await self._channels("/users/me/channels")

@@ -1,4 +1,4 @@
-"""The access requests that are followed, and what is known of each.
+"""The access requests that are followed, and what Teleport says of each.
 
 Nothing in here waits for a peer; whatever Teleport or Mattermost says ends in "look at request X".
 """
@@ -7,40 +7,33 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
+from sidecar.config.sections import LimitsConfig
 from sidecar.decisions.due import settled
-from sidecar.decisions.proof import is_card
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import Put
-from sidecar.once import Bounded
 from sidecar.reconcile.entry import Entry
+from sidecar.reconcile.heard import Heard, unseen
 from sidecar.reconcile.lease import boottime
 from sidecar.reconcile.queue import WorkQueue
 from sidecar.times import USUAL, Times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from sidecar.decisions.judge import Expression
-    from sidecar.decisions.seen import Context
-    from sidecar.model import AccessRequest, Delete, PluginData, Post
+    from sidecar.model import AccessRequest, Delete, PluginData
 
 log = logging.getLogger(__name__)
 
 # Requests kept whole while they wait for a worker; beyond that, and for long texts, they are read again by id.
 KEEP_WAITING = 1000
 KEEP_REASON_LENGTH = 4096
-# Somebody may react to a card before its post id is known here; posts of no concern fill this too.
-EARLY_HINTS = 1000
-DIRECT_MESSAGES = 20
 # Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
 CARD_SECONDS = 0.02
 SOON = 10
@@ -49,26 +42,28 @@ SWEEP_SECONDS = 300.0
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
+_USUAL_LIMITS = LimitsConfig()
+
 
 class Followed:
-    """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first."""
+    """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first.
+
+    `heard` takes what Mattermost says of them.
+    """
 
     def __init__(
         self,
         routes: Routes,
+        limits: LimitsConfig = _USUAL_LIMITS,
         book: Callable[[], RuleBook] = RuleBook,
-        *,
-        open_requests: int = 50_000,
-        queue: int = 10_000,
         times: Times = USUAL,
     ) -> None:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
-        self.routes = routes
         self._book = book
-        self._most = open_requests
-        self._keep = min(queue, KEEP_WAITING)
+        self.configure(routes, limits)
         self._entries: dict[str, Entry] = {}
+        self.heard = Heard(self._entries, self.queue, times)
         self._parties: Counter[str] = Counter()
         self._overflowed = False
         self._room = trio.Event()
@@ -76,11 +71,28 @@ class Followed:
         # When this machine was booted at the latest, by Teleport's clock (Unix seconds).
         self.booted = -math.inf
         self._looked_at = -math.inf
-        # Whether somebody reads the channels with cards, and shows what stands there to `see`.
-        self.swept = False
-        # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
-        self._cards: dict[str, str] = {}
-        self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
+
+    def configure(self, routes: Routes, limits: LimitsConfig) -> None:
+        """Go on by another configuration."""
+        self.routes, self._limits = routes, limits
+
+    def look_again(self, *, cards: bool) -> None:
+        """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
+
+        Nobody may be at work on one.
+        """
+        for entry in self._entries.values():
+            if cards and entry.cards:
+                entry.memory = entry.memory.but(told=())
+                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) // 2 * CARD_SECONDS
+                self.queue.add_at(entry.id, self._looked_at)
+            else:
+                self.queue.add(entry.id)
+
+    def clear(self) -> None:
+        """Forget every request: what is known of it is another cluster's, or stands under another name."""
+        for entry in list(self._entries.values()):
+            self.drop(entry)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -104,8 +116,6 @@ class Followed:
         known = entry.memory.known or entry.offered is not None
         return (CHANGES, "") if known else (ANNOUNCEMENTS, entry.party)
 
-    # -- facts: what Teleport says -----------------------------------------------------------------------------------
-
     def event(self, event: Put | Delete) -> None:
         """Take one event of the watch."""
         if isinstance(event, Put):
@@ -121,9 +131,9 @@ class Followed:
         entry.mark = self._mark
         entry.absent_since = math.inf
         digest = hash(request)
-        if digest == entry.digest or request.version < entry.version:
+        if digest == entry.digest or entry.outdates(request):
             return False
-        newer = request.version > entry.version
+        newer = request.version > entry.version or (request.created or 0.0) > entry.created
         if request.created is not None:
             self.booted = max(self.booted, request.created - boottime())
         self._count(entry, request.user)
@@ -138,7 +148,8 @@ class Followed:
                 entry.rest()
             self.queue.add_at(entry.id, min(expiry_look, look))
             return False
-        entry.request = request if len(self.queue) < self._keep and len(request.reason) < KEEP_REASON_LENGTH else None
+        keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
+        entry.request = request if keeps else None
         self.queue.add(entry.id)
         return newer
 
@@ -159,7 +170,7 @@ class Followed:
         entry.expires = record.exp
         # Not marked: a list that is under way tells whether the request still exists, and it is no news to the list.
         entry.mark, entry.since = 0, -math.inf
-        self.show_cards(entry, record)
+        self.heard.show_cards(entry, record)
         if followed is not None:
             self.queue.add(entry.id)
             return
@@ -184,113 +195,22 @@ class Followed:
             self.queue.add(entry.id)
         return True
 
-    def is_card(self, post_id: str) -> bool:
-        """Whether this post is a card of a followed request."""
-        return post_id in self._cards
-
-    # -- hints: what Mattermost says ---------------------------------------------------------------------------------
-
-    def hear(self, post_id: str, user_id: str = "") -> None:
-        """Something was said on this post, it seems by this user: if it is a card, look at what stands there."""
-        entry = self._entries.get(self._cards.get(post_id, ""))
-        if entry is None:
-            self._early[post_id] = user_id
-            return
-        entry.hear(user_id)
-        self.queue.add(entry.id)
-
-    def tell(self, request_id: str, expression: Expression) -> bool:
-        """Somebody decided about this request in a direct message; False where too many wait to be judged."""
-        entry = self._entries.get(request_id)
-        if entry is None:
-            return False
-        waiting = (*entry.memory.direct, *entry.direct)
-        if expression not in waiting:
-            if len(waiting) >= DIRECT_MESSAGES:
-                return False
-            entry.direct = (*entry.direct, expression)
-        entry.hear("")
-        self.queue.add(request_id)
-        return True
-
-    def retry(self, request_id: str) -> None:
-        """A recipient of this request that failed is back."""
-        entry = self._entries.get(request_id)
-        if entry is not None:
-            entry.retry = True
-            self.queue.add(request_id)
-
-    def see(self, posts: Iterable[Post], context: Context) -> None:
-        """Take what was read of a channel: a record whose cards are all among it needs no look at them."""
-        for post in posts:
-            entry = self._entries.get(self._cards.get(post.id, ""))
-            if entry is None or not entry.offered or self.queue.busy(entry.id):
-                continue
-            record = decode(entry.offered)
-            ours = msgspec.structs.replace(context, request_id=entry.id)
-            if not isinstance(record, Record):
-                continue
-            for slot in record.posts:
-                if slot.p == post.id and is_card(post, slot, record, ours, None):
-                    entry.keep(entry.memory.but(told=(*entry.memory.told, hash(post.id))))
-            if self._unseen(entry, record) == 0:
-                entry.rest()
-                self.queue.put_off(entry.id, trio.current_time() + max(entry.over_in(self._times.expiry_grace), 0.0))
-
-    def open_cards(self) -> dict[str, str]:
-        """Card post -> channel, of all requests that are not resolved."""
-        return {
-            post: channel
-            for entry in self._entries.values()
-            if entry.version.rank <= 0
-            for post, channel in zip(entry.cards[::2], entry.cards[1::2], strict=True)
-        }
-
-    def open_requests(self) -> dict[str, tuple[str, ...]]:
-        """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
-
-        The oldest comes first.
-        """
-        return {
-            entry.id: channels
-            for entry in self._entries.values()
-            if entry.version.rank <= 0 and (channels := entry.channels)
-        }
-
-    # -- the worker's ------------------------------------------------------------------------------------------------
-
-    def show_cards(self, entry: Entry, record: Record) -> None:
-        """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
-        stand = [slot for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted"]
-        cards = tuple(text for slot in stand for text in (slot.p, sys.intern(slot.c)))
-        entry.own = next((sys.intern(slot.c) for slot in record.posts if slot.k == "requester" and slot.p), "")
-        if cards == entry.cards or self._entries.get(entry.id) is not entry:
-            return
-        for post_id in entry.cards[::2]:
-            self._cards.pop(post_id, None)
-        entry.cards = cards
-        for post_id in cards[::2]:
-            self._cards[post_id] = entry.id
-            if post_id in self._early:
-                self.hear(post_id, self._early.pop(post_id))
-
     def drop(self, entry: Entry) -> None:
         """Follow it no longer."""
         if self._entries.pop(entry.id, None) is not None:
             self._count(entry, None)
         self.queue.drop(entry.id)
-        for post_id in entry.cards[::2]:
-            self._cards.pop(post_id, None)
-        if self._overflowed and len(self._entries) < 0.9 * self._most:
+        self.heard.hide_cards(entry)
+        if self._overflowed and len(self._entries) < 0.9 * self._limits.open_requests:
             self._overflowed = False
             self._room.set()
 
     def _follow(self, request_id: str, party: str = "") -> Entry | None:
         entry = self._entries.get(request_id)
         if entry is None:
-            if len(self._entries) >= self._most:
+            if len(self._entries) >= (most := self._limits.open_requests):
                 if not self._overflowed:
-                    log.error("requests.too_many", extra={"open_requests": self._most})
+                    log.error("requests.too_many", extra={"open_requests": most})
                 self._overflowed = True
                 if not self._makes_room(party):
                     return None
@@ -321,20 +241,15 @@ class Followed:
 
     def _turn(self, entry: Entry, record: Record) -> float:
         """When the cards that only a record tells of are looked at, one request after the other."""
-        unseen = self._unseen(entry, record)
-        if not unseen:
+        cards = unseen(entry, record)
+        if not cards:
             return math.inf
         now = trio.current_time()
-        self._looked_at = max(self._looked_at, now) + unseen * CARD_SECONDS
+        self._looked_at = max(self._looked_at, now) + cards * CARD_SECONDS
         if self._looked_at <= now + SOON * CARD_SECONDS:
             return self._looked_at
         # Where there are many, the list goes first, and a sweep, if there is one, sees them in pages.
-        return self._looked_at + (SWEEP_SECONDS if self.swept else LIST_SECONDS)
-
-    @staticmethod
-    def _unseen(entry: Entry, record: Record) -> int:
-        told = set(entry.memory.told)
-        return sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
+        return self._looked_at + (SWEEP_SECONDS if self.heard.swept else LIST_SECONDS)
 
     def _settled(self, entry: Entry, request: AccessRequest) -> Record | None:
         """The record, where nothing can be due but a look at its cards."""

@@ -73,9 +73,11 @@ class Observer:
         jobs = self._jobs(look, seen, memory, context, record)
         places = list(look.places)
         cards = list(look.cards)
+        roots = list(look.words)
         reads: list[Callable[[], Awaitable[object]]] = [*jobs.values()]
         reads += [partial(self._place, place, record, context) for place in places]
         reads += [partial(self._card, post_id) for post_id in cards]
+        reads += [partial(self._words, place, context) for place in roots]
         found = await outcomes(reads)
         values = [Unknown(one) if isinstance(one, SidecarError) else one for one in found]
         changes: dict[str, object] = dict(zip(jobs, values, strict=False))
@@ -90,6 +92,8 @@ class Observer:
         read = evidence.cards if isinstance(evidence, Evidence) else {}
         changes["posts"] = {**seen.posts, **dict(zip(places, rest, strict=False))}
         changes["cards"] = {**seen.cards, **read, **dict(zip(cards, rest[len(places) :], strict=False))}
+        words = rest[len(places) + len(cards) :]
+        changes["words"] = {**seen.words, **{place.root_id: said for place, said in zip(roots, words, strict=True)}}
         return seen.but(**changes, error=seen.error or _worst(found))
 
     def _jobs(
@@ -155,6 +159,13 @@ class Observer:
         detail = f"the newest {PAGE * (first + MAX_PAGES)} posts of channel {channel_id} do not reach back far enough"
         raise LinkLost("mattermost", "busy_channel", detail)
 
+    async def _words(self, place: Place, context: Context) -> tuple[tuple[Expression, Person], ...]:
+        """What people with a link say on a second card."""
+        slot = Slot(r="", c=place.channel_id, p=place.root_id)
+        said = [*await self._reactions([slot], context), *await self._replies(slot, context, {})]
+        found = [(one, await self._find(one.user_id)) for one in said if not one.flaw]
+        return tuple((one, person) for one, person in found if person.teleport_user)
+
     # -- what people say ---------------------------------------------------------------------------------------------
 
     async def _evidence(self, record: Record, memory: Memory, context: Context) -> Evidence:
@@ -209,8 +220,7 @@ class Observer:
 
     async def _is_shared(self, channel_id: str, shared: set[str]) -> list[Expression]:
         """Another Mattermost server says who reacts there, and its administrators what they say."""
-        channel = await self._mattermost.channel(channel_id)
-        if channel is None or channel.shared:
+        if await self._mattermost.shared(channel_id):
             shared.add(channel_id)
         return []
 

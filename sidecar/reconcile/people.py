@@ -52,18 +52,24 @@ class People:
         requesters: Mapping[str, str] | None = None,
     ) -> None:
         self._directory = directory
+        # Teleport user -> the account that first had that address in this process
+        self._addresses: dict[str, str] = {}
+        # Impostors of whom the log was told: they may talk as long as they like.
+        self._said: set[tuple[str, str]] = set()
+        self.configure(reviewers, by, requesters or {})
+
+    def configure(
+        self, reviewers: Mapping[str, Reviewer], by: Literal["map", "email"], requesters: Mapping[str, str]
+    ) -> None:
+        """Go on by another configuration."""
         self._by = by
-        self._requesters = dict(requesters or {})
+        self._requesters = dict(requesters)
         self._by_id = {one.id: one.user for one in reviewers.values() if one.id}
         # Bare names are for asking questions alone: where people decide, every line has an id.
         self._by_name = {name: one.user for name, one in reviewers.items() if not one.id}
         self._heads = _heads(reviewers, self._requesters)
-        # Teleport user -> the account that first had that address in this process
-        self._addresses: dict[str, str] = {}
         self.unsafe = "not checked yet" if by == "email" else ""
         self._checked = -math.inf
-        # Impostors of whom the log was told: they may talk as long as they like.
-        self._said: set[tuple[str, str]] = set()
 
     async def check_server(self) -> None:
         """See whether the server's settings make addresses trustworthy, where they count. Raises LinkError."""

@@ -32,13 +32,6 @@ class Teleport(Protocol):
     async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None: ...
 
 
-class Channel(Protocol):
-    """A channel, and whether another Mattermost server has a part in it."""
-
-    @property
-    def shared(self) -> bool | None: ...
-
-
 class Mattermost(Protocol):
     """The calls that reading and writing posts need."""
 
@@ -67,7 +60,7 @@ class Mattermost(Protocol):
         guard: Callable[[], None] = ...,
     ) -> None: ...
 
-    async def channel(self, channel_id: str) -> Channel | None: ...
+    async def shared(self, channel_id: str) -> bool: ...
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = ...) -> None: ...
 

@@ -40,7 +40,7 @@ from sidecar.reconcile.apply import Applier
 from sidecar.reconcile.lease import Lease, LeaseLost, boottime
 from sidecar.reconcile.observe import stored
 from sidecar.reconcile.report import Report
-from sidecar.reconcile.side_by_side import outcomes
+from sidecar.reconcile.side_by_side import gather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -198,9 +198,7 @@ class Visit:
             jobs.append(partial(self._look, plan.look))
         if plan.take and plan.record is not None:
             jobs.append(partial(self._take, plan.record))
-        for failure in await outcomes(jobs) if jobs else ():
-            if isinstance(failure, SidecarError):
-                raise failure
+        await gather(jobs)
         if plan.actions and self._seen.held:
             await self._apply(plan)
 
@@ -209,7 +207,7 @@ class Visit:
         # Taking the record may have ended meanwhile.
         self._seen = seen.but(held=self._seen.held, held_since=self._seen.held_since, stored=seen.stored)
         request = self._seen.request
-        if look.request and isinstance(request, AccessRequest) and request.version >= self._entry.version:
+        if look.request and isinstance(request, AccessRequest) and not self._entry.outdates(request):
             self._entry.learn(request)
         if look.request and request is None:
             self._entry.request = None
@@ -247,7 +245,7 @@ class Visit:
         self._report.decisions(state.outcomes)
         if isinstance(action, Submit | Resolve):
             self._report.submission(action, result)
-            if result.after is not None and result.after.version >= self._entry.version:
+            if result.after is not None and not self._entry.outdates(result.after):
                 self._entry.learn(result.after)
         elif not result.skipped:
             self._peers.gate.wrote(failed=isinstance(result.error, LinkError))
@@ -258,7 +256,7 @@ class Visit:
             if before.posts[action.position].k == "card":
                 self.new_cards.append(result.post.id)
             # People decide before the other recipients have theirs.
-            self._followed.show_cards(self._entry, self.lease.record)
+            self._followed.heard.show_cards(self._entry, self.lease.record)
 
     def _complain(self, position: int, before: Record, error: SidecarError | None) -> None:
         """Say that Mattermost refused this recipient, once."""
@@ -287,7 +285,7 @@ class Visit:
             memory = memory.but(known=True, text=seen.text)
         record = plan.record or (seen.record if seen is not None else None)
         if record is not None:
-            self._followed.show_cards(self._entry, record)
+            self._followed.heard.show_cards(self._entry, record)
             ended = plan.drop and record.done and plan.save
             self._report.messages(record, ended=ended, claimed=self._claimed, told=self._told)
         return msgspec.structs.replace(plan, memory=memory)

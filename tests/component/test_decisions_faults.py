@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from sidecar.reconcile.followed import DIRECT_MESSAGES
+from sidecar.reconcile.heard import DIRECT_MESSAGES
 from sidecar.simulator.mattermost.server import Answer, Request
 from sidecar.simulator.teleport.auth import AuthServer
 from tests.deciding import (

@@ -15,7 +15,7 @@ import pytest
 from sidecar.config import Policy
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide, settled
-from sidecar.decisions.judge import Expression, Person, Rules
+from sidecar.decisions.judge import Expression, Person, Rules, key_of
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
 from sidecar.decisions.seen import (
@@ -79,13 +79,13 @@ def slot(shows: AccessRequest | None = PENDING, **changes: Any) -> Slot:
 
 ASKED = asked(PENDING)
 # As whom their accounts review is on record before they do.
-NOTED = (("a", "as", "alice", 9, "accepted"), ("i", "as", "ivan", 9, "accepted"))
+NOTED = (("a", "alice"), ("i", "ivan"))
 
 
 def record(*slots: Slot, seen: tuple[str, int] = ("PENDING", 0), **more: Any) -> Record:
     fields: dict[str, Any] = {
         "seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots, "q": ASKED,
-        "dec": NOTED,
+        "heads": NOTED,
     }  # fmt: skip
     return Record(**fields | more)
 
@@ -487,9 +487,9 @@ UNREAD: dict[str, Any] = {"unread": ("a thread",)}
     ("nothing was said after all", heard(), "save, again 3030"),
     ("an approval", heard(say()), "submit alice approve"),
     ("is submitted by who holds the record", heard(say()) | {"held": False}, "take"),
-    ("as whom somebody reviews is on record first", heard(say()) | {"record": record(slot(), dec=())}, "take"),
-    ("of nobody who was refused", heard(say("b"), say()) | {"record": record(slot(), dec=())}, "go on"),
-    ("nor where the sidecar counts", heard(say("i", "deny")) | {"record": record(slot(), dec=()), "rules": QUORUM},
+    ("as whom somebody reviews is on record first", heard(say()) | {"record": record(slot(), heads=())}, "take"),
+    ("of nobody who was refused", heard(say("b"), say()) | {"record": record(slot(), heads=())}, "go on"),
+    ("nor where the sidecar counts", heard(say("i", "deny")) | {"record": record(slot(), heads=()), "rules": QUORUM},
      "resolve DENIED ivan"),
     ("two, one at a time", heard(say("i", at=11), say()), "submit alice approve"),
     ("a refusal is noted at once", heard(say("b")), "go on"),
@@ -608,6 +608,28 @@ def test_a_record_alone_tells_nobody(card: Any, expected: str, status: Any) -> N
     assert summary(plan) == (expected.replace("3030", "60") if status == "waiting" else expected)
     assert (hash("p1") in plan.memory.told) == (card == keyed("p1"))
     assert plan.unproven == (expected == "read ops")
+
+
+def test_who_decided_on_a_second_card_is_asked_to_do_so_again() -> None:
+    """Its thread and its reactions go with it; whose review reached Teleport already is asked nothing."""
+    second = {Place("ops"): (keyed("p1"), keyed("p2", create_at=6))}
+    given = {**UNSURE, "record": TOLD, "posts": second, "cards": READ, "rules": REVIEWER}
+    plan = ask(**given)
+    assert (summary(plan), plan.look.words) == ("", frozenset({Place("ops", "p2")}))
+    words = ((say(post_id="p2"), PEOPLE["a"]), (say("i", post_id="p2"), PEOPLE["i"]), (say(at=9), PEOPLE["a"]))
+    plan = ask(
+        **given
+        | {"words": {"p2": words}, "record": record(slot(), dec=(("i", *key_of(words[1][0])[1:], "submitted"),))}
+    )
+    assert summary(plan) == "delete p2, answer a:moved:p2"
+    assert plan.record is not None
+    (owed,) = plan.record.owe
+    assert (owed.c, owed.t) == ("ops", "p1")
+    assert (
+        summary(ask(**given | {"words": {"p2": words}, "record": msgspec.structs.replace(plan.record, owe=())}))
+        == "delete p2"
+    )
+    assert summary(ask(**given | {"words": {"p2": AWAY}, "error": AWAY.why})) == "save, again 0.5"
 
 
 def test_a_card_of_ours_that_was_deleted_is_never_made_again() -> None:
@@ -752,7 +774,10 @@ def test_a_card_is_made_where_an_adopted_post_was_none() -> None:
     ("older than the record's", {"record": record(slot(since=11))}, "go on"),
     ("not older", {"record": record(slot(since=10)), "cards": {"p1": keyed("p1", since=9)}}, "submit alice approve"),
     ("the card is of other rules", {"rules_digest": "new"}, "patch ops PENDING"),
-    ("they matter to nobody where nobody decides", {"rules_digest": "new", "rules": Rules()}, "save, again 3030"),
+    ("the record is of other rules", {"record": record(slot(), rules="old")}, "save, again 0.5"),
+    ("older than the record's word", {"record": record(slot(), since=11)}, "go on"),
+    ("where nobody decides, words must not count later", {"rules_digest": "new", "rules": Rules()},
+     "patch ops PENDING"),
 )  # fmt: skip
 def test_what_counts_on_a_card(given: dict[str, Any], expected: str) -> None:
     given = given.copy()
@@ -765,7 +790,10 @@ def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
     (patch,) = ask(**given).actions
     assert isinstance(patch, Patch)
     assert patch.since == 2_001_000
-    marked = {"record": record(slot(since=patch.since)), "cards": {"p1": keyed("p1", rules="new", since=patch.since)}}
+    marked = {
+        "record": record(slot(since=patch.since), rules="new", since=patch.since),
+        "cards": {"p1": keyed("p1", rules="new", since=patch.since)},
+    }
     told = ask(**given | marked)
     assert [one.outcome for one in told.outcomes] == ["stale"]
     assert told.record is not None
@@ -827,10 +855,10 @@ def test_a_direct_message_that_nobody_heard_live_is_to_be_said_again() -> None:
     [
         # Another died: whatever it wrote last is on no record.
         ((slot(),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True), Doubt(CARD, 100.0, 2)}),
-        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2)}),
+        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True)}),
         ((slot(s="gone"), slot(None, c="")), {"owner": "other"}, set()),
         ((), {"owner": "other", "owe": (Owed("i", "dm", "No.", "t"),)}, {Doubt(Place("dm", "t"), 100.0, 2)}),
-        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0), Doubt(CARD, math.inf, 0)}),
+        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0, card=True), Doubt(CARD, math.inf, 0)}),
         # It gave up on purpose: what waits is looked for at the end, in case it was made all the same.
         ((slot(None), slot(), slot(None, s="failed")), {}, {Doubt(Place("ops"), math.inf, 0)}),
     ],

@@ -14,7 +14,6 @@ from sidecar.decisions import judge as judging
 from sidecar.decisions.judge import (
     ACCEPTED,
     ANYTHING,
-    AS,
     COUNTED,
     FORGED,
     MOST_BY_ALL,
@@ -118,10 +117,10 @@ def test_verdicts(said: list[Expression], more: dict[str, Any], expected: list[s
         (Person("a", "Alice"), {"asker": frozenset({"x"}), "linked": {"x": "alice"}}, "own_request"),
         (Person("a", "alice"), {"asker": None}, "requester_unknown"),
         # One account is one head, whatever it is linked to by now; what was refused of it does not matter.
-        (Person("a", "alice2"), {"ledger": (("a", AS, "alice", 5, ACCEPTED),)}, "another_name"),
-        (Person("a", "alice"), {"ledger": (("a", AS, "alice", 5, ACCEPTED),)}, ACCEPTED),
+        (Person("a", "alice2"), {"heads": (("a", "alice"),)}, "another_name"),
+        (Person("a", "alice"), {"heads": (("a", "alice"),)}, ACCEPTED),
         (Person("a", "alice2"), {"ledger": (("a", "approve", "reply|p", 5, "submitted"),)}, "another_name"),
-        (Person("a", "alice2"), {"ledger": (("i", AS, "ivan", 5, ACCEPTED),)}, ACCEPTED),
+        (Person("a", "alice2"), {"heads": (("i", "ivan"),)}, ACCEPTED),
         (Person("a", "alice2"), {"ledger": (("a", "approve", "reply|p", 5, "not_allowed"),)}, ACCEPTED),
     ],
 )
