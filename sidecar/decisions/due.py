@@ -322,7 +322,8 @@ class _Builder:
         slot = self._record.posts[position]
         card = self._view.seen.cards.get(slot.p, UNASKED)
         if card is UNASKED and not self._end and self._view.proven:
-            self._actions.append(Patch(position, draft, digest, shown, slot.since, message=slot.a == ADOPTED and not slot.h))
+            adopts = slot.a == ADOPTED and not slot.h
+            self._actions.append(Patch(position, draft, digest, shown, slot.since, message=adopts))
             return True
         if card is UNASKED:
             self._unread.add(slot.p)

@@ -95,6 +95,8 @@ class Sweeper:
         self._cards: dict[str, str] = {}
         self._in_channel: dict[str, set[str]] = {}
         self._direct: set[str] = set()
+        # linked user -> direct channel, where Mattermost lists none
+        self._opened: dict[str, str] = {}
         # card post -> what stood on it at the last look
         self._reactions: dict[str, int] = {}
         # channel -> up to when its posts were read; and the cards that were met on the way
@@ -172,14 +174,24 @@ class Sweeper:
         """When something was last posted, by channel; {} where that cannot be had, and all else goes on."""
         try:
             channels = list(await self._reading.my_channels())
+            wanted = not channels and "direct" in self.rules.ways
+            opened = await self._open_direct() if wanted else {}
         except SidecarError as exc:
             # Such as a bot that is in no channel yet, or one that is in too many.
             log.debug("sweep.put_off", extra={"subject": "channels", "detail": str(exc)})
             self._doubt(exc)
             return {}
-        direct = channels if "direct" in self.rules.ways else []
-        self._direct = {one.id for one in direct if one.type == "D" and any(map(self._linked, one.name.split("__")))}
-        return {one.id: one.last_post_at for one in channels}
+        direct = {one.id for one in channels if one.type == "D" and any(map(self._linked, one.name.split("__")))}
+        self._direct = {*direct, *opened} if "direct" in self.rules.ways else set()
+        return opened or {one.id: one.last_post_at for one in channels}
+
+    async def _open_direct(self) -> dict[str, int]:
+        """A bot on no team of a 5.x is told of no channel: those of linked people are opened, to nobody's notice."""
+        for user_id in self.rules.linked.keys() - self._opened.keys():
+            self._opened[user_id] = await self._reading.direct_channel(user_id, self._bot_id)
+            await trio.sleep(self._times.sweep_pace)
+        # When something was posted there is not told either.
+        return dict.fromkeys(self._opened.values(), 2**53)
 
     @property
     def _bot_id(self) -> str:

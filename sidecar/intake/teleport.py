@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.model import Ping
     from sidecar.reconcile.followed import Followed
-    from sidecar.teleport.client import AuthClient, Event
+    from sidecar.teleport.client import AuthClient
     from sidecar.teleport.credentials import Credentials
+    from sidecar.teleport.streams import Event
 
 log = logging.getLogger(__name__)
 

@@ -99,6 +99,12 @@ class Directory:
 
     async def my_channels(self) -> list[Channel]:
         """Return all channels that the bot is in, direct ones too."""
+        channels = await self._my_channels()
+        for channel in channels:
+            self._noted(channel)
+        return channels
+
+    async def _my_channels(self) -> list[Channel]:
         if self._has_my_channels:
             try:
                 return await self._channels("/users/me/channels")

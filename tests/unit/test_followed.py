@@ -7,6 +7,7 @@ import math
 import time
 import tracemalloc
 import uuid
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -138,6 +139,26 @@ async def test_more_than_can_be_followed_makes_a_list_due_when_there_is_room(fol
         await followed.room_again()
     followed.look(request("11"))
     assert "11" in followed
+
+
+async def test_requesters_take_turns_where_there_is_no_room_for_all(followed: Followed) -> None:
+    """Whoever asks most waits; nobody who was told is left out, and no one is left out for an equal."""
+    bobs = [request(f"bob{n}") for n in range(12)]
+    for one in bobs:
+        followed.look(one)
+    told = followed.get("bob0")
+    assert told is not None
+    told.keep(Memory(known=True))
+    for user in ("carol", "dave", "erin"):
+        for n in range(5):
+            followed.look(request(f"{user}{n}", user=user))
+    asked = [f"{user}{n}" for user in ("bob", "carol", "dave", "erin") for n in range(12)]
+    kept = Counter(one.rstrip("0123456789") for one in asked if one in followed)
+    assert len(followed) == 10
+    assert sorted(kept.values()) == [2, 2, 3, 3]
+    assert "bob0" in followed
+    followed.look(bobs[11])
+    assert len(followed) == 10
 
 
 async def test_a_settled_request_needs_no_worker(followed: Followed) -> None:
