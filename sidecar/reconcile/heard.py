@@ -103,16 +103,21 @@ class Heard:
             for post, channel in zip(entry.cards[::2], entry.cards[1::2], strict=True)
         }
 
-    def open_requests(self) -> dict[str, tuple[str, ...]]:
+    def open_requests(self, *, decided: bool = False) -> dict[str, tuple[str, ...]]:
         """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
 
-        The oldest comes first.
+        With `decided` of those that are resolved, and followed still. The oldest comes first.
         """
         return {
             entry.id: channels
             for entry in self._entries.values()
-            if entry.version.rank <= 0 and (channels := entry.channels)
+            if (entry.version.rank > 0) == decided and (channels := entry.channels)
         }
+
+    def cards_of(self, request_id: str) -> tuple[tuple[str, str], ...]:
+        """The cards of a request, as (post, channel)."""
+        entry = self._entries.get(request_id)
+        return tuple(zip(entry.cards[::2], entry.cards[1::2], strict=True)) if entry is not None else ()
 
     def show_cards(self, entry: Entry, record: Record) -> None:
         """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
