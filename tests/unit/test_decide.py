@@ -820,8 +820,8 @@ def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
      "posts": {Place("ops"): ()}}, "save, again 30"),
     ("the last look at its places is due", {"record": record(slot(s="gone")), "doubts": (Doubt(CARD, math.inf, 0),)},
      "read thread p1"),
-    ("all is closed, and nothing is posted before that is on record", {"record": record(slot(shown=("EXPIRED", 0), rep=(-3,)),
-     seen=("EXPIRED", 0))}, "save, again 0.5"),
+    ("all is closed, and nothing is posted before that is on record",
+     {"record": record(slot(shown=("EXPIRED", 0), rep=(-3,)), seen=("EXPIRED", 0))}, "save, again 0.5"),
     ("one that was over has no say in what is news", {"held": False, "record": record(slot(DENIED),
      seen=("DENIED", 2), done=True)}, "take, done"),
 )  # fmt: skip
