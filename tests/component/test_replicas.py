@@ -28,7 +28,7 @@ async def test_two_sidecars_tell_everything_once(tmp_path: Path) -> None:
             await here.told(ids, "APPROVED")
             for request_id in ids:
                 await here.released(request_id)
-        assert [len(here.replies(card)) for card in here.cards()] == [3] * len(ids)
+        assert [len(here.replies(card)) for card in here.cards()] == [2] * len(ids)
         assert not set(here.lines.problems) - {"link.lost"}
 
 
@@ -78,7 +78,7 @@ async def test_a_holder_that_was_frozen_writes_no_more(here: World) -> None:
             assert await trio.to_thread.run_sync(first.wait) == 0
     await here.told([request_id], "DENIED")
     assert here.chat.calls["POST", "/api/v4/posts"] == posts
-    assert len(here.replies(here.cards()[0])) == 2
+    assert len(here.replies(here.cards()[0])) == 1
 
 
 async def test_a_question_gets_one_answer(here: World) -> None:
