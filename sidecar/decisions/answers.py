@@ -31,7 +31,7 @@ _SENTENCES = {
     "unmapped": _NOT_LINKED,
     "guest": _NOT_LINKED,
     "address_moved": _NOT_LINKED,
-    "identity_unsafe": "Decisions are off: this Mattermost server cannot vouch for e-mail addresses.",
+    "identity_unsafe": "Decisions are off: this Mattermost server cannot vouch for email addresses.",
     "own_request": "Nobody decides about their own request.",
     "long_term": "A long-term request is reviewed on Teleport's web page only.",
     "unknown_kind": "This bot does not know this kind of request. Please decide on Teleport's web page.",
