@@ -126,7 +126,12 @@ class ProxyService:
         files = write_files(folder, authority.issue(subject, names=[general_name("127.0.0.1")]), b"", name="web")
         config = folder / "proxy.yaml"
         config.write_text(json.dumps(proxy_config(self.addr, auth_addr, str(folder / "proxy-state"), files)))
-        self._server = Server([str(binary), "start", "-c", str(config)], folder, folder / "proxy.log", {})
+        self._server = Server(
+            [str(binary), "start", "-c", str(config)],
+            folder,
+            folder / "proxy.log",
+            {"SSL_CERT_FILE": str(self.ca_file)},
+        )
         self.start()
 
     def start(self) -> None:

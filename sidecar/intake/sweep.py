@@ -12,9 +12,9 @@ import logging
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 import trio
 
@@ -23,9 +23,10 @@ from sidecar.times import doubled
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
-    from sidecar.model import Post, Reaction, User
-    from sidecar.reconcile.followed import Followed
+    from sidecar.model import Post
+    from sidecar.reconcile.heard import Heard
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
@@ -44,35 +45,6 @@ CARDS_APART = 10
 LONGEST_PENDING_SECONDS = 8 * 86400
 # Where nobody decides, only fresh questions are worth a look back.
 QUESTION_SECONDS = 60
-
-
-class Channel(Protocol):
-    """A channel of the bot, and when something was last posted there, in Mattermost's milliseconds."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def last_post_at(self) -> int: ...
-
-
-class Reading(Protocol):
-    """What is read of Mattermost."""
-
-    @property
-    def bot(self) -> User | None: ...
-
-    async def reactions_at_once(self, post_ids: list[str]) -> dict[str, list[Reaction]]: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]: ...
-
-    async def my_channels(self) -> Iterable[Channel]: ...
 
 
 class _Step(NamedTuple):
@@ -126,8 +98,8 @@ class Sweeper:
 
     def __init__(  # noqa: PLR0913 - what every look needs
         self,
-        reading: Reading,
-        followed: Followed,
+        reading: MattermostClient,
+        followed: Heard,
         rules: Rules,
         take: Callable[[Post, list[Post]], Awaitable[None]],
         metrics: Metrics,
@@ -139,7 +111,7 @@ class Sweeper:
     ) -> None:
         self._reading = reading
         self._followed = followed
-        self._rules = rules
+        self.rules = rules
         self._take = take
         self._metrics = metrics
         self._linked = linked
@@ -159,10 +131,6 @@ class Sweeper:
         self._lively: set[str] = set()
         # What could not be read -> how often in a row, and when to try again (trio's clock).
         self._off: dict[str, tuple[int, float]] = {}
-
-    def configure(self, rules: Rules) -> None:
-        """Go on by another configuration."""
-        self._rules = rules
 
     async def run(self) -> NoReturn:
         """Sweep as soon as there is something to sweep, then again and again."""
@@ -201,15 +169,15 @@ class Sweeper:
             in_channel[channel_id].add(card)
         self._in_channel = in_channel
         last = await self._last_posts()
-        replies = in_channel.keys() if "reply" in self._rules.ways else set()
+        replies = in_channel.keys() if "reply" in self.rules.ways else set()
         places = dict.fromkeys((*replies, *self._direct))
         self._met &= cards.keys()
         self._lively &= places.keys()
         self._read_until = {one: at for one, at in self._read_until.items() if one in places}
         known = (cards, in_channel, places)
         self._off = {one: off for one, off in self._off.items() if any(one.removeprefix("+") in some for some in known)}
-        steps = self._plan_reactions() if "reaction" in self._rules.ways else []
-        back = LONGEST_PENDING_SECONDS if self._rules.mode != "none" else QUESTION_SECONDS
+        steps = self._plan_reactions() if "reaction" in self.rules.ways else []
+        back = LONGEST_PENDING_SECONDS if self.rules.mode != "none" else QUESTION_SECONDS
         oldest = (time.time() - back) * 1000
         for one in filter(self._due, places):
             news = in_channel[one] - self._met if one in replies else set()
@@ -231,7 +199,7 @@ class Sweeper:
             log.debug("sweep.put_off", extra={"subject": "channels", "detail": str(exc)})
             self._doubt(exc)
             return {}
-        direct = channels if "direct" in self._rules.ways else []
+        direct = channels if "direct" in self.rules.ways else []
         self._direct = {one.id for one in direct if one.type == "D" and any(map(self._linked, one.name.split("__")))}
         return {one.id: one.last_post_at for one in channels}
 
@@ -278,7 +246,7 @@ class Sweeper:
             if len(posts) == 1:
                 raise
             return self._apart(posts)
-        wanted = {*self._rules.approve, *self._rules.deny}
+        wanted = {*self.rules.approve, *self.rules.deny}
         bot_id = self._bot_id
         for post_id in posts:
             self._off.pop(post_id, None)

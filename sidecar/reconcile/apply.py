@@ -18,9 +18,10 @@ from sidecar.decisions.seen import Action, Answer, Create, Delete, Patch, Reply,
 from sidecar.decisions.settle import Result
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, PostRejected, SidecarError
 from sidecar.reconcile.lease import LeaseLost
+from sidecar.reconcile.side_by_side import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from sidecar.decisions.seen import Context
     from sidecar.model import Draft
@@ -78,12 +79,7 @@ class Applier:
             chain.insert(
                 sum(isinstance(one, Answer) for one in chain) if isinstance(action, Answer) else len(chain), action
             )
-        lost: list[LeaseLost] = []
-        async with trio.open_nursery() as nursery:
-            for one in chains.values():
-                nursery.start_soon(self._chain, one, lost, name="reconcile.apply")
-        if lost:
-            raise lost[0]
+        await gather([partial(self._chain, one) for one in chains.values()])
 
     def _root(self, action: Action) -> str:
         if isinstance(action, Answer):
@@ -94,37 +90,26 @@ class Applier:
     def _record(self) -> Record:
         return self._lease.record
 
-    async def _chain(self, actions: list[Action], lost: list[LeaseLost]) -> None:
+    async def _chain(self, actions: list[Action]) -> None:
         for action in actions:
             try:
                 result = await self._act(action)
-            except LeaseLost as exc:
-                lost.append(exc)
-                return
+            except LeaseLost:
+                raise
+            except SidecarError as exc:
+                result = Result(error=exc, ambiguous=_ambiguous(exc))
             self._done(action, result)
 
     async def _act(self, action: Action) -> Result:
         if isinstance(action, Create | Reply | Answer):
-            spot, draft, shown = self._spot(action)
-            return await self._make(spot, draft, shown)
+            return await self._make(*self._spot(action))
         if isinstance(action, Patch):
             return await self._patch(action)
         if isinstance(action, Delete):
-            return await self._caught(partial(self._delete, action))
-        return await self._caught(partial(self._submit, action))
-
-    async def _caught(self, job: Callable[[], Awaitable[Result]]) -> Result:
-        try:
-            return await job()
-        except LeaseLost:
-            raise
-        except SidecarError as exc:
-            return Result(error=exc, ambiguous=_ambiguous(exc))
-
-    async def _delete(self, action: Delete) -> Result:
-        await self._mattermost.delete_post(action.post_id, guard=self._lease.require)
-        self._count("duplicate", "repaired")
-        return Result()
+            await self._mattermost.delete_post(action.post_id, guard=self._lease.require)
+            self._count("duplicate", "repaired")
+            return Result()
+        return await self._submit(action)
 
     async def _submit(self, action: Submit | Resolve) -> Result:
         if self._submitter is None:
@@ -144,7 +129,7 @@ class Applier:
         slot = record.posts[action.position]
         if isinstance(action, Create):
             return Spot(slot.k, 0, slot.c, "", max(slot.a, 0)), action.draft, action.shown
-        kind = "review" if action.number > 0 else "end"
+        kind = "reminder" if action.reminds else "review" if action.number > 0 else "end"
         return Spot(kind, abs(action.number), slot.c, slot.p, max(slot.a, 0)), action.draft, record.seen
 
     async def _make(self, spot: Spot, draft: Draft, shown: tuple[str, int]) -> Result:

@@ -32,8 +32,8 @@ class Entry:
     """A followed request; small, because there may be 50,000."""
 
     __slots__ = (
-        "absent_since", "cards", "digest", "direct", "expires", "gone", "hinted", "id", "mark", "memory", "offered",
-        "own", "party", "pending_since", "request", "retry", "since", "speakers", "version",
+        "absent_since", "cards", "created", "digest", "direct", "expires", "gone", "hinted", "id", "mark", "memory",
+        "offered", "own", "party", "pending_since", "request", "retry", "since", "speakers", "version",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -41,6 +41,8 @@ class Entry:
         # -- facts: what Teleport said
         # The last version that came with an event or a list, where it is kept until a worker takes it.
         self.request: AccessRequest | None = None
+        # When it was made; another request under the same id was made later.
+        self.created = 0.0
         # The highest version seen, and a hash of all that was seen in it.
         self.version = Version(-1, 0)
         self.digest = 0
@@ -74,7 +76,11 @@ class Entry:
         return Facts(self.gone, self.absent_since, self.pending_since, self.version)
 
     def learn(self, request: AccessRequest) -> None:
-        """Note that Teleport has this version, which is not older than the one known; also one that was read by id."""
+        """Note that Teleport has this version, which is no older one; also one that was read by id."""
+        if (request.created or 0.0) > self.created:
+            # Before 16, clients choose ids; nothing that was seen of the former one is about this one.
+            self.created = request.created or 0.0
+            self.gone, self.pending_since, self.version = False, math.inf, Version(-1, 0)
         if self.version.rank < 0 and request.state == PENDING:
             # Not younger than it says, and not older than now by a clock that is behind Teleport's.
             age = time.time() - request.created if request.created is not None else 0.0
@@ -83,6 +89,10 @@ class Entry:
         self.absent_since = math.inf
         self.party = sys.intern(request.user)
         self.expires = math.inf if request.expires is None else request.expires
+
+    def outdates(self, request: AccessRequest) -> bool:
+        """Whether more than this version is known, or it is one of a former request under the same id."""
+        return ((request.created or 0.0), request.version) < (self.created, self.version)
 
     def over_in(self, grace: float) -> float:
         """Seconds from now until it should be over, with so many more; never where Teleport set no expiry."""

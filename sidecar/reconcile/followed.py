@@ -1,4 +1,4 @@
-"""The access requests that are followed, and what is known of each.
+"""The access requests that are followed, and what Teleport says of each.
 
 Nothing in here waits for a peer; whatever Teleport or Mattermost says ends in "look at request X".
 """
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.config.sections import LimitsConfig
+from sidecar.config.sections import LimitsConfig, RemindersConfig
 from sidecar.decisions.due import settled
 from sidecar.decisions.record import KEY, Record, decode
+from sidecar.decisions.reminders import due_in
 from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import Put
-from sidecar.once import Bounded
 from sidecar.reconcile.entry import Entry
+from sidecar.reconcile.heard import Heard
 from sidecar.reconcile.lease import boottime
 from sidecar.reconcile.queue import WorkQueue
 from sidecar.times import USUAL, Times
@@ -26,7 +27,6 @@ from sidecar.times import USUAL, Times
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.decisions.judge import Expression
     from sidecar.model import AccessRequest, Delete, PluginData
 
 log = logging.getLogger(__name__)
@@ -34,19 +34,20 @@ log = logging.getLogger(__name__)
 # Requests kept whole while they wait for a worker; beyond that, and for long texts, they are read again by id.
 KEEP_WAITING = 1000
 KEEP_REASON_LENGTH = 4096
-# Somebody may react to a card before its post id is known here; posts of no concern fill this too.
-EARLY_HINTS = 1000
-DIRECT_MESSAGES = 20
 # Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
 CARD_SECONDS = 0.02
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
 _USUAL_LIMITS = LimitsConfig()
+_NO_REMINDERS = RemindersConfig()
 
 
 class Followed:
-    """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first."""
+    """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first.
+
+    `heard` takes what Mattermost says of them.
+    """
 
     def __init__(
         self,
@@ -54,25 +55,24 @@ class Followed:
         limits: LimitsConfig = _USUAL_LIMITS,
         book: Callable[[], RuleBook] = RuleBook,
         times: Times = USUAL,
+        reminders: RemindersConfig = _NO_REMINDERS,
     ) -> None:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
         self._book = book
-        self.configure(routes, limits)
+        self.configure(routes, limits, reminders)
         self._entries: dict[str, Entry] = {}
+        self.heard = Heard(self._entries, self.queue)
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
         # When this machine was booted at the latest, by Teleport's clock (Unix seconds).
         self.booted = -math.inf
         self._looked_at = -math.inf
-        # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
-        self._cards: dict[str, str] = {}
-        self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
 
-    def configure(self, routes: Routes, limits: LimitsConfig) -> None:
+    def configure(self, routes: Routes, limits: LimitsConfig, reminders: RemindersConfig) -> None:
         """Go on by another configuration."""
-        self.routes, self._limits = routes, limits
+        self.routes, self._limits, self._reminders = routes, limits, reminders
 
     def look_again(self, *, cards: bool) -> None:
         """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
@@ -113,8 +113,6 @@ class Followed:
             return DECISIONS, ""
         return (CHANGES, "") if entry.memory.known else (ANNOUNCEMENTS, entry.party)
 
-    # -- facts: what Teleport says -----------------------------------------------------------------------------------
-
     def event(self, event: Put | Delete) -> None:
         """Take one event of the watch."""
         if isinstance(event, Put):
@@ -130,9 +128,9 @@ class Followed:
         entry.mark = self._mark
         entry.absent_since = math.inf
         digest = hash(request)
-        if digest == entry.digest or request.version < entry.version:
+        if digest == entry.digest or entry.outdates(request):
             return False
-        newer = request.version > entry.version
+        newer = request.version > entry.version or (request.created or 0.0) > entry.created
         if request.created is not None:
             self.booted = max(self.booted, request.created - boottime())
         entry.learn(request)
@@ -141,7 +139,8 @@ class Followed:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record)))
+            reminder = trio.current_time() + due_in(record, trio.current_time() - entry.pending_since, self._reminders)
+            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record), reminder))
             return False
         keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keeps else None
@@ -165,7 +164,7 @@ class Followed:
         entry.expires = record.exp
         # Not marked: a list that is under way tells whether the request still exists, and it is no news to the list.
         entry.mark, entry.since = 0, -math.inf
-        self.show_cards(entry, record)
+        self.heard.show_cards(entry, record)
         if followed is not None:
             self.queue.add(entry.id)
             return
@@ -190,84 +189,11 @@ class Followed:
             self.queue.add(entry.id)
         return True
 
-    def is_card(self, post_id: str) -> bool:
-        """Whether this post is a card of a followed request."""
-        return post_id in self._cards
-
-    # -- hints: what Mattermost says ---------------------------------------------------------------------------------
-
-    def hear(self, post_id: str, user_id: str = "") -> None:
-        """Something was said on this post, it seems by this user: if it is a card, look at what stands there."""
-        entry = self._entries.get(self._cards.get(post_id, ""))
-        if entry is None:
-            self._early[post_id] = user_id
-            return
-        entry.hear(user_id)
-        self.queue.add(entry.id)
-
-    def tell(self, request_id: str, expression: Expression) -> bool:
-        """Somebody decided about this request in a direct message; False where too many wait to be judged."""
-        entry = self._entries.get(request_id)
-        if entry is None:
-            return False
-        waiting = (*entry.memory.direct, *entry.direct)
-        if expression not in waiting:
-            if len(waiting) >= DIRECT_MESSAGES:
-                return False
-            entry.direct = (*entry.direct, expression)
-        entry.hear("")
-        self.queue.add(request_id)
-        return True
-
-    def retry(self, request_id: str) -> None:
-        """A recipient of this request that failed is back."""
-        entry = self._entries.get(request_id)
-        if entry is not None:
-            entry.retry = True
-            self.queue.add(request_id)
-
-    def open_cards(self) -> dict[str, str]:
-        """Card post -> channel, of all requests that are not resolved."""
-        return {
-            post: channel
-            for entry in self._entries.values()
-            if entry.version.rank <= 0
-            for post, channel in entry.cards
-        }
-
-    def open_requests(self) -> dict[str, tuple[str, ...]]:
-        """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
-
-        The oldest comes first.
-        """
-        return {
-            entry.id: (*dict.fromkeys(channel for _, channel in entry.cards), *([entry.own] if entry.own else []))
-            for entry in self._entries.values()
-            if (entry.cards or entry.own) and entry.version.rank <= 0
-        }
-
-    # -- the worker's ------------------------------------------------------------------------------------------------
-
-    def show_cards(self, entry: Entry, record: Record) -> None:
-        """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
-        cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
-        entry.own = next((slot.c for slot in record.posts if slot.k == "requester" and slot.p), "")
-        if cards == entry.cards or self._entries.get(entry.id) is not entry:
-            return
-        for post_id, _ in entry.cards:
-            self._cards.pop(post_id, None)
-        entry.cards = cards
-        for post_id, _ in cards:
-            self._cards[post_id] = entry.id
-            if post_id in self._early:
-                self.hear(post_id, self._early.pop(post_id))
-
     def drop(self, entry: Entry) -> None:
         """Follow it no longer."""
         self._entries.pop(entry.id, None)
         self.queue.drop(entry.id)
-        for post_id, _ in entry.cards:
-            self._cards.pop(post_id, None)
+        self.heard.hide_cards(entry)
         if self._overflowed and len(self._entries) < 0.9 * self._limits.open_requests:
             self._overflowed = False
             self._room.set()

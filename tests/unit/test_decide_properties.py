@@ -243,6 +243,7 @@ def test_every_result_of_every_action_is_taken_in(
         assert len(after.record.posts) == len(plan.record.posts)
         if (
             result.ambiguous
+            and not result.skipped
             and result.error is not None
             and not isinstance(result.error, PostRejected | ReviewRejected)
         ):
@@ -500,7 +501,7 @@ class Process:
         context = self.context
         return Mark(
             v=1, n=shown[1], id=context.request_id, k=key, state=shown[0], q=self.record.q, c=OPTIONS.cluster,
-            rules=context.rules_digest, since=since,
+            who=self.record.who, rules=context.rules_digest, since=since,
         )  # fmt: skip
 
 

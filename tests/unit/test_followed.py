@@ -19,11 +19,10 @@ from sidecar.decisions.seen import Memory
 from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
 from sidecar.reconcile.entry import KEEP_RECORD_LENGTH, MOST_SPEAKERS, Entry
 from sidecar.reconcile.followed import (
-    DIRECT_MESSAGES,
-    EARLY_HINTS,
     KEEP_WAITING,
     Followed,
 )
+from sidecar.reconcile.heard import DIRECT_MESSAGES, EARLY_HINTS
 from sidecar.times import Times
 
 ROUTES = Routes(roles={"*": ("ops/x",)}, notify_requester=False)
@@ -83,6 +82,21 @@ async def test_what_is_old_or_known_is_no_news(followed: Followed, stale: Access
     assert not followed.look(stale)
     assert not followed.look(request("a", "DENIED", REVIEW))
     assert len(followed.queue) == 0
+
+
+async def test_another_request_under_the_same_id_is_news(followed: Followed) -> None:
+    """Its DELETE was missed, or it was not; what lags behind tells of the former one."""
+    former, another = request("a", "DENIED", REVIEW, created=10.0), request("a", created=11.0)
+    followed.look(former)
+    entry = await take(followed)
+    followed.event(Delete("a"))
+    followed.queue.done("a")
+    assert followed.look(another)
+    assert (entry.gone, entry.version, entry.facts.gone) == (False, another.version, False)
+    assert entry.take_request() == another
+    assert not followed.look(former)
+    assert not followed.look(another)
+    assert entry.version == another.version
 
 
 async def test_news_without_a_new_version_is_looked_at_but_not_expected_from_the_watch(followed: Followed) -> None:
@@ -272,18 +286,18 @@ async def announced(followed: Followed, name: str = "a") -> Entry:
     followed.look(request(name))
     entry = await take(followed)
     entry.keep(Memory(known=True))
-    followed.show_cards(entry, card(f"p-{name}"))
+    followed.heard.show_cards(entry, card(f"p-{name}"))
     followed.queue.done(entry.id)
     return entry
 
 
 async def test_what_is_said_on_a_card_is_heard_and_taken_once(followed: Followed) -> None:
     entry = await announced(followed)
-    followed.hear("elsewhere", "u")
+    followed.heard.hear("elsewhere", "u")
     assert len(followed.queue) == 0
     for number in range(MOST_SPEAKERS + 2):
-        followed.hear("p-a", f"u{number}")
-    followed.hear("p-a", "u5")
+        followed.heard.hear("p-a", f"u{number}")
+    followed.heard.hear("p-a", "u5")
     assert len(followed.queue) == 1
     assert entry.remember() == Memory(known=True, listen=True, speakers=("u2", "u3", "u4", "u5"))
     assert not entry.hinted
@@ -292,7 +306,7 @@ async def test_what_is_said_on_a_card_is_heard_and_taken_once(followed: Followed
 
 
 async def test_what_was_said_before_the_card_was_known_is_not_lost(followed: Followed) -> None:
-    followed.hear("p-a", "u")
+    followed.heard.hear("p-a", "u")
     entry = await announced(followed)
     assert len(followed.queue) == 1
     assert entry.remember().speakers == ("u",)
@@ -300,42 +314,43 @@ async def test_what_was_said_before_the_card_was_known_is_not_lost(followed: Fol
 
 async def test_posts_of_no_concern_take_no_memory(followed: Followed) -> None:
     for number in range(EARLY_HINTS + 100):
-        followed.hear(f"x{number}")
-    assert len(followed._early) == EARLY_HINTS
+        followed.heard.hear(f"x{number}")
+    assert len(followed.heard._early) == EARLY_HINTS
 
 
 async def test_a_card_that_is_replaced_or_gone_is_heard_no_more(followed: Followed) -> None:
     entry = await announced(followed)
-    followed.show_cards(entry, card("p-2"))
-    assert followed.open_cards() == {"p-2": "c-p-2"}
-    followed.hear("p-a")
+    followed.heard.show_cards(entry, card("p-2"))
+    assert followed.heard.open_cards() == {"p-2": "c-p-2"}
+    followed.heard.hear("p-a")
     assert len(followed.queue) == 0
     followed.drop(entry)
-    followed.show_cards(entry, card("p-3"))
-    followed.hear("p-2")
-    assert (len(followed.queue), followed.open_cards(), followed._cards) == (0, {}, {})
+    followed.heard.show_cards(entry, card("p-3"))
+    followed.heard.hear("p-2")
+    assert (len(followed.queue), followed.heard.open_cards(), followed.heard._cards) == (0, {}, {})
 
 
 async def test_only_what_is_open_is_decided_on(followed: Followed) -> None:
     """The oldest comes first: who names the end of an id alone is asked in that order."""
     await announced(followed)
     await announced(followed, "b")
-    assert followed.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
+    assert followed.heard.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
     followed.look(request("a", "APPROVED", REVIEW))
-    assert list(followed.open_requests()) == ["b"]
-    assert followed.open_cards() == {"p-b": "c-p-b"}
+    assert list(followed.heard.open_requests()) == ["b"]
+    assert list(followed.heard.open_requests(decided=True)) == ["a"]
+    assert followed.heard.open_cards() == {"p-b": "c-p-b"}
 
 
 async def test_direct_messages_wait_once_each_and_are_bounded(followed: Followed) -> None:
     entry = await announced(followed)
-    assert not followed.tell("unknown", said())
-    assert followed.tell("a", said())
-    assert followed.tell("a", said())
+    assert not followed.heard.tell("unknown", said())
+    assert followed.heard.tell("a", said())
+    assert followed.heard.tell("a", said())
     direct = entry.remember().direct
     assert direct == (said(),)
     entry.keep(Memory(known=True, direct=direct))
-    assert all(followed.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
-    assert not followed.tell("a", said(99))
+    assert all(followed.heard.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
+    assert not followed.heard.tell("a", said(99))
 
 
 async def test_decisions_go_before_changes_before_announcements(followed: Followed) -> None:
@@ -345,7 +360,7 @@ async def test_decisions_go_before_changes_before_announcements(followed: Follow
     for number, user in enumerate(("bob", "bob", "eve")):
         followed.look(request(f"{user}{number}", user=user))
     followed.look(request("change", "PENDING", REVIEW))
-    followed.hear("p-decision", "u")
+    followed.heard.hear("p-decision", "u")
     followed.queue.add("direct channel")
     order = [await followed.queue.get() for _ in range(6)]
     assert order == ["decision", "direct channel", "change", "bob0", "eve2", "bob1"]

@@ -96,8 +96,8 @@ class World:
         self.taken: list[str] = []
         self.suspicions = 0
         self.sweeper = Sweeper(
-            self.chat,
-            self.followed,
+            self.chat,  # type: ignore[arg-type]
+            self.followed.heard,
             Rules(mode="reviewer"),
             self._take,
             self.metrics,
@@ -124,7 +124,7 @@ class World:
         entry = self.followed.get(request_id)
         assert entry is not None
         slots = tuple(Slot(post.channel_id, c=post.channel_id, p=post.id, s="posted") for post in posts)
-        self.followed.show_cards(entry, Record("seed", "", 0, 0, ("PENDING", 0), slots))
+        self.followed.heard.show_cards(entry, Record("seed", "", 0, 0, ("PENDING", 0), slots))
         entry.hinted = False
         return [post.id for post in posts]
 
