@@ -32,8 +32,8 @@ class Entry:
     """A followed request; small, because there may be 50,000."""
 
     __slots__ = (
-        "absent_since", "cards", "created", "digest", "direct", "expires", "gone", "hinted", "id", "mark", "memory", "offered",
-        "own", "party", "pending_since", "request", "retry", "since", "speakers", "version",
+        "absent_since", "cards", "created", "digest", "direct", "expires", "gone", "hinted", "id", "mark", "memory",
+        "offered", "own", "party", "pending_since", "request", "retry", "since", "speakers", "version",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
