@@ -18,7 +18,7 @@ from sidecar.decisions.terms import digest_of, options_of, rules_of
 from sidecar.errors import LinkError
 from sidecar.files import trusting
 from sidecar.intake.dialer import Dialer
-from sidecar.intake.direct import Direct
+from sidecar.intake.direct import Asked, Direct
 from sidecar.intake.expiry import Expiry
 from sidecar.intake.hints import Ear
 from sidecar.intake.keep import Part, keep
@@ -84,7 +84,9 @@ class Assembly:
         self._statuses = statuses
         self._fail_fast = fail_fast
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
-        self._followed = Followed(routes_of(config), config.limits, lambda: self._monitoring.book, times)
+        self._followed = Followed(
+            routes_of(config), config.limits, lambda: self._monitoring.book, times, config.reminders
+        )
         self._gate = Gate(self._followed.queue.add, statuses[1].wrote)
         self._dialer = Dialer(config.teleport, statuses[0], metrics)
         self._teleport = TeleportLink(self._dialer, self._followed, self._monitoring, statuses[0], metrics)
@@ -104,12 +106,13 @@ class Assembly:
         self._direct = Direct(
             self._client,
             self._followed.heard,
-            self._teleport.store.get_request,
+            Asked(self._teleport.store.get_request, lambda: statuses[0].working),
             self._people.find,
             self._rules,
             self._text_options,
             bot_id=lambda: self._link.bot_id,
             secret=self._secret,
+            url=lambda: self._config.mattermost.url,
             times=times,
         )
         self._sweeper = Sweeper(
@@ -197,7 +200,7 @@ class Assembly:
             self._followed.clear()
         if token_place(before) != token_place(config):
             self._token = token(config)
-        self._followed.configure(routes_of(config), config.limits)
+        self._followed.configure(routes_of(config), config.limits, config.reminders)
         self._monitoring.configure(config.teleport.plugin_name, config.rules.mode)
         self._dialer.configure(config.teleport)
         self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
@@ -239,7 +242,7 @@ class Assembly:
         """Everything that is built for one configuration: the workers, and what they turn to."""
         if self._moved:
             await self._teleport.store.ready()
-        config, store = self._config, self._teleport.store
+        config, store, people = self._config, self._teleport.store, self._people
         async with self._open_pool() as pool, trio.open_nursery() as nursery:
             resolver = Resolver(
                 self._recipients,
@@ -254,7 +257,15 @@ class Assembly:
             peers = Peers(
                 store,
                 self._client,
-                Observer(store, self._client, resolver, self._people.judge, self._people.find_requester, self._metrics),
+                Observer(
+                    store,
+                    self._client,
+                    resolver,
+                    people.judge,
+                    people.find_requester,
+                    self._metrics,
+                    people.find_accounts,
+                ),
                 resolver,
                 Submitter(
                     config.reviews.submit_as, store, lambda: self._dialer.own_user, pool.submit if pool else None
@@ -311,9 +322,11 @@ class Assembly:
             rules=self._rules,
             rules_digest=self._digest,
             times=self._times,
+            reminders=config.reminders,
             announce_resolved=config.announce.resolved,
             announce_delay=config.announce.delay,
             bot_id=self._link.bot_id,
+            own_user=self._dialer.own_user,
             options=self._text_options(),
             keep_recipients=self._monitoring.book.used,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -88,10 +89,19 @@ def _card_is_wrong(
         yield f"it is {request.state}, and its card shows {shown}"
     if card.props["tm"]["n"] != len(request.reviews):
         yield f"it has {len(request.reviews)} reviews, and its card was written for {card.props['tm']['n']}"
-    replies = [one.message.partition("\n")[0] for one in card.replies if not one.delete_at]
+    yield from _told_wrong(request, card, begun)
+
+
+def _told_wrong(request: AccessRequest, card: Post, begun: dict[str, Any]) -> Iterator[str]:
+    """Each review is told once, and so is the end, by the reply to the deciding review or by one of its own."""
+    replies = [
+        one.message.partition("\n")[0] for one in card.replies if not one.delete_at and one.user_id == card.user_id
+    ]
     # A card that first appears resolved says itself what went before.
     first: dict[str, Any] = {"n": 0, "state": PENDING} if begun["state"] == PENDING else begun
-    wanted = [f"`{one.author}` reviewed: {one.proposed_state}" for one in request.reviews[first["n"] :]]
+    wanted = [f"{one.author} (approved|denied) |, as {one.author}[.]" for one in request.reviews[first["n"] :]]
     if request.state != first["state"]:
-        wanted.append(f"Request is now {request.state}")
-    yield from (f"nobody was told: {line}" for line in wanted if replies.count(line) != 1)
+        wanted.append(f" is now {request.state}[. ]")
+    for line in wanted:
+        if (told := sum(bool(re.search(line, reply)) for reply in replies)) != 1:
+            yield f"told {told} times: {line}"

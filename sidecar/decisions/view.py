@@ -97,6 +97,17 @@ class View(NamedTuple):
         return sorted(self.clocks)[1]
 
     @property
+    def age(self) -> float:
+        """How long the request waits, in seconds: the shorter of what the process and Mattermost's clock have seen.
+
+        So no clock that jumps ahead brings anything on early.
+        """
+        known, request = self.now.mono - self.facts.pending_since, self.request
+        if request is None or request.created is None:
+            return known
+        return min(known, self.now.wall + self.now.offset - request.created)
+
+    @property
     def expiry_at(self) -> float:
         """When (trio's clock) the request should be over; later where it is over already."""
         expires, times = None, self.context.times

@@ -181,6 +181,11 @@ class MattermostClient:
         body = {"user_id": user_id, "post_id": post_id, "emoji_name": emoji}
         await self._rest.call("POST", "/reactions", codec.decode_done, body=body, write=True)
 
+    async def remove_reaction(self, user_id: str, post_id: str, emoji: str) -> None:
+        """Take a reaction of the bot's back; one that does not stand changes nothing."""
+        path = f"/users/{part(user_id)}/posts/{part(post_id)}/reactions/{part(emoji)}"
+        await self._rest.call("DELETE", path, codec.decode_done, write=True)
+
     async def user(self, user_id: str) -> User | None:
         """Return a user by id, deactivated ones too; None for an unknown one."""
         return await if_found(self._rest.call("GET", f"/users/{part(user_id)}", codec.decode_user))

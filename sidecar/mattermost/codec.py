@@ -108,6 +108,7 @@ class _Attachment(msgspec.Struct):
     fallback: str = ""
     color: str = ""
     pretext: str = ""
+    footer: str = ""
     fields: Annotated[list[_Field], msgspec.Meta(max_length=_MAX_FIELDS)] | None = None
 
 

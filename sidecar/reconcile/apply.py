@@ -129,7 +129,7 @@ class Applier:
         slot = record.posts[action.position]
         if isinstance(action, Create):
             return Spot(slot.k, 0, slot.c, "", max(slot.a, 0)), action.draft, action.shown
-        kind = "review" if action.number > 0 else "end"
+        kind = "reminder" if action.reminds else "review" if action.number > 0 else "end"
         return Spot(kind, abs(action.number), slot.c, slot.p, max(slot.a, 0)), action.draft, record.seen
 
     async def _make(self, spot: Spot, draft: Draft, shown: tuple[str, int]) -> Result:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.config.sections import LimitsConfig
+from sidecar.config.sections import LimitsConfig, RemindersConfig
 from sidecar.decisions.due import settled
 from sidecar.decisions.record import KEY, Record, decode
+from sidecar.decisions.reminders import due_in
 from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import Put
 from sidecar.reconcile.entry import Entry
@@ -39,6 +40,7 @@ CARD_SECONDS = 0.02
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
 _USUAL_LIMITS = LimitsConfig()
+_NO_REMINDERS = RemindersConfig()
 
 
 class Followed:
@@ -53,11 +55,12 @@ class Followed:
         limits: LimitsConfig = _USUAL_LIMITS,
         book: Callable[[], RuleBook] = RuleBook,
         times: Times = USUAL,
+        reminders: RemindersConfig = _NO_REMINDERS,
     ) -> None:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
         self._book = book
-        self.configure(routes, limits)
+        self.configure(routes, limits, reminders)
         self._entries: dict[str, Entry] = {}
         self.heard = Heard(self._entries, self.queue)
         self._overflowed = False
@@ -67,9 +70,9 @@ class Followed:
         self.booted = -math.inf
         self._looked_at = -math.inf
 
-    def configure(self, routes: Routes, limits: LimitsConfig) -> None:
+    def configure(self, routes: Routes, limits: LimitsConfig, reminders: RemindersConfig) -> None:
         """Go on by another configuration."""
-        self.routes, self._limits = routes, limits
+        self.routes, self._limits, self._reminders = routes, limits, reminders
 
     def look_again(self, *, cards: bool) -> None:
         """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
@@ -136,7 +139,8 @@ class Followed:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record)))
+            reminder = trio.current_time() + due_in(record, trio.current_time() - entry.pending_since, self._reminders)
+            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record), reminder))
             return False
         keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keeps else None

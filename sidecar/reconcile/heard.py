@@ -75,16 +75,21 @@ class Heard:
             for post, channel in entry.cards
         }
 
-    def open_requests(self) -> dict[str, tuple[str, ...]]:
+    def open_requests(self, *, decided: bool = False) -> dict[str, tuple[str, ...]]:
         """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
 
-        The oldest comes first.
+        With `decided` of those that are resolved, and followed still. The oldest comes first.
         """
         return {
             entry.id: (*dict.fromkeys(channel for _, channel in entry.cards), *([entry.own] if entry.own else []))
             for entry in self._entries.values()
-            if (entry.cards or entry.own) and entry.version.rank <= 0
+            if (entry.cards or entry.own) and (entry.version.rank > 0) == decided
         }
+
+    def cards_of(self, request_id: str) -> tuple[tuple[str, str], ...]:
+        """The cards of a request, as (post, channel)."""
+        entry = self._entries.get(request_id)
+        return entry.cards if entry is not None else ()
 
     def show_cards(self, entry: Entry, record: Record) -> None:
         """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""

@@ -16,7 +16,7 @@ import trio
 
 from sidecar.decisions.decide import decide
 from sidecar.decisions.posts import FAILED
-from sidecar.decisions.record import Record, Stored, Unreadable, official_fields
+from sidecar.decisions.record import Record, Slot, Stored, Unreadable, official_fields
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -35,7 +35,7 @@ from sidecar.decisions.seen import (
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.decisions.view import TAKEOVER
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, SidecarError
-from sidecar.model import AccessRequest
+from sidecar.model import PENDING, AccessRequest
 from sidecar.reconcile.apply import Applier
 from sidecar.reconcile.lease import Lease, LeaseLost, boottime
 from sidecar.reconcile.observe import stored
@@ -92,6 +92,8 @@ class Visit:
         self._report = Report(entry.id, metrics)
         self.lease = Lease(peers.teleport, entry.id, context.owner, context.lease_s, self._official)
         self.new_cards: list[str] = []
+        # Cards whose request ended.
+        self.over: list[str] = []
         # Whether something else than a link is to blame.
         self.in_trouble = False
         self._acted: set[Place] = set()
@@ -240,7 +242,9 @@ class Visit:
 
     def _settle(self, action: Action, result: Result) -> None:
         before = self.lease.record
-        state = settle(State(self._seen, before, self._memory), action, result, trio.current_time(), self._late)
+        state = settle(
+            State(self._seen, before, self._memory), action, result, trio.current_time(), self._late, self._context
+        )
         self._seen, self.lease.record, self._memory = state.seen, state.record, state.memory
         self._report.decisions(state.outcomes)
         if isinstance(action, Submit | Resolve):
@@ -252,11 +256,18 @@ class Visit:
         if isinstance(action, Create | Patch | Reply):
             self._told = self._told or result.error is None
             self._complain(action.position, before, result.error)
+        if isinstance(action, Create | Patch) and result.error is None:
+            self._note_card(before.posts[action.position], action, result)
+
+    def _note_card(self, slot: Slot, action: Create | Patch, result: Result) -> None:
         if isinstance(action, Create) and result.post is not None:
-            if before.posts[action.position].k == "card":
+            if slot.k == "card" and action.shown[0] == PENDING:
                 self.new_cards.append(result.post.id)
             # People decide before the other recipients have theirs.
             self._followed.heard.show_cards(self._entry, self.lease.record)
+        elif slot.k == "card" and slot.p and slot.shown[0] == PENDING and action.shown[0] != PENDING:
+            # A cross of the bot's on an approved card would look like a denial.
+            self.over.append(slot.p)
 
     def _complain(self, position: int, before: Record, error: SidecarError | None) -> None:
         """Say that Mattermost refused this recipient, once."""
@@ -309,5 +320,5 @@ def _is_wedge(one: Stored) -> bool:
 
 def _needs_mattermost(plan: Plan) -> bool:
     look = plan.look
-    wants = look.targets or look.evidence or look.places or look.cards
+    wants = look.targets or look.evidence or look.nudge or look.places or look.cards
     return bool(wants or plan.take or plan.actions)

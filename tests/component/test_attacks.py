@@ -298,7 +298,7 @@ async def test_an_id_that_two_requests_share(tmp_path: Path, monkeypatch: pytest
         assert "More than one" in await says(here, here.alice, "approve deadbeef")
         assert "More than one" in await says(here, here.alice, "show deadbeef")
         assert not submitted(here)
-        assert "Done" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
+        assert "counts (" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
         assert submitted(here) == [(ALICE, "APPROVED")]
         assert not here.auth.request(ids[0]).reviews  # type: ignore[union-attr]
 

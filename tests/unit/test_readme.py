@@ -233,7 +233,8 @@ def test_the_flags_of_check_are_listed() -> None:
 
 def test_the_answers_are_in_their_own_words() -> None:
     """What reviewers are told to expect is what they are told."""
-    source = " ".join((ROOT / "sidecar/decisions/answers.py").read_text().replace("{done}", "approval").split())
+    files = ("sidecar/decisions/answers.py", "sidecar/text/replies.py")
+    source = " ".join(" ".join((ROOT / file).read_text() for file in files).split())
     rows = table(REVIEWERS, "## What the answers mean", "Answer")
     assert [row[0] for row in rows if row[0] not in source] == []
 
@@ -343,12 +344,13 @@ def test_the_fields_are_listed_in_their_order() -> None:
         id="0e7a",
         user="bob",
         state="PENDING",
-        roles=("dbadmin",),
-        reason="why",
+        roles=("a", "b", "c", "d"),
+        kind="SHORT_TERM",
+        reason="why" * 50,
         resolve_reason="because",
         created=1e9,
         expires=1e9,
-        access_until=1e9,
+        access_until=2e9,
         thresholds=(Threshold(approve=2, deny=1),),
         reviews=(Review("alice", "APPROVED"),),
         resources=(Resource("c", "node", "n"),),
