@@ -40,6 +40,7 @@ class RunningAuthService(LocalFiles):
     """TELEPORT_ADDR, and TCTL: the command with its own flags, "tctl" where it is not given."""
 
     no_restart = "the Auth Service at TELEPORT_ADDR is not ours to restart"
+    proxy = None
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -9,14 +9,21 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from integration.addresses import LocalFiles, run_tctl
 from integration.mattermost import PASSWORD, log_in
+from integration.stage import Unavailable
 from integration.teleport import TctlError
+from sidecar.simulator.teleport.pki import Authority, CredentialFiles, general_name, write_files
 
 _START_SECONDS = 120.0
+_TLS_ROUTING_SINCE = 8
+_JOIN_TOKEN = "check-join-token-of-the-proxy"  # nobody else can reach it
 # Nothing but the loopback is to be spoken to.
 _OFFLINE = {
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -66,21 +73,29 @@ class Server:
 
 
 class AuthService(LocalFiles):
-    """An Auth Service alone, with a stock certificate, from TELEPORT_BIN: a folder with `teleport` and `tctl`."""
+    """An Auth Service with a stock certificate, from TELEPORT_BIN: a folder with `teleport` and `tctl`."""
 
     no_restart = ""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: Mapping[str, object] = MappingProxyType({"type": "dir"})) -> None:
         super().__init__(folder)
+        self.proxy: ProxyService | None = None
         self._bin = Path(os.environ["TELEPORT_BIN"])
         self.addr = f"127.0.0.1:{free_port()}"
         version = run_tctl([str(self._bin / "tctl"), "version"])
-        major = int(version.partition("v")[2].partition(".")[0])
+        self.major = int(version.partition("v")[2].partition(".")[0])
         self._config = folder / "teleport.yaml"
-        self._config.write_text(json.dumps(teleport_config(major, self.addr, str(folder / "state"))))
+        config = teleport_config(self.major, self.addr, str(folder / "state"), storage)
+        self._config.write_text(json.dumps(config))
         command = [str(self._bin / "teleport"), "start", "-c", str(self._config)]
         self._server = Server(command, folder, folder / "teleport.log", {})
         self.start()
+
+    def add_proxy(self, folder: Path) -> None:
+        """Put a Proxy before it."""
+        if self.major < _TLS_ROUTING_SINCE:
+            raise Unavailable(f"Teleport {self.major} has no TLS routing")
+        self.proxy = ProxyService(folder, self._bin / "teleport", self.addr)
 
     def tctl(self, *arguments: str) -> str:
         return run_tctl([str(self._bin / "tctl"), "-c", str(self._config), *arguments])
@@ -97,6 +112,40 @@ class AuthService(LocalFiles):
         except TctlError:
             return False
         return True
+
+
+class ProxyService:
+    """A Proxy Service alone, with TLS routing and a certificate of an authority of ours."""
+
+    def __init__(self, folder: Path, binary: Path, auth_addr: str) -> None:
+        self.addr = f"127.0.0.1:{free_port()}"
+        self.ca_file = folder / "proxy-ca.pem"
+        authority = Authority("Web PKI")
+        self.ca_file.write_bytes(authority.pem)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+        files = write_files(folder, authority.issue(subject, names=[general_name("127.0.0.1")]), b"", name="web")
+        config = folder / "proxy.yaml"
+        config.write_text(json.dumps(proxy_config(self.addr, auth_addr, str(folder / "proxy-state"), files)))
+        self._server = Server(
+            [str(binary), "start", "-c", str(config)],
+            folder,
+            folder / "proxy.log",
+            {"SSL_CERT_FILE": str(self.ca_file)},
+        )
+        self.start()
+
+    def start(self) -> None:
+        self._server.start(self._answers)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def _answers(self) -> bool:
+        try:
+            url = f"https://{self.addr}/webapi/ping"
+            return httpx.get(url, verify=False, trust_env=False, timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
 
 
 class Mattermost:
@@ -161,7 +210,9 @@ def answers_ping(url: str) -> bool:
         return False
 
 
-def teleport_config(major: int, listen: str, data: str) -> dict[str, object]:
+def teleport_config(
+    major: int, listen: str, data: str, storage: Mapping[str, object] = MappingProxyType({"type": "dir"})
+) -> dict[str, object]:
     """Describe an Auth Service alone. Newer ones refuse to be without a second factor, which nobody here needs."""
     return {
         **({"version": "v3"} if major >= 10 else {}),
@@ -169,17 +220,40 @@ def teleport_config(major: int, listen: str, data: str) -> dict[str, object]:
             "nodename": "auth1",
             "data_dir": data,
             "log": {"output": "stderr", "severity": "INFO"},
-            "storage": {"type": "dir"},
+            "storage": dict(storage),
         },
         "auth_service": {
             "enabled": "yes",
             "listen_addr": listen,
             "cluster_name": "check.example.com",
             "authentication": {"type": "local", "second_factor": "off" if major < 10 else "otp"},
-            "tokens": [],
+            "tokens": [f"proxy:{_JOIN_TOKEN}"],
+            **({"proxy_listener_mode": "multiplex"} if major >= _TLS_ROUTING_SINCE else {}),
         },
         "proxy_service": {"enabled": "no"},
         "ssh_service": {"enabled": "no"},
+    }
+
+
+def proxy_config(listen: str, auth_addr: str, data: str, files: CredentialFiles) -> dict[str, object]:
+    """Describe a Proxy Service alone, which joins the Auth Service."""
+    return {
+        "version": "v3",
+        "teleport": {
+            "nodename": "proxy1",
+            "data_dir": data,
+            "log": {"output": "stderr", "severity": "INFO"},
+            "auth_server": auth_addr,
+            "auth_token": _JOIN_TOKEN,
+        },
+        "auth_service": {"enabled": "no"},
+        "ssh_service": {"enabled": "no"},
+        "proxy_service": {
+            "enabled": "yes",
+            "web_listen_addr": listen,
+            "public_addr": [listen],
+            "https_keypairs": [{"key_file": str(files.key), "cert_file": str(files.crt)}],
+        },
     }
 
 

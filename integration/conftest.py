@@ -30,7 +30,7 @@ class Servers(NamedTuple):
     chat: RealChat | None
 
 
-@pytest.fixture(scope="session", params=["containers", "binaries", "addresses"])
+@pytest.fixture(scope="session", params=["containers", "binaries", "proxy", "addresses"])
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Servers of one way, for all scenarios."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -86,6 +86,11 @@ def _contained(stack: ExitStack, folder: Path) -> Servers:
 
 
 def _from_binaries(stack: ExitStack, folder: Path) -> Servers:
+    auth, mattermost = _start_binaries(stack, folder)
+    return _populate(stack, folder, auth, mattermost)
+
+
+def _start_binaries(stack: ExitStack, folder: Path) -> tuple[binaries.AuthService | None, binaries.Mattermost | None]:
     auth, mattermost = None, None
     if "TELEPORT_BIN" in os.environ:
         auth = binaries.AuthService(folder)
@@ -95,6 +100,17 @@ def _from_binaries(stack: ExitStack, folder: Path) -> Servers:
         stack.callback(mattermost.stop)
     if auth is None and mattermost is None:
         raise Unavailable("neither TELEPORT_BIN nor MATTERMOST_HOME with MATTERMOST_DSN is set")
+    return auth, mattermost
+
+
+def _through_proxy(stack: ExitStack, folder: Path) -> Servers:
+    if "TELEPORT_BIN" not in os.environ:
+        raise Unavailable("TELEPORT_BIN is not set")
+    auth, mattermost = _start_binaries(stack, folder)
+    assert auth is not None
+    auth.add_proxy(folder)
+    assert auth.proxy is not None
+    stack.callback(auth.proxy.stop)
     return _populate(stack, folder, auth, mattermost)
 
 
@@ -107,7 +123,12 @@ def _at_addresses(stack: ExitStack, folder: Path) -> Servers:
     return _populate(stack, folder, auth, mattermost)
 
 
-_WAYS = {"containers": _contained, "binaries": _from_binaries, "addresses": _at_addresses}
+_WAYS = {
+    "containers": _contained,
+    "binaries": _from_binaries,
+    "proxy": _through_proxy,
+    "addresses": _at_addresses,
+}
 
 
 def _populate(stack: ExitStack, folder: Path, auth: AuthHost | None, mattermost: ChatHost | None) -> Servers:

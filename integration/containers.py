@@ -26,7 +26,7 @@ from integration.stage import Unavailable
 from integration.teleport import TctlError
 
 MATTERMOST_IMAGE = os.environ.get("MATTERMOST_IMAGE", "mattermost/mattermost-preview")
-TELEPORT_IMAGE = os.environ.get("TELEPORT_IMAGE", "public.ecr.aws/gravitational/teleport-distroless:17")
+TELEPORT_IMAGE = os.environ.get("TELEPORT_IMAGE", "public.ecr.aws/gravitational/teleport-distroless:18")
 _START_SECONDS = 180.0
 
 
@@ -61,12 +61,13 @@ class ContainedAuthService:
     """An Auth Service alone, with a stock certificate."""
 
     no_restart = ""
+    proxy = None
 
     def __init__(self) -> None:
         port = free_port()
         self.addr = f"127.0.0.1:{port}"
         tag = re.search(r":(\d+)[^/]*$", TELEPORT_IMAGE)
-        config = teleport_config(int(tag[1]) if tag else 17, "0.0.0.0:3025", "/var/lib/teleport")
+        config = teleport_config(int(tag[1]) if tag else 18, "0.0.0.0:3025", "/var/lib/teleport")
         self._container = (
             DockerContainer(TELEPORT_IMAGE)
             .with_bind_ports(3025, port)

@@ -179,16 +179,13 @@ def _as_reviewers(stage: Stage) -> dict[str, object]:
 
 def _by_policy(stage: Stage) -> dict[str, object]:
     """One review by the sidecar's own user, once both agree."""
-    crt, key, cas = stage.cluster.decider_credentials
     policy = 'reviews.policy."*".'
     return _both_linked(stage) | {
         "reviews.submit_as": "plugin",
         f"{policy}reviewers": stage.cluster.reviewers,
         f"{policy}approvals": 2,
         f"{policy}denials": 1,
-        "teleport.client_crt": str(crt),
-        "teleport.client_key": str(key),
-        "teleport.root_cas": str(cas),
+        **stage.cluster.decider_access,
     }
 
 

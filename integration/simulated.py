@@ -10,11 +10,12 @@ from types import MappingProxyType
 
 import trio
 
-from integration.stage import Card, Channel, Credentials, Person, Review
+from integration.stage import Card, Channel, Credentials, Person, Review, Settings, direct_access
 from sidecar.model import Threshold
 from sidecar.simulator.mattermost import server as mattermost
 from sidecar.simulator.mattermost.server import MattermostServer, Post
 from sidecar.simulator.teleport.auth import AuthServer
+from sidecar.simulator.teleport.proxy import ProxyServer
 from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
 
 ROLE, POLICED = "dbadmin", "billing"
@@ -27,9 +28,11 @@ class SimulatedCluster:
 
     no_reviews = ""
     no_restart = ""
+    no_proxy = "the Auth Service is reached directly"
     brief = 3.0
 
     def __init__(self, version: str, folder: Path, emails: Mapping[str, str]) -> None:
+        self._folder = folder
         self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])
         self._server = AuthServer.dual_authorization(version=version)
         self._server.add_user(self.requester, ["devops", "accounting"])
@@ -38,16 +41,36 @@ class SimulatedCluster:
         self._add_decider()
         self._server.start()
         self.name = f"simulated Teleport {version}"
-        self.addr = self._server.addr
-        files = self._server.write_credentials(folder)
-        self.credentials = Credentials(files.crt, files.key, files.cas)
-        files = self._server.write_credentials(folder, self.decider, name=self.decider)
-        self.decider_credentials = Credentials(files.crt, files.key, files.cas)
+        self._proxy: tuple[ProxyServer, trio.Nursery] | None = None
+        self.access, self.decider_access = self._access("access-plugin"), self._access(self.decider)
         self.identities = folder / "identities"
         self.identities.mkdir()
         for name in self.reviewers:
             self._server.add_user(name, ["reviewer"])
             self._server.write_credentials(self.identities, name, name=name)
+
+    async def go_through_proxy(self, nursery: trio.Nursery) -> None:
+        """Have sidecars meet a Proxy, with identity files."""
+        proxy = ProxyServer(lambda: self._server.addr)
+        await nursery.start(proxy.serve)
+        self._proxy, self.no_proxy = (proxy, nursery), ""
+        self.access, self.decider_access = self._access("access-plugin"), self._access(self.decider)
+
+    def _access(self, name: str) -> Settings:
+        """Sign in and tell the settings; again under the same name, the files are replaced."""
+        files = self._server.write_credentials(self._folder, name, name=name)
+        if self._proxy is None:
+            return direct_access(self._server.addr, Credentials(files.crt, files.key, files.cas))
+        identity, ca_file = self._folder / f"{name}.pem", self._folder / "proxy-ca.pem"
+        new = identity.with_suffix(".new")
+        new.write_bytes(files.key.read_bytes() + files.crt.read_bytes() + files.cas.read_bytes())
+        new.rename(identity)
+        ca_file.write_bytes(self._proxy[0].ca_pem)
+        return {
+            "teleport.addr": self._proxy[0].addr,
+            "teleport.identity": str(identity),
+            "teleport.proxy_ca_file": str(ca_file),
+        }
 
     def _add_decider(self) -> None:
         self.decider = "decider"
@@ -104,6 +127,18 @@ class SimulatedCluster:
         await trio.to_thread.run_sync(self._server.stop)
         yield
         await trio.to_thread.run_sync(self._server.start)
+
+    async def renew(self) -> None:
+        self._access("access-plugin")
+
+    @asynccontextmanager
+    async def proxy_away(self) -> AsyncIterator[None]:
+        assert self._proxy is not None
+        proxy, nursery = self._proxy
+        proxy.stop()
+        proxy.cut()
+        yield
+        await nursery.start(proxy.serve)
 
 
 class SimulatedChat:
@@ -187,11 +222,15 @@ async def simulated_chat(version: str = "5.37.0", emails: Mapping[str, str] = EM
 
 @asynccontextmanager
 async def simulated_cluster(
-    folder: Path, version: str = "7.0.0-dev", emails: Mapping[str, str] = EMAILS
+    folder: Path, version: str = "7.0.0-dev", emails: Mapping[str, str] = EMAILS, *, through_proxy: bool = False
 ) -> AsyncIterator[SimulatedCluster]:
-    """A simulated Auth Service, running."""
+    """A simulated Auth Service, running; with a Proxy before it, where sidecars are to go through one."""
     cluster = SimulatedCluster(version, folder, emails)
     try:
-        yield cluster
+        async with trio.open_nursery() as nursery:
+            if through_proxy:
+                await cluster.go_through_proxy(nursery)
+            yield cluster
+            nursery.cancel_scope.cancel()
     finally:
         cluster.stop()

@@ -34,6 +34,19 @@ class Credentials(NamedTuple):
     cas: Path
 
 
+Settings = Mapping[str, object]
+
+
+def direct_access(addr: str, files: Credentials) -> Settings:
+    """The settings by which an Auth Service is reached directly."""
+    return {
+        "teleport.addr": addr,
+        "teleport.client_crt": str(files.crt),
+        "teleport.client_key": str(files.key),
+        "teleport.root_cas": str(files.cas),
+    }
+
+
 class Channel(NamedTuple):
     """A channel; `recipient` is how the configuration names it."""
 
@@ -80,18 +93,20 @@ class Cluster(Protocol):
     """An Auth Service. Bob may ask for one role, Alice and Ivan may review it: two approvals or one denial decide."""
 
     name: str
-    addr: str
     requester: str
     reviewers: tuple[str, str]
-    credentials: Credentials
+    # A sidecar's settings: where Teleport is, and as whom it is met.
+    access: Settings
     # Those of a sidecar that may review: one approval of its own decides about the policed role.
     decider: str
-    decider_credentials: Credentials
+    decider_access: Settings
     # A folder with each reviewer's own .crt and .key.
     identities: Path
-    # Why requests cannot be reviewed here, and why it cannot be restarted; "" where they can and it can.
+    # Why requests cannot be reviewed here, why it cannot be restarted, and why there is no Proxy on the way; "" where
+    # they can, it can, and there is one.
     no_reviews: str
     no_restart: str
+    no_proxy: str
     # Seconds in which a request surely becomes a card, and that are short to wait for.
     brief: float
 
@@ -125,8 +140,16 @@ class Cluster(Protocol):
         """The reviews of a request that is there, oldest first."""
         ...
 
+    async def renew(self) -> None:
+        """Sign the sidecar's credentials anew, where they are."""
+        ...
+
     def away(self) -> AbstractAsyncContextManager[None]:
         """Stop the Auth Service, and start it again at the end."""
+        ...
+
+    def proxy_away(self) -> AbstractAsyncContextManager[None]:
+        """Stop the Proxy alone, and start it again at the end."""
         ...
 
 
@@ -260,7 +283,7 @@ class Stage:
 
     @asynccontextmanager
     async def sidecar(
-        self, more: Mapping[str, object] | None = None, *, ready: bool = True, **settings: object
+        self, more: Settings | None = None, *, ready: bool = True, **settings: object
     ) -> AsyncIterator[Sidecar]:
         """Run a sidecar, killed at the end if it still runs; `settings` with "__" for the dot, `more` with the dot."""
         number = len(list(self.folder.glob("*.toml")))
@@ -292,12 +315,8 @@ class Stage:
     def _settings(self) -> dict[str, object]:
         token = self.folder / "token"
         token.write_text(self.chat.bot_token)
-        crt, key, cas = self.cluster.credentials
         return {
-            "teleport.addr": self.cluster.addr,
-            "teleport.client_crt": str(crt),
-            "teleport.client_key": str(key),
-            "teleport.root_cas": str(cas),
+            **self.cluster.access,
             "teleport.plugin_name": self.plugin_name,
             "mattermost.url": self.chat.url,
             "mattermost.token_file": str(token),

@@ -9,8 +9,8 @@ import secrets
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import grpc
 import trio
 from google.protobuf.message import Message
 
-from integration.stage import Credentials, Review
+from integration.stage import Credentials, Review, Settings, direct_access
 from sidecar.teleport.pb import teleport_pb2 as pb
 
 # What the community edition says of a role that needs more (lib/auth/auth_with_roles.go, checkRoleFeatureSupport).
@@ -33,12 +33,28 @@ class TctlError(Exception):
     """What tctl said when it failed."""
 
 
+class ProxyHost(Protocol):
+    """Where the Proxy Service runs, in a process of its own; `ca_file` vouches for its web certificate."""
+
+    addr: str
+    ca_file: Path
+
+    def stop(self) -> None: ...
+
+    def start(self) -> None: ...
+
+
 class AuthHost(Protocol):
     """Where an Auth Service runs. `put` and `take` are about files that tctl, run there, reads and writes."""
 
     addr: str
     # Why it is not ours to restart; "" where it is.
     no_restart: str
+
+    @property
+    def proxy(self) -> ProxyHost | None:
+        """The way that the sidecar is to take, where it is not the direct one."""
+        ...
 
     def tctl(self, *arguments: str) -> str:
         """Run tctl; its standard output. Raises TctlError."""
@@ -67,17 +83,26 @@ class Account:
         self._credentials = grpc.ssl_channel_credentials(
             files.cas.read_bytes(), files.key.read_bytes(), files.crt.read_bytes()
         )
+        self._kept: grpc.Channel | None = None
+
+    def keep(self) -> grpc.Channel:
+        """Use one connection for all calls from now on, which the caller closes; else each has its own."""
+        self._kept = self._connect()
+        return self._kept
 
     def call(self, method: str, messages: Sequence[Message]) -> list[bytes]:
         """Make one call for each message, all at once; the answers, undecoded, in the same order."""
-        options = [("grpc.ssl_target_name_override", "teleport.cluster.local")]
-        with grpc.secure_channel(self._addr, self._credentials, options) as channel:
+        with nullcontext(self._kept) if self._kept else self._connect() as channel:
             unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/proto.AuthService/{method}")
             futures = [
                 unary.future(message.SerializeToString(), timeout=_CALL_SECONDS, wait_for_ready=True)
                 for message in messages
             ]
             return [future.result() for future in futures]
+
+    def _connect(self) -> grpc.Channel:
+        options = [("grpc.ssl_target_name_override", "teleport.cluster.local")]
+        return grpc.secure_channel(self._addr, self._credentials, options)
 
 
 class RealCluster:
@@ -92,28 +117,39 @@ class RealCluster:
         found = re.search(r"v(\d+)\.\S+", host.tctl("version"))
         self._major = int(found[1]) if found else 0
         self.name = f"Teleport {found[0] if found else '?'}"
-        self.addr = host.addr
         self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])
         self.decider = f"decider-{self._tag}"
         self.no_reviews, self.no_restart = "", host.no_restart
+        self.no_proxy = "" if host.proxy else "the Auth Service is reached directly"
         self._make_roles()
         self.identities = folder / "identities"
         self.identities.mkdir()
-        self._accounts = {self.requester: Account(self.addr, self._make_user(self.requester, *_ASKING))}
+        self._accounts = {self.requester: self._account(self.requester, *_ASKING)}
         for name in self.reviewers:
-            files = self._make_user(name, "reviewer")
-            self._accounts[name] = Account(self.addr, files)
+            self._make_user(name, "reviewer")
+            files = self._sign(name)
+            self._accounts[name] = Account(host.addr, files)
             for file in (files.crt, files.key):
                 shutil.copy(file, self.identities / f"{name}{file.suffix}")
-        self.credentials = self._make_user(f"plugin-{self._tag}", "plugin")
-        self.decider_credentials = self._make_user(self.decider, "plugin", "decider")
+        self._plugin = f"plugin-{self._tag}"
+        self._make_user(self._plugin, "plugin")
+        self._make_user(self.decider, "plugin", "decider")
+        self.access, self.decider_access = self._access(self._plugin), self._access(self.decider)
 
     def close(self) -> None:
         """Remove the users and roles."""
-        for name in (*self._accounts, f"plugin-{self._tag}", self.decider):
+        for name in (*self._accounts, self._plugin, self.decider):
             self._host.tctl("rm", f"user/{name}")
         for role in (*_ASKING, "reviewer", "plugin", "decider", "target", "policed"):
             self._host.tctl("rm", f"role/{self._role(role)}")
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Keep the people's connections, so that a call is measured and not its handshake."""
+        with ExitStack() as stack:
+            for account in self._accounts.values():
+                stack.enter_context(account.keep())
+            yield
 
     # The people
 
@@ -172,14 +208,15 @@ class RealCluster:
             Review(one["author"], pb.RequestState.Name(one["proposed_state"]), one.get("reason", "")) for one in found
         ]
 
-    @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        await trio.to_thread.run_sync(self._host.stop)
-        try:
-            yield
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._host.start)
+    async def renew(self) -> None:
+        await trio.to_thread.run_sync(self._access, self._plugin)
+
+    def away(self) -> AbstractAsyncContextManager[None]:
+        return _away(self._host)
+
+    def proxy_away(self) -> AbstractAsyncContextManager[None]:
+        assert self._host.proxy is not None
+        return _away(self._host.proxy)
 
     async def _spec(self, request_id: str) -> dict[str, Any]:
         found = json.loads(await self._tctl("requests", "get", request_id, "--format=json"))
@@ -236,22 +273,55 @@ class RealCluster:
         version = "v3" if self._major < 10 else "v5"
         self._create("role", version, self._role(name), {"allow": allow})
 
-    def _make_user(self, name: str, *roles: str) -> Credentials:
+    def _make_user(self, name: str, *roles: str) -> None:
         self._create("user", "v2", name, {"roles": [self._role(role) for role in roles]})
-        out = self._host.path(f"{self._tag}-{roles[0]}-{secrets.token_hex(2)}")
-        _patiently(
-            lambda: self._host.tctl("auth", "sign", "--format=tls", f"--user={name}", f"--out={out}", "--ttl=72h")
-        )
-        files = Credentials(*(self._folder / f"{secrets.token_hex(4)}.{end}" for end in ("crt", "key", "cas")))
-        for file in files:
-            file.touch(mode=0o600)
-            file.write_bytes(self._host.take(out + file.suffix))
-        return files
+
+    def _account(self, name: str, *roles: str) -> Account:
+        self._make_user(name, *roles)
+        return Account(self._host.addr, self._sign(name))
+
+    def _access(self, name: str) -> Settings:
+        """Sign in and tell the settings; again under the same name, the files are replaced."""
+        if (proxy := self._host.proxy) is None:
+            return direct_access(self._host.addr, self._sign(name))
+        (identity,) = self._signed("file", name, "pem")
+        return {
+            "teleport.addr": proxy.addr,
+            "teleport.identity": str(identity),
+            "teleport.proxy_ca_file": str(proxy.ca_file),
+        }
+
+    def _sign(self, name: str) -> Credentials:
+        return Credentials(*self._signed("tls", name, "crt", "key", "cas"))
+
+    def _signed(self, kind: str, name: str, *ends: str) -> list[Path]:
+        """Have credentials made, one file for each ending, and laid where the sidecar finds them."""
+        out = self._host.path(f"{self._tag}-{secrets.token_hex(2)}.{ends[0]}")
+        sign = ("auth", "sign", f"--format={kind}", f"--user={name}", f"--out={out.removesuffix('.crt')}", "--ttl=72h")
+        _patiently(lambda: self._host.tctl(*sign))
+        made = []
+        for end in ends:
+            file = self._folder / f"{name}.{end}"
+            new = file.with_suffix(f".{end}.new")
+            new.touch(mode=0o600)
+            new.write_bytes(self._host.take(out.removesuffix(ends[0]) + end))
+            made.append(new.rename(file))
+        return made
 
     def _create(self, kind: str, version: str, name: str, spec: dict[str, object]) -> None:
         resource = {"kind": kind, "version": version, "metadata": {"name": name}, "spec": spec}
         path = self._host.put(f"{self._tag}-{kind}-{secrets.token_hex(2)}.yaml", json.dumps(resource))
         self._host.tctl("create", "-f", path)
+
+
+@asynccontextmanager
+async def _away(host: AuthHost | ProxyHost) -> AsyncIterator[None]:
+    await trio.to_thread.run_sync(host.stop)
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(host.start)
 
 
 def _patiently(run: Callable[[], object], seconds: float = 10.0) -> None:

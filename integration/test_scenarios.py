@@ -14,5 +14,5 @@ from integration.stage import Scenario, Stage
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.__name__))
 async def test_scenario(scenario: Scenario, stage: Stage) -> None:
     """What people see is the same whatever the servers are; each scenario says what."""
-    with trio.fail_after(120):
+    with trio.fail_after(180):  # 18 forgets an expired request only after 100 s and more
         await scenario(stage)

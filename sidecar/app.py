@@ -1,7 +1,7 @@
-"""The process: endpoints that come first and go last, signals, and the work by one configuration after another.
+"""The process: endpoints that come first and go last, signals, and the work between.
 
-/readyz answers from the first moment on. SIGTERM ends the work in order, SIGHUP ends it in order and begins it again by
-the configuration as it is now.
+/readyz answers from the first moment on. SIGTERM ends the work in order; after SIGHUP it goes on by the configuration
+that is there by then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from sidecar.assembly import Assembly
 from sidecar.errors import ConfigError, LinkRefused
 from sidecar.files import load_pair, trusting
 from sidecar.intake.keep import LinkStatus
-from sidecar.intake.kept import Kept
 from sidecar.metrics import Metrics
 from sidecar.times import USUAL, Times
 
@@ -51,7 +50,9 @@ async def run(
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
-    process = _Process(config, trio.Event() if stop is None else stop, (reload, tell), manager, times)
+    process = _Process(
+        config, trio.Event() if stop is None else stop, (reload, tell), manager, times, fail_fast=fail_fast
+    )
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.listen_to_signals, nursery.cancel_scope, name="app.signals")
@@ -61,7 +62,7 @@ async def run(
             # Not after the links: a peer that is away must not keep what is ordered after us from starting.
             manager(notify.READY)
             task_status.started(address)
-            await process.work(fail_fast=fail_fast)
+            await process.work()
             nursery.cancel_scope.cancel()
     except* LinkRefused:
         # Said by the link itself; `--fail-fast` asked for it.
@@ -79,17 +80,14 @@ class _Process:
         reload: tuple[Callable[[], Config] | None, Callable[[Config], None]],
         manager: Callable[[str], None],
         times: Times,
+        *,
+        fail_fast: bool,
     ) -> None:
         self.exit_code = 0
-        self._config = config
         self._stop = stop
         self._reload, self._tell = reload
         self._manager = manager
-        self._times = times
         self._metrics = Metrics()
-        self._kept = Kept()
-        self._turn = trio.Event()
-        self._next: Config | None = None
         # What the endpoints are served by: changing more than the certificate's content needs a restart.
         self._served = config.endpoints
         self._context: ssl.SSLContext | None = None
@@ -97,27 +95,12 @@ class _Process:
             LinkStatus("teleport", self._metrics, times),
             LinkStatus("mattermost", self._metrics, times),
         )
+        self._assembly = Assembly(config, self._metrics, times, self._statuses, fail_fast=fail_fast)
 
-    async def work(self, *, fail_fast: bool) -> None:
-        """Work by the current configuration, and by each reloaded one, until asked to stop."""
-        while not self._stop.is_set():
-            self._turn = trio.Event()
-            assembly = Assembly(self._config, self._metrics, self._times, self._statuses, self._kept)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._turn_on_stop, name="app.stop")
-                complete = await assembly.run(self._turn, fail_fast=fail_fast)
-                nursery.cancel_scope.cancel()
-            for status in self._statuses:
-                status.ended()
-            if self._next is not None:
-                self._config, self._next = self._next, None
-                log.info("config.reloaded")
-                continue
-            log.info("process.stopped", extra={"complete": complete})
-
-    async def _turn_on_stop(self) -> None:
-        await self._stop.wait()
-        self._turn.set()
+    async def work(self) -> None:
+        """Work until asked to stop."""
+        complete = await self._assembly.run(self._stop)
+        log.info("process.stopped", extra={"complete": complete})
 
     # -- beside the work ---------------------------------------------------------------------------------------------
 
@@ -167,8 +150,7 @@ class _Process:
         self._tell(config)
         if config.endpoints != self._served:
             log.warning("config.unchangeable", extra={"detail": "[endpoints] needs a restart; the rest is taken over"})
-        self._next = config
-        self._turn.set()
+        self._assembly.reload(config)
 
     async def watch_loop(self) -> None:
         """Measure how late the loop runs its timers, and what of the log nobody read."""

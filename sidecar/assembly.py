@@ -1,305 +1,309 @@
-"""Everything that works by one configuration: built leaf to root, started, and stopped in order.
+"""Everything that works: built leaf to root, started, moved to another configuration, and stopped in order.
 
-When asked to stop, nothing new is taken in, what is being written is finished and recorded, and then everything ends.
+What is known and owed outlives a configuration. Workers are built for one, and end before the next counts; a link is
+connected anew only where its own settings changed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import time
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
-from sidecar.decisions.judge import Policy, Rules
-from sidecar.decisions.reminders import Reminders
 from sidecar.decisions.routing import routes_of
 from sidecar.decisions.seen import Context
+from sidecar.decisions.terms import digest_of, options_of, rules_of
 from sidecar.errors import LinkError
 from sidecar.files import trusting
+from sidecar.intake.dialer import Dialer
 from sidecar.intake.direct import Asked, Direct
-from sidecar.intake.expiry import Expiry, watch
+from sidecar.intake.expiry import Expiry
 from sidecar.intake.hints import Ear
-from sidecar.intake.keep import LinkStatus, keep
+from sidecar.intake.keep import Part, keep
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
+from sidecar.intake.settings import link_settings, listens, request_seconds, token, token_place
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
+from sidecar.mattermost.client import Away, MattermostClient
 from sidecar.mattermost.client import open_client as open_mattermost
 from sidecar.mattermost.recipients import Recipients
 from sidecar.reconcile.coldstart import close_orphans
-from sidecar.reconcile.controller import Controller, Peers
+from sidecar.reconcile.controller import Controller
 from sidecar.reconcile.followed import Followed
 from sidecar.reconcile.gate import Gate
 from sidecar.reconcile.observe import Observer
-from sidecar.reconcile.people import Identity, People, Reviewer
+from sidecar.reconcile.people import People
 from sidecar.reconcile.resolve import Resolver
+from sidecar.reconcile.strangers import Strangers
 from sidecar.reconcile.submit import Submitter
-from sidecar.teleport.connect import Connector
-from sidecar.teleport.findings import to_error
-from sidecar.teleport.identity import credential_files, load_credentials
+from sidecar.reconcile.visit import Peers
 from sidecar.teleport.reviewers import open_reviewers
-from sidecar.teleport.x509 import read_certificate
-from sidecar.text.fields import TextOptions
 from sidecar.times import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
+    from contextlib import AbstractAsyncContextManager
 
     from sidecar.config import Config
-    from sidecar.intake.kept import Kept
-    from sidecar.intake.teleport import Auth
-    from sidecar.mattermost.client import MattermostClient
+    from sidecar.intake.keep import LinkStatus
+    from sidecar.mattermost.inbox import Events
     from sidecar.metrics import Metrics
-    from sidecar.teleport.credentials import Credentials
     from sidecar.teleport.reviewers import Reviewers
-    from sidecar.teleport.x509 import CertificateFacts
+    from sidecar.text.fields import TextOptions
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
 
-# One answer of Mattermost, and the share of a lease that it may take: a write must end before the lease does.
-REQUEST_SECONDS = 10.0
 ORPHANS_RETRY_SECONDS = 60.0
 
 
 class Assembly:
-    """The work by one configuration. `statuses` are the links as /readyz shows them, Teleport's first."""
+    """The work. `statuses` are the links as /readyz shows them, Teleport's first.
+
+    With `fail_fast`, a peer that refuses us before it was ever ready ends it by LinkRefused.
+    """
 
     def __init__(
-        self, config: Config, metrics: Metrics, times: Times, statuses: tuple[LinkStatus, LinkStatus], kept: Kept
+        self,
+        config: Config,
+        metrics: Metrics,
+        times: Times,
+        statuses: tuple[LinkStatus, LinkStatus],
+        *,
+        fail_fast: bool,
     ) -> None:
         self._config = config
-        self._token = kept.token(config.mattermost)
+        self._rules, self._digest = rules_of(config), digest_of(config)
+        self._next: Config | None = None
+        self._asked = trio.Event()
         self._metrics = metrics
         self._times = times
-        self._teleport_status, self._mattermost_status = statuses
-        self._rules = rules(config)
-        self._routes = routes_of(config)
-        limits = config.limits
-        self._reminders = Reminders(config.reminders.after, config.reminders.every, config.reminders.most)
+        self._statuses = statuses
+        self._fail_fast = fail_fast
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
         self._followed = Followed(
-            self._routes,
-            lambda: self._monitoring.book,
-            open_requests=limits.open_requests,
-            queue=limits.queue,
-            times=times,
-            reminders=self._reminders,
+            routes_of(config), config.limits, lambda: self._monitoring.book, times, config.reminders
         )
-        self._gate = Gate(self._followed.queue.add, self._mattermost_status)
-        self._teleport = TeleportLink(
-            self._connect,
-            self._adopt,
-            self._credential_files,
-            kept.proven(config.teleport),
-            self._followed,
-            self._monitoring,
-            self._teleport_status,
+        self._gate = Gate(self._followed.queue.add, statuses[1].wrote)
+        self._dialer = Dialer(config.teleport, statuses[0], metrics)
+        self._teleport = TeleportLink(self._dialer, self._followed, self._monitoring, statuses[0], metrics)
+        self._token = token(config)
+        self._client = MattermostClient(Away(), metrics.posts_skipped_total.inc)
+        self._recipients = Recipients(self._client, unknown_seconds=times.unknown_recipient)
+        self._link = MattermostLink(
+            self._client,
+            statuses[1],
+            self._gate,
             metrics,
+            lambda: self._ear if listens(self._config) else None,
+            self._recipients.clear,
         )
-        self._own_user = ""
-        self._certificate: dict[str, CertificateFacts] = {}
-        one_file = config.teleport.identity is not None
-        self._expiry = Expiry("main", lambda: self._certificate, metrics, one_file=one_file)
-        self._warned: set[str] = set()
+        self._people = People(self._client, config.reviewers, config.reviews.identity, config.requester_recipients())
+        self._strangers = Strangers(self._client, self._people.find, metrics)
+        self._direct = Direct(
+            self._client,
+            self._followed.heard,
+            Asked(self._teleport.store.get_request, lambda: statuses[0].working),
+            self._people.find,
+            self._rules,
+            self._text_options,
+            bot_id=lambda: self._link.bot_id,
+            secret=self._secret,
+            url=lambda: self._config.mattermost.url,
+            times=times,
+        )
+        self._sweeper = Sweeper(
+            self._client,
+            self._followed.heard,
+            self._rules,
+            self._direct.take,
+            metrics,
+            linked=self._people.linked,
+            known=self._teleport.listed.wait,
+            suspect=self._gate.suspect,
+            times=times,
+        )
+        self._ear = Ear(
+            self._open_events, self._followed.heard, self._people, self._strangers, self._sweeper, self._direct, times
+        )
+        self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
+        self._links = {
+            "teleport": Part(self._hold_teleport, "teleport"),
+            "mattermost": Part(self._hold_mattermost, "mattermost"),
+        }
+        self._workers = Part(self._work, "reconcile")
+        self._cleaned = False
+        # Whether what is followed may be another cluster's.
+        self._moved = False
 
-    async def run(self, stop: trio.Event, *, fail_fast: bool) -> bool:
-        """Work until `stop`; True where everything under way was finished. Raises LinkRefused with `fail_fast`."""
-        config, settings = self._config, self._config.mattermost
-        async with (
-            AsyncExitStack() as stack,
-            open_mattermost(
+    async def run(self, stop: trio.Event) -> bool:
+        """Work until `stop`; True where everything under way was finished. Raises LinkRefused."""
+        async with trio.open_nursery() as nursery:
+            for part in (*self._links.values(), self._workers):
+                part.begin(nursery)
+            nursery.start_soon(self._take_over, nursery, name="app.reload")
+            await stop.wait()
+            self._teleport.quiesce()
+            complete = await self._drain()
+            nursery.cancel_scope.cancel()
+        return complete
+
+    async def _drain(self) -> bool:
+        with trio.move_on_after(self._times.drain) as drain:
+            await self._gate.drained()
+        return not drain.cancelled_caught
+
+    # -- another configuration ---------------------------------------------------------------------------------------
+
+    def reload(self, config: Config) -> None:
+        """Go on by this configuration as soon as what is being written is finished; the last one asked for counts."""
+        self._next = config
+        self._asked.set()
+
+    async def _take_over(self, nursery: trio.Nursery) -> None:
+        known = link_settings(self._config)
+        while True:
+            await self._asked.wait()
+            self._asked = trio.Event()
+            config, self._next = self._next or self._config, None
+            now = link_settings(config)
+            links = [
+                self._links[status.name]
+                for status in self._statuses
+                # Who was refused, and may have mended it, need not wait.
+                if now[status.name] != known[status.name] or status.state == "refused"
+            ]
+            if links or config != self._config:
+                await self._drain()
+                for part in (self._workers, *links):
+                    await part.end()
+                rules = self._digest
+                self._use(config)
+                self._moved = self._links["teleport"] in links
+                for part in (*links, self._workers):
+                    part.begin(nursery)
+                self._gate.reopen()
+                # A card bears the rules by which people decide on it.
+                self._followed.look_again(cards=rules != self._digest)
+            known = now
+            log.info("config.reloaded")
+
+    def _use(self, config: Config) -> None:
+        """Let it count for everything that outlives a configuration; nothing works meanwhile."""
+        before, self._config = self._config, config
+        self._rules, self._digest = rules_of(config), digest_of(config)
+        if before.teleport.plugin_name != config.teleport.plugin_name:
+            # What is known of records is true of the other name's.
+            self._followed.clear()
+        if token_place(before) != token_place(config):
+            self._token = token(config)
+        self._followed.configure(routes_of(config), config.limits, config.reminders)
+        self._monitoring.configure(config.teleport.plugin_name, config.rules.mode)
+        self._dialer.configure(config.teleport)
+        self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
+        self._direct.rules = self._sweeper.rules = self._rules
+
+    # -- what is ended and begun again -------------------------------------------------------------------------------
+
+    async def _hold_teleport(self) -> None:
+        status = self._statuses[0]
+        try:
+            async with trio.open_nursery() as nursery:
+                self._dialer.begin(nursery)
+                nursery.start_soon(self._dialer.expiry.watch, self._times.expiry_every, name="expiry")
+                files = self._dialer.files
+                await keep(status, self._teleport.live, Backoff(0.1, 5.0), files, fail_fast=self._fail_fast)
+        finally:
+            status.ended()
+
+    async def _hold_mattermost(self) -> None:
+        settings, status = self._config.mattermost, self._statuses[1]
+        files = [settings.token_file] if settings.token_file is not None else []
+        try:
+            async with open_mattermost(
                 settings.url,
                 self._token,
+                client=self._client,
                 ssl_context=trusting("mattermost.ca_file", settings.ca_file),
                 max_connections=settings.max_connections,
                 max_posts_per_second=settings.max_posts_per_second,
-                request_seconds=min(REQUEST_SECONDS, self._config.teleport.lease / 3),
+                request_seconds=request_seconds(self._config),
                 observe=self._metrics.observe_rest,
-                skipped=self._metrics.posts_skipped_total.inc,
-            ) as client,
-            trio.open_nursery() as nursery,
-        ):
-            self._connector = self._open_connector(nursery)
-            ears: list[Ear] = []
-            recipients = Recipients(client, unknown_seconds=self._times.unknown_recipient)
-            link = MattermostLink(
-                client,
-                self._mattermost_status,
-                self._gate,
+            ):
+                await keep(status, self._link.live, Backoff(0.25, 2.0), lambda: files, fail_fast=self._fail_fast)
+        finally:
+            self._gate.close()
+            status.ended()
+
+    async def _work(self) -> None:
+        """Everything that is built for one configuration: the workers, and what they turn to."""
+        if self._moved:
+            await self._teleport.store.ready()
+        config, store, people = self._config, self._teleport.store, self._people
+        async with self._open_pool() as pool, trio.open_nursery() as nursery:
+            resolver = Resolver(
+                self._recipients,
+                routes_of(config),
+                self._monitoring.ruling,
                 self._metrics,
-                lambda: ears[0] if ears else None,
-                recipients.clear,
+                self._followed.queue.add,
+                self._followed.heard.retry,
+                self._gate.suspect,
+                self._times,
             )
-            pool = await self._open_pool(stack)
-            people = People(client, identity(config))
-            direct = self._listen(client, link, ears, people)
-            controller = self._controller(client, recipients, link, people, pool, direct)
-            await nursery.start(controller.run, name="reconcile")
-            nursery.start_soon(partial(self._keep_teleport, fail_fast=fail_fast), name="teleport")
-            nursery.start_soon(partial(self._keep_mattermost, link, fail_fast=fail_fast), name="mattermost")
-            nursery.start_soon(self._clean_up, client, recipients, link, name="coldstart")
-            nursery.start_soon(watch, self._expiries(pool), self._times.expiry_every, name="expiry")
-            await stop.wait()
-            self._teleport.quiesce()
-            with trio.move_on_after(self._times.drain) as drain:
-                await self._gate.drained()
-            nursery.cancel_scope.cancel()
-        return not drain.cancelled_caught
-
-    # -- Mattermost --------------------------------------------------------------------------------------------------
-
-    def _controller(
-        self,
-        client: MattermostClient,
-        recipients: Recipients,
-        link: MattermostLink,
-        people: People,
-        pool: Reviewers | None,
-        direct: Direct | None,
-    ) -> Controller:
-        config, rules = self._config, self._rules
-        decides = rules.mode != "none"
-        resolver = Resolver(
-            recipients,
-            self._routes,
-            self._monitoring.ruling,
-            self._metrics,
-            self._followed.queue.add,
-            self._followed.retry,
-            self._gate.suspect,
-            self._times,
-        )
-        peers = Peers(
-            self._teleport,
-            client,
-            Observer(
-                self._teleport,
-                client,
+            peers = Peers(
+                store,
+                self._client,
+                Observer(
+                    store,
+                    self._client,
+                    resolver,
+                    people.judge,
+                    people.find_requester,
+                    self._metrics,
+                    people.find_accounts,
+                ),
                 resolver,
-                people.find,
-                people.find_requester,
-                self._metrics,
-                people.find_accounts,
-            ),
-            resolver,
-            Submitter(rules.mode, self._teleport, lambda: self._own_user, pool) if decides else None,
-            self._gate,
-            recipients.forget,
-        )
-        context = Context(
-            lease_s=max(1, int(config.teleport.lease)),
-            rules=rules,
-            rules_digest=digest(config),
-            times=self._times,
-            reminders=self._reminders,
-            announce_resolved=config.announce.resolved,
-            announce_delay=config.announce.delay,
-        )
-        return Controller(
-            self._followed,
-            peers,
-            lambda: msgspec.structs.replace(
-                context,
-                bot_id=link.bot_id,
-                own_user=self._own_user,
-                options=self._text_options(),
-                keep_recipients=self._monitoring.book.used,
-            ),
-            self._metrics,
-            workers=config.limits.workers,
-            seeds=(rules.approve[0], rules.deny[0]) if decides and "reaction" in rules.ways else (),
-            others=direct.visit if direct is not None else None,
-        )
+                Submitter(
+                    config.reviews.submit_as, store, lambda: self._dialer.own_user, pool.submit if pool else None
+                ),
+                self._gate,
+                self._recipients.forget,
+                self._strangers,
+            )
+            expiry = Expiry("reviewer", pool.certificates if pool is not None else dict, self._metrics)
+            nursery.start_soon(expiry.watch, self._times.expiry_every, name="expiry")
+            await nursery.start(resolver.run, name="reconcile.resolver")
+            nursery.start_soon(self._clean_up, name="coldstart")
+            await self._controller.run(peers, config.limits.workers)
 
-    def _listen(self, client: MattermostClient, link: MattermostLink, ears: list[Ear], people: People) -> Direct | None:
-        """Build what hears people in Mattermost; nothing where the configuration asks for none."""
-        config, rules = self._config, self._rules
-        if rules.mode == "none" and not (config.reviewers and "direct" in rules.ways):
-            return None
-        direct = Direct(
-            client,
-            self._followed,
-            Asked(self._teleport.get_request, lambda: self._teleport_status.working),
-            people.find,
-            rules,
-            self._text_options,
-            bot_id=lambda: link.bot_id,
-            secret=self._token,
-            url=config.mattermost.url,
-            times=self._times,
-        )
-        sweeper = Sweeper(
-            client,
-            self._followed,
-            rules,
-            direct.take,
-            self._metrics,
-            known=self._teleport.listed.wait,
-            suspect=self._gate.suspect,
-            times=self._times,
-        )
-        # The websocket's libraries cost each start time and memory, and few need them where nobody decides.
-        from sidecar.mattermost.events import open_events  # noqa: PLC0415
+    @asynccontextmanager
+    async def _open_pool(self) -> AsyncIterator[Reviewers | None]:
+        teleport, reviews = self._config.teleport, self._config.reviews
+        if reviews.submit_as != "reviewer" or reviews.identities is None:
+            yield None
+            return
+        cas = teleport.identity or teleport.root_cas
+        async with open_reviewers(reviews.identities, cas, self._dialer.open, ca_pins=teleport.ca_pin) as pool:
+            yield pool
 
-        connect = partial(
-            open_events,
-            config.mattermost.url,
-            self._token,
-            ssl_context=trusting("mattermost.ca_file", config.mattermost.ca_file),
-            ping_seconds=self._times.socket_ping_every,
-            answer_seconds=self._times.socket_ping_limit,
-        )
-        wants_direct = direct if "direct" in rules.ways else None
-        ears.append(Ear(connect, self._followed, people, sweeper, wants_direct, self._times))
-        return wants_direct
-
-    def _text_options(self) -> TextOptions:
-        """What Teleport says of itself decides the link: without reviews on the server, its page has no buttons."""
-        info = self._teleport.info
-        web_url = self._config.teleport.web_url
-        if not web_url and info is not None and (proxy := self._connector.web_addr or info.proxy_public_addr):
-            web_url = f"https://{proxy}"
-        has_reviews = info is not None and (info.advanced_workflows or info.any_entitlement)
-        return TextOptions(
-            cluster=info.cluster if info is not None else "",
-            web_url=web_url,
-            reviews_supported=bool(self._config.teleport.web_url) or has_reviews,
-            time_zone=self._config.messages.time_zone or None,
-            ways=self._rules.ways if self._rules.mode != "none" else (),
-            approve_emoji=self._rules.approve[0],
-            deny_emoji=self._rules.deny[0],
-            require_reason=self._rules.require_reason,
-            # This mode is for the edition without reviews alone.
-            commands=self._rules.mode != "state",
-            whole_ids=info is not None and info.major < 16,
-        )
-
-    async def _keep_mattermost(self, link: MattermostLink, *, fail_fast: bool) -> None:
-        token_file = self._config.mattermost.token_file
-        files = [token_file] if token_file is not None else []
-        await keep(self._mattermost_status, link.live, Backoff(0.25, 2.0), lambda: files, fail_fast=fail_fast)
-
-    async def _clean_up(self, client: MattermostClient, recipients: Recipients, link: MattermostLink) -> None:
+    async def _clean_up(self) -> None:
         """Once both links have been up: end the cards of requests that nobody remembers."""
         await self._teleport.listed.wait()
-        await link.known.wait()
-        names = dict.fromkeys(name for names in self._routes.roles.values() for name in names)
+        await self._link.known.wait()
+        names = dict.fromkeys(name for names in self._config.role_to_recipients.values() for name in names)
         names |= dict.fromkeys(self._monitoring.book.recipients)
-        while True:
+        while not self._cleaned:
             try:
                 await close_orphans(
                     names,
-                    recipients.resolve,
-                    client,
-                    self._teleport,
-                    bot_id=link.bot_id,
+                    self._recipients.resolve,
+                    self._client,
+                    self._teleport.store,
+                    bot_id=self._link.bot_id,
                     cluster=self._text_options().cluster,
                     followed=self._followed.__contains__,
                 )
@@ -307,112 +311,41 @@ class Assembly:
                 log.debug("orphans.postponed", extra={"link": exc.link, "reason": exc.reason})
                 await trio.sleep(ORPHANS_RETRY_SECONDS)
             else:
-                return
+                self._cleaned = True
 
-    # -- Teleport ----------------------------------------------------------------------------------------------------
+    # -- what holds for every request --------------------------------------------------------------------------------
 
-    async def _keep_teleport(self, *, fail_fast: bool) -> None:
-        files = self._credential_files
-        await keep(self._teleport_status, self._teleport.live, Backoff(0.1, 5.0), files, fail_fast=fail_fast)
-
-    @asynccontextmanager
-    async def _connect(self, credentials: Credentials | None) -> AsyncIterator[tuple[Auth, Credentials]]:
-        """A connection with these credentials or the files', after a look at what grpcio would not explain."""
-        teleport = self._config.teleport
-        if credentials is None:
-            credentials = load_credentials(teleport)
-            if not self._own_user:
-                # Known before the Auth Service answers; from then on, the certificate that worked last counts.
-                with suppress(ValueError):
-                    self._watch_end(read_certificate(credentials.certificate))
-        await self._inspect(credentials)
-        async with self._connector.open(credentials) as client:
-            yield client, credentials
-
-    def _open_connector(self, nursery: trio.Nursery) -> Connector:
-        teleport = self._config.teleport
-        return Connector(
-            nursery,
-            teleport.addr,
-            server_name="teleport.cluster.local" if teleport.verify == "cluster" else None,
-            plugin_name=teleport.plugin_name,
-            proxy_ca_file=teleport.proxy_ca_file,
-            observe=self._metrics.observe_grpc,
-        )
-
-    def _adopt(self, credentials: Credentials) -> None:
-        """A connection has proven to work: its certificate is who we are."""
-        ours = read_certificate(credentials.certificate)
-        self._own_user = ours.user
-        self._watch_end(ours)
-
-    def _watch_end(self, ours: CertificateFacts) -> None:
-        self._certificate = {"": ours}
-        self._expiry.look()
-
-    async def _inspect(self, credentials: Credentials) -> None:
-        """Raise what stands in the way as its one sentence with the fix; warn of the rest once."""
-        verify = self._config.teleport.verify
-        findings = await self._connector.preflight(credentials, verify=verify, now=time.time())
-        self._teleport_status.way = self._connector.way
-        for finding in findings:
-            if finding.status == "failure":
-                raise to_error(finding)
-            if finding.status == "warning" and finding.id not in self._warned:
-                self._warned.add(finding.id)
-                log.warning("preflight.warned", extra={"check": finding.id, "detail": to_error(finding).detail})
-
-    async def _open_pool(self, stack: AsyncExitStack) -> Reviewers | None:
+    def _context(self) -> Context:
         config = self._config
-        if self._rules.mode != "reviewer" or config.reviews.identities is None:
-            return None
-        return await stack.enter_async_context(
-            open_reviewers(
-                config.reviews.identities,
-                config.teleport.identity or config.teleport.root_cas,
-                self._connector.open,
-                ca_pins=config.teleport.ca_pin,
-            )
+        return Context(
+            lease_s=max(1, int(config.teleport.lease)),
+            rules=self._rules,
+            rules_digest=self._digest,
+            times=self._times,
+            reminders=config.reminders,
+            announce_resolved=config.announce.resolved,
+            announce_delay=config.announce.delay,
+            bot_id=self._link.bot_id,
+            own_user=self._dialer.own_user,
+            options=self._text_options(),
+            keep_recipients=self._monitoring.book.used,
         )
 
-    def _expiries(self, pool: Reviewers | None) -> list[Expiry]:
-        expiries = [self._expiry]
-        if pool is not None:
-            expiries.append(Expiry("reviewer", pool.certificates, self._metrics))
-        return expiries
+    def _secret(self) -> str:
+        return self._token()
 
-    def _credential_files(self) -> tuple[Path, ...]:
-        return credential_files(self._config.teleport)
+    def _text_options(self) -> TextOptions:
+        return options_of(self._config, self._rules, self._teleport.store.info, self._dialer.web_addr)
 
+    def _open_events(self) -> AbstractAsyncContextManager[Events]:
+        # The websocket's libraries cost each start time and memory, and few need them where nobody decides.
+        from sidecar.mattermost.events import open_events  # noqa: PLC0415
 
-def rules(config: Config) -> Rules:
-    """What the configuration says of decisions."""
-    reviews = config.reviews
-    policies = {
-        role: Policy(policy.reviewers, policy.approvals, policy.denials) for role, policy in reviews.policy.items()
-    }
-    return Rules(
-        mode=reviews.submit_as,
-        # Where nobody decides, there are still questions to answer.
-        ways=tuple(way for way in reviews.ways if reviews.submit_as != "none" or way == "direct"),
-        approve=reviews.approve,
-        deny=reviews.deny,
-        require_reason=reviews.require_reason,
-        looking=reviews.looking,
-        policies=policies,
-    )
-
-
-def digest(config: Config) -> str:
-    """What the rules come to by which people decide: where they change, words from before do not count."""
-    reviews = config.reviews
-    linked = sorted(f"{one.id}={one.user}" for one in config.reviewers.values())
-    parts = [reviews.submit_as, *reviews.ways, "", *reviews.approve, "", *reviews.deny, reviews.identity, *linked]
-    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]
-
-
-def identity(config: Config) -> Identity:
-    """How reviewers are recognised."""
-    reviewers = tuple(Reviewer(name, one.user, one.id) for name, one in config.reviewers.items())
-    requesters = tuple((user, name) for user, name in routes_of(config).requesters.items() if name)
-    return Identity(reviewers, config.reviews.identity, requesters=requesters)
+        settings = self._config.mattermost
+        return open_events(
+            settings.url,
+            self._token,
+            ssl_context=trusting("mattermost.ca_file", settings.ca_file),
+            ping_seconds=self._times.socket_ping_every,
+            answer_seconds=self._times.socket_ping_limit,
+        )

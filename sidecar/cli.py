@@ -15,6 +15,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -241,18 +242,19 @@ def _health(options: argparse.Namespace) -> int:
     import http.client
 
     if not (options.url or options.config or options.set):
-        options = _running(Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace")) or options
+        with suppress(OSError):  # hidden from us, so none of ours
+            options = _running(Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace")) or options
     url = getattr(options, "url", None) or _own_url(_load(options))
     connection, path = _connection(url)
     try:
         connection.request("GET", path)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as exc:
-        print(f"unhealthy: {url}: {exc}")
+        _show(f"unhealthy: {url}: {exc}")
         return BUG
     finally:
         connection.close()
-    print("healthy" if status == 200 else f"unhealthy: {url} answered {status}")
+    _show("healthy" if status == 200 else f"unhealthy: {url} answered {status}")
     return OK if status == 200 else BUG
 
 
@@ -369,5 +371,5 @@ def _demo(options: argparse.Namespace) -> int:
 def _version(options: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes the options
     from importlib import metadata
 
-    print(f"sidecar {__version__} (Python {platform.python_version()}, grpcio {metadata.version('grpcio')})")
+    _show(f"sidecar {__version__} (Python {platform.python_version()}, grpcio {metadata.version('grpcio')})")
     return OK

@@ -42,11 +42,15 @@ class Once:
 
     def news(self, subject: Hashable = None, state: object = None, *, now: float = 0.0) -> bool:
         """Return whether this is to be said now, and take it as said."""
+        due = self.due(subject, state, now=now)
+        if due:
+            self._told[subject] = (state, now)
+        return due
+
+    def due(self, subject: Hashable = None, state: object = None, *, now: float = 0.0) -> bool:
+        """Return whether this would be news."""
         told = self._told.get(subject)
-        if told is not None and told[0] == state and now - told[1] < self._every:
-            return False
-        self._told[subject] = (state, now)
-        return True
+        return told is None or told[0] != state or now - told[1] >= self._every
 
     def forget(self, subject: Hashable = None) -> bool:
         """The matter has ended: the next time is news again. Return whether anything had been said of it."""

@@ -78,6 +78,12 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     # From SIGTERM to the end of what is being written; containers are usually killed after 10 s.
     drain: float = 8.0
 
+    def wait(self, failures: int, *, link: bool) -> float:
+        """Seconds to wait after so many failures before this one; a link is tried again sooner than anything else."""
+        if link:
+            return doubled(self.failure_first, self.failure_most, failures)
+        return doubled(self.retry_first, self.retry_most, failures)
+
 
 USUAL = Times()
 

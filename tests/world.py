@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -238,6 +239,35 @@ async def running(config: Config, *, times: Times = USUAL) -> AsyncIterator[Runn
             yield Running(address, stop)
         finally:
             stop.set()
+
+
+class Reloading(Running):
+    """A sidecar in the test's loop whose configuration may change."""
+
+    def __init__(self, config: Config, lines: Lines) -> None:
+        super().__init__("", trio.Event())
+        self.config = config
+        self._lines = lines
+
+    async def reload(self, config: Config | None = None) -> None:
+        """Let SIGHUP take this configuration, or the same again; return when it counts."""
+        self.config = config or self.config
+        count = len(self._lines.of("config.reloaded"))
+        os.kill(os.getpid(), signal.SIGHUP)
+        await self._lines.heard("config.reloaded", count + 1)
+
+
+@asynccontextmanager
+async def reloading(here: World, config: Config, *, times: Times = QUICK) -> AsyncIterator[Reloading]:
+    """A sidecar in this loop that can be reloaded."""
+    sidecar = Reloading(config, here.lines)
+    async with trio.open_nursery() as nursery:
+        run = partial(app.run, config, stop=sidecar.stop, times=times, reload=lambda: sidecar.config)
+        sidecar.url = f"http://{await nursery.start(run)}"
+        try:
+            yield sidecar
+        finally:
+            sidecar.stop.set()
 
 
 @asynccontextmanager

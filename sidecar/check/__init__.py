@@ -13,7 +13,7 @@ from sidecar.check.chat import check_mattermost
 from sidecar.check.local import check_local
 from sidecar.check.report import failure, passed, to_json, to_lines, to_summary
 from sidecar.check.reviewers import Account, to_toml
-from sidecar.check.rules import who_is_told
+from sidecar.check.rules import ByRules, who_is_told
 from sidecar.config import Config
 from sidecar.teleport.findings import Finding
 
@@ -31,8 +31,8 @@ async def run(config: Config, *, send_test: str = "") -> tuple[list[Finding], li
     teleport: list[Finding] = []
     mattermost: list[Finding] = []
     accounts: list[Account] = []
-    findings = check_local(config)
+    findings, by_rules = check_local(config), ByRules()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(check_teleport, config, teleport)
-        nursery.start_soon(check_mattermost, config, mattermost, accounts, send_test)
+        nursery.start_soon(check_teleport, config, teleport, by_rules)
+        nursery.start_soon(check_mattermost, config, mattermost, accounts, send_test, by_rules)
     return [*findings, *teleport, *mattermost], accounts

@@ -26,8 +26,18 @@ _CALL_SECONDS = 7.0
 Ask = Callable[[AuthClient, Answers], Awaitable[None]]
 
 
-async def check_teleport(config: Config, findings: list[Finding]) -> None:
-    """Add what is found to `findings`; takes at most about 27 s, 50 s with a Proxy that is silent at each step."""
+async def check_teleport(config: Config, findings: list[Finding], by_rules: rules.ByRules) -> None:
+    """Add what is found to `findings`; takes at most about 27 s, 50 s with a Proxy that is silent at each step.
+
+    Whom access monitoring rules name is known at the end, whatever happened.
+    """
+    try:
+        await _check_teleport(config, findings, by_rules)
+    finally:
+        by_rules.known.set()
+
+
+async def _check_teleport(config: Config, findings: list[Finding], by_rules: rules.ByRules) -> None:
     addr = config.teleport.addr
     try:
         credentials = load_credentials(config.teleport)
@@ -39,11 +49,17 @@ async def check_teleport(config: Config, findings: list[Finding]) -> None:
     # By the cluster's own name also where verify = "hostname": what that finds has been said.
     async with trio.open_nursery() as nursery:
         connector = Connector(nursery, addr, plugin_name=teleport.plugin_name, proxy_ca_file=teleport.proxy_ca_file)
-        await _look(connector, credentials, config, findings)
+        await _look(connector, credentials, config, findings, by_rules)
         nursery.cancel_scope.cancel()
 
 
-async def _look(connector: Connector, credentials: Credentials, config: Config, findings: list[Finding]) -> None:
+async def _look(
+    connector: Connector,
+    credentials: Credentials,
+    config: Config,
+    findings: list[Finding],
+    by_rules: rules.ByRules,
+) -> None:
     addr, verify = config.teleport.addr, config.teleport.verify
     findings += await connector.preflight(credentials, verify=verify, now=time.time(), step_seconds=_STEP_SECONDS)
     if findings[-1].id != "teleport.client":
@@ -51,13 +67,18 @@ async def _look(connector: Connector, credentials: Credentials, config: Config, 
         return
     try:
         async with connector.open(credentials) as client:
-            await _ask_all(client, connector, credentials, config, findings)
+            await _ask_all(client, connector, credentials, config, findings, by_rules)
     except LinkError as exc:
         findings.append(failure(f"teleport.connection.{exc.reason}", addr, sentence(exc.detail), TELEPORT_LOG))
 
 
 async def _ask_all(
-    client: AuthClient, connector: Connector, credentials: Credentials, config: Config, findings: list[Finding]
+    client: AuthClient,
+    connector: Connector,
+    credentials: Credentials,
+    config: Config,
+    findings: list[Finding],
+    by_rules: rules.ByRules,
 ) -> None:
     addr = config.teleport.addr
     ours, roles = read_certificate(credentials.certificate), tuple(config.role_to_recipients)
@@ -69,7 +90,7 @@ async def _ask_all(
             findings.append(_unchecked(addr, "Teleport did not say what it is: whether we may submit reviews"))
         return
     findings += await decisions.check_decisions(client, connector, config, answers.info, credentials)
-    findings += await rules.check_rules(client, config)
+    findings += await rules.check_rules(client, config, by_rules)
 
 
 def _unchecked(addr: str, what: str) -> Finding:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
+import msgspec
 import trio
 
 from sidecar.check.recipients import check_recipient, check_requester, send_test
 from sidecar.check.report import MATTERMOST_LOG, Step, failure, ok, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
+from sidecar.check.rules import ByRules
 from sidecar.config import Config
 from sidecar.decisions.routing import is_email
 from sidecar.errors import ConfigError, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected
@@ -19,7 +21,7 @@ from sidecar.files import trusting
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.mattermost.recipients import Recipients
 from sidecar.model import User
-from sidecar.teleport.findings import Finding
+from sidecar.teleport.findings import Finding, shown
 
 _REQUEST_SECONDS = 5.0
 _SECONDS = 15.0
@@ -41,10 +43,12 @@ _FIXES = {
 }
 
 
-async def check_mattermost(config: Config, findings: list[Finding], accounts: list[Account], recipient: str) -> None:
+async def check_mattermost(
+    config: Config, findings: list[Finding], accounts: list[Account], recipient: str, by_rules: ByRules
+) -> None:
     """Add what is found to `findings`, and each reviewer's account to `accounts`; takes at most about 25 s.
 
-    `recipient` gets a test message, unless it is "".
+    `recipient` gets a test message, unless it is "". Whom rules alone name comes last, once it is known.
     """
     settings = config.mattermost
     try:
@@ -71,6 +75,9 @@ async def check_mattermost(config: Config, findings: list[Finding], accounts: li
             # Only a list of the teams shows that one is archived.
             await recipients.refresh(())
         findings += await side_by_side([*_steps(client, recipients, config, accounts, recipient, bot)], _SECONDS)
+        await by_rules.known.wait()
+        named = [_named(client, recipients, name, rules, bot) for name, rules in by_rules.names.items()]
+        findings += await side_by_side(named, _SECONDS)
 
 
 def _token(config: Config) -> str:
@@ -97,7 +104,7 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
                 "In Mattermost, Integrations > Bot Accounts, see that the bot is enabled and create a new token; write "
                 f"it into {setting}."
             )
-            findings.append(failure("mattermost.token.refused", subject, "Mattermost does not accept this token.", fix))
+            findings.append(failure("mattermost.token.refused", subject, _not_accepted(_token(config)), fix))
         return None
     except PostRejected as exc:
         message = f"Mattermost answered {exc.status} {exc.error_id} when asked who we are."
@@ -105,6 +112,16 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         return None
     findings.append(ok("mattermost.reach", url, "Mattermost answers."))
     return bot
+
+
+def _not_accepted(token: str) -> str:
+    """Say what can be told of a token that was refused: Mattermost gives all of them the same answer."""
+    if not re.fullmatch(r"[a-z0-9]{26}", token):
+        return "This cannot be a token: Mattermost's are 26 lower-case letters and digits."
+    return (
+        "Mattermost does not accept this token, and does not say why: it was revoked, or its bot is disabled, or it is "
+        "the token's id instead of the token."
+    )
 
 
 def _unreached(url: str, exc: LinkError) -> Finding:
@@ -148,6 +165,21 @@ def _judge_clock(client: MattermostClient, url: str) -> Iterator[Finding]:
         yield ok("mattermost.clock", url, f"The clocks agree within {_SKEW_SECONDS:g} s.")
 
 
+def _late(id: str, subject: str) -> Finding:
+    return failure(f"{id}.timeout", subject, f"Mattermost did not answer within {_SECONDS:g} s.", MATTERMOST_LOG)
+
+
+def _named(client: MattermostClient, recipients: Recipients, name: str, rules: Sequence[str], bot: User) -> Step:
+    """Check a recipient that only these rules name."""
+    whose = f"Named by the access monitoring rule {shown(*rules)}."
+
+    async def run() -> list[Finding]:
+        found = await check_recipient(client, recipients, name, bot, "recipient.by_rule")
+        return [msgspec.structs.replace(one, message=f"{one.message} {whose}") for one in found]
+
+    return Step(run, _late("recipient.by_rule", name))
+
+
 def _steps(
     client: MattermostClient,
     recipients: Recipients,
@@ -158,22 +190,18 @@ def _steps(
 ) -> Iterator[Step]:
     url = config.mattermost.url
 
-    def late(id: str, subject: str) -> Finding:
-        message = f"Mattermost did not answer within {_SECONDS:g} s."
-        return failure(f"{id}.timeout", subject, message, MATTERMOST_LOG)
-
-    yield Step(partial(_settings, client, config), late("mattermost.settings", url))
+    yield Step(partial(_settings, client, config), _late("mattermost.settings", url))
     for name in dict.fromkeys(name for names in config.role_to_recipients.values() for name in names):
-        yield Step(partial(check_recipient, client, recipients, name, bot), late("recipient", name))
+        yield Step(partial(check_recipient, client, recipients, name, bot), _late("recipient", name))
     if config.mattermost.notify_requester:
         for names in _requesters(config):
-            yield Step(partial(check_requester, client, recipients, names, bot), late("requester", names[0]))
+            yield Step(partial(check_requester, client, recipients, names, bot), _late("requester", names[0]))
     for name, reviewer in config.reviewers.items():
         account = Account(name, reviewer.user, reviewer.id)
         accounts.append(account)
-        yield Step(partial(check_reviewer, client, account), late("reviewer.account", f"@{name}"))
+        yield Step(partial(check_reviewer, client, account), _late("reviewer.account", f"@{name}"))
     if recipient:
-        yield Step(partial(send_test, client, recipients, recipient, url), late("mattermost.send_test", recipient))
+        yield Step(partial(send_test, client, recipients, recipient, url), _late("mattermost.send_test", recipient))
 
 
 def _requesters(config: Config) -> Iterator[tuple[str, ...]]:

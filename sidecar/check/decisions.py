@@ -85,7 +85,7 @@ def _edition(config: Config, info: Ping) -> Iterator[Finding]:
         name
         for name, on in (
             ("Ping says AdvancedAccessWorkflows (feature 7)", info.advanced_workflows),
-            ("Ping names an enabled entitlement (field 35)", info.any_entitlement),
+            ("Ping names a paid entitlement (field 35)", info.paid_entitlement),
         )
         if on
     ]

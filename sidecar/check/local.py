@@ -6,7 +6,6 @@ import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import getproxies
 
 from sidecar.check.report import count, failure, ok, warning
 from sidecar.config import Config, MattermostConfig, ReviewsConfig
@@ -38,7 +37,6 @@ def check_local(config: Config) -> list[Finding]:
         *_authority(config.mattermost.ca_file),
         *_endpoint_files(config.endpoints),
         *_identities(config.reviews),
-        *_proxies(),
         *_policies(config),
     ]
 
@@ -47,17 +45,6 @@ def _notice(text: str) -> Finding:
     subject, _, message = text.partition(": ")
     listen = "Give bearer_token_file, and tls_crt with tls_key; or listen on 127.0.0.1 alone."
     return warning("config.notice", subject, message, listen if subject == "endpoints.listen" else "")
-
-
-def _proxies() -> Iterator[Finding]:
-    """Networks in NO_PROXY mean something to Go and curl, and nothing to Python."""
-    proxies = getproxies()
-    networks = [part.strip() for part in proxies.pop("no", "").split(",") if "/" in part]
-    if proxies and networks:
-        message = (
-            f"{', '.join(networks)}: networks are not understood here, so their hosts are reached through the proxy."
-        )
-        yield warning("environment.no_proxy", "NO_PROXY", message, "Name Mattermost's host or its domain in NO_PROXY.")
 
 
 def _token(mattermost: MattermostConfig) -> Iterator[Finding]:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from sidecar.check.report import MATTERMOST_LOG, failure, ok, sentence, warning
-from sidecar.config import Config
+from sidecar.config import Config, Reviewer
 from sidecar.errors import LinkError, PostRejected
 from sidecar.mattermost.client import MattermostClient
 from sidecar.model import User
-from sidecar.reconcile.people import Identity, People, Reviewer, address_risk
+from sidecar.reconcile.people import People, address_risk
 from sidecar.teleport.findings import Finding
 
 _PROBLEMS = {
@@ -35,8 +35,8 @@ class Account(msgspec.Struct):
 
 async def check_reviewer(client: MattermostClient, account: Account) -> list[Finding]:
     """Look the person up, and judge as `run` does at each decision."""
-    subject, line = f"@{account.name}", Reviewer(account.name, account.user, account.id)
-    people = People(client, Identity((line,)))
+    subject = f"@{account.name}"
+    people = People(client, {account.name: Reviewer(user=account.user, id=account.id)})
     try:
         account.found = found = await (
             client.user(account.id) if account.id else client.user_by_username(account.name)

@@ -15,7 +15,7 @@ from sidecar.check.report import count, failure, ok, warning
 from sidecar.config.checks import doubt
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.model import PENDING, AccessRequest, Ping, PluginData
-from sidecar.teleport.findings import Finding, our_cluster, shown
+from sidecar.teleport.findings import Finding, shown
 from sidecar.teleport.x509 import CertificateFacts
 
 _DENIED = re.compile(r'access denied to perform action "(\w+)" on "(\w+)"')
@@ -88,8 +88,8 @@ def _server(answers: Answers) -> Iterator[Finding]:
         return
     version, cluster = shown(info.server_version), shown(info.cluster)
     yield ok("teleport.ping", addr, f"Teleport {version} of cluster {cluster} answers.")
-    if info.cluster != our_cluster(answers.ours):
-        message = f"Ping says cluster {cluster}, but our certificate is of cluster {shown(our_cluster(answers.ours))}."
+    if info.cluster != answers.ours.cluster:
+        message = f"Ping says cluster {cluster}, but our certificate is of cluster {shown(answers.ours.cluster)}."
         fix = "Set addr in [teleport] to the Auth Service of our cluster, or sign new credentials there."
         yield failure("teleport.ping.other_cluster", addr, message, fix)
     major, _ = version_of(info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from sidecar.config import Config
 from sidecar.decisions.routing import Routes, RuleBook, Ruled, entry_for, explain, read_rule, routes_of
 from sidecar.errors import LinkError, LinkRefused
 from sidecar.model import PENDING, AccessRequest, MonitoringRule
-from sidecar.teleport.client import AuthClient, open_client
+from sidecar.teleport.client import AuthClient
+from sidecar.teleport.connect import Connector
 from sidecar.teleport.findings import Finding, shown
 from sidecar.teleport.identity import load_credentials
 
@@ -32,12 +34,28 @@ class Read(NamedTuple):
     absent: bool = False
 
 
-async def check_rules(client: AuthClient, config: Config) -> list[Finding]:
+class ByRules:
+    """Whom rules name and the configuration does not, each with the rules; `known` once Teleport was asked."""
+
+    def __init__(self) -> None:
+        self.known = trio.Event()
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, config: Config, rules: Iterable[Ruled]) -> None:
+        configured = routes_of(config).configured
+        for rule in rules:
+            for name in rule.recipients:
+                if name not in configured:
+                    self.names.setdefault(name, []).append(rule.name)
+
+
+async def check_rules(client: AuthClient, config: Config, by_rules: ByRules) -> list[Finding]:
     """The rules, what each that cannot be evaluated lacks, and who is told for each role; takes at most about 3 s."""
     findings: list[Finding] = []
     read, roles = Read(problem="no answer in time"), None
     with trio.move_on_after(_SECONDS):
         read = await read_rules(client, config)
+        by_rules.add(config, read.rules)
         findings += _about_rules(config, read)
         findings += await _about_traits(client, config, read.rules)
         roles = await _roles(client)
@@ -67,15 +85,10 @@ async def read_rules(client: AuthClient, config: Config) -> Read:
 async def who_is_told(config: Config, roles: tuple[str, ...], user: str) -> tuple[list[Finding], list[Account]]:
     """Whom a request of `user` for these roles would be told to, each with the rule or the line that names them."""
     read, traits = Read(problem="Teleport did not answer in time"), None
-    try:
-        async with open_client(
-            config.teleport.addr, load_credentials(config.teleport), plugin_name=config.teleport.plugin_name
-        ) as client:
-            with trio.move_on_after(_SECONDS):
-                read = await read_rules(client, config)
-                traits = await _traits(client, user) if user and _needs_traits(read.rules) else None
-    except LinkRefused as exc:
-        read = Read(problem=exc.detail)
+    with trio.move_on_after(2 * _SECONDS):
+        async with trio.open_nursery() as nursery:
+            read, traits = await _ask(nursery, config, user)
+            nursery.cancel_scope.cancel()
     told = _told(config, read, roles, user, traits)
     findings = [ok("told", name, f"{why}.") for name, (_, why) in told.items()]
     if not findings:
@@ -85,6 +98,21 @@ async def who_is_told(config: Config, roles: tuple[str, ...], user: str) -> tupl
         message = f"Access monitoring rules cannot be read, so they may name others: {sentence(read.problem)}"
         findings.append(warning("told.rules", config.teleport.addr, message, _RIGHTS))
     return findings, []
+
+
+async def _ask(nursery: trio.Nursery, config: Config, user: str) -> tuple[Read, Traits | None]:
+    """What Teleport says of the rules and of the user, by the way that leads to it."""
+    teleport, proxy_ca_file = config.teleport, config.teleport.proxy_ca_file
+    connector = Connector(nursery, teleport.addr, plugin_name=teleport.plugin_name, proxy_ca_file=proxy_ca_file)
+    try:
+        credentials = load_credentials(teleport)
+        # Only for the way: what else is wrong, `sidecar check` says.
+        await connector.preflight(credentials, verify="cluster", now=time.time(), step_seconds=_SECONDS)
+        async with connector.open(credentials) as client:
+            read = await read_rules(client, config)
+            return read, await _traits(client, user) if user and _needs_traits(read.rules) else None
+    except LinkError as exc:
+        return Read(problem=exc.detail), None
 
 
 async def _traits(client: AuthClient, user: str) -> Traits | None:

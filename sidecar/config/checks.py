@@ -41,7 +41,8 @@ def find_problems(sections: Sections, given: Mapping[str, Any]) -> Iterator[Prob
     if not 0 <= sections.announce.delay <= 86400:
         yield "announce.delay", "must be at most one day"
     if not _is_time_zone(sections.messages.time_zone):
-        yield "messages.time_zone", "must be a time zone that this system knows, such as Europe/Vienna"
+        zone = sections.messages.time_zone
+        yield "messages.time_zone", f"must be a time zone that this system knows, such as Europe/Vienna, not {zone}"
 
 
 def find_bare_names(sections: Sections) -> Iterator[Problem]:
@@ -75,11 +76,15 @@ def _teleport(sections: Sections) -> Iterator[Problem]:
     if teleport.web_url:
         yield from _url("teleport.web_url", teleport.web_url)
     if not _PLUGIN_NAME.fullmatch(teleport.plugin_name):
-        yield "teleport.plugin_name", "must be one word of letters, digits, dots and dashes"
+        yield (
+            "teleport.plugin_name",
+            f"must be one word of letters, digits, dots and dashes, not {teleport.plugin_name}",
+        )
     if not 1 <= teleport.lease <= 3600:
         yield "teleport.lease", "must be between one second and one hour"
     if not all(map(_CA_PIN.fullmatch, teleport.ca_pin)):
-        yield "teleport.ca_pin", "must be sha256: and 64 hexadecimal digits, as tctl status prints it"
+        wrong = ", ".join(teleport.ca_pin)
+        yield "teleport.ca_pin", f"must be sha256: and 64 hexadecimal digits, as tctl status prints it, not {wrong}"
 
 
 def _mattermost(sections: Sections) -> Iterator[Problem]:
@@ -105,7 +110,7 @@ def _url(name: str, url: str) -> Iterator[Problem]:
     if good and not _has_port(parts):
         yield name, f"must have a port between 1 and 65535, not {parts.netloc.rpartition(':')[2]}"
     elif not good or re.search(r"\s", url):
-        yield name, "must be an http:// or https:// address"
+        yield name, f"must be an http:// or https:// address, not {url.rpartition('@')[2]}"
     elif "@" in parts.netloc:
         yield name, "must not contain a user name or a password"
     elif parts.query or parts.fragment:
@@ -148,7 +153,7 @@ def _emoji(reviews: ReviewsConfig) -> Iterator[Problem]:
         if not emoji and key != "looking":
             yield f"reviews.{key}", "is empty: name at least one emoji"
         if not all(map(_EMOJI.fullmatch, emoji)):
-            yield f"reviews.{key}", "must hold emoji names, such as white_check_mark"
+            yield f"reviews.{key}", f"must hold emoji names, such as white_check_mark, not {', '.join(emoji)}"
         if both := [name for name in emoji if seen.setdefault(name, key) != key]:
             yield f"reviews.{key}", f"and reviews.{seen[both[0]]} share {', '.join(sorted(set(both)))}"
 

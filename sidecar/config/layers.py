@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from sidecar.errors import ConfigError
+from sidecar.files import plain
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
 # What Kubernetes tells each container of a Service whose name begins with "sidecar"; nobody can take it back.
@@ -101,9 +102,7 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 def _read(path: Path) -> Tables:
     try:
-        if path.exists() and not path.is_file():  # a device never ends, and a pipe may never begin
-            raise ConfigError([f"{path}: is a folder, a pipe or a device, not a file"])
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(plain(path).read_bytes().decode("utf-8-sig"))
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from exc
     except UnicodeDecodeError as exc:

@@ -12,26 +12,19 @@ import msgspec
 
 from sidecar.config.values import Names, Seconds, Secret, split_address
 from sidecar.errors import ConfigError, LinkRefused
-from sidecar.files import read_token
-
-_FOLDER = Path("/var/lib/teleport/plugins/mattermost")
+from sidecar.files import CredentialFiles, read_token
 
 Way = Literal["reaction", "reply", "direct"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class TeleportConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """[teleport]. Where `identity` is given, the three files are not used. `ca_pin` has any pin that may match."""
+class TeleportConfig(CredentialFiles, frozen=True, kw_only=True):
+    """[teleport]."""
 
     old: ClassVar[dict[str, str]] = {"auth_server": "addr"}
 
     addr: str = "localhost:3025"
-    client_crt: Path = _FOLDER / "auth.crt"
-    client_key: Path = _FOLDER / "auth.key"
-    root_cas: Path = _FOLDER / "auth.cas"
-    identity: Path | None = None
     verify: Literal["cluster", "hostname"] = "cluster"
-    ca_pin: Names = ()
     proxy_ca_file: Path | None = None
     plugin_name: str = "mattermost"
     web_url: str = ""
@@ -81,7 +74,7 @@ class AnnounceConfig(msgspec.Struct, frozen=True, kw_only=True):
     delay: Seconds = 0.0
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class Policy(msgspec.Struct, frozen=True):
     """[reviews.policy.<role>]: which Teleport users decide, and how many of them it takes."""
 
     reviewers: Names = ()
@@ -128,7 +121,7 @@ class Requester(msgspec.Struct, frozen=True, kw_only=True):
         return self.name if not self.name or "@" in self.name or "/" in self.name else f"@{self.name}"
 
 
-class RemindersConfig(msgspec.Struct, frozen=True, kw_only=True):
+class RemindersConfig(msgspec.Struct, frozen=True):
     """[reminders]: the first `after` so long without a review (0: never), then `every` so often, `most` in all."""
 
     after: Seconds = 0.0

@@ -130,7 +130,7 @@ def _read_value(kind: Any, raw: object) -> Any:  # noqa: ANN401 - as above
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError:
-        given = f", not {_shown(raw)}" if get_origin(kind) is Literal else ""
+        given = "" if kind is Secret else f", not {_shown(raw)}"
         raise _WrongError(f"must be {_expected(kind)}{given}") from None
 
 
@@ -178,3 +178,5 @@ def _from_text(kind: Any, text: Text) -> object:  # noqa: ANN401 - as above
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return str(text)
+    except RecursionError:
+        raise _WrongError("is nested too deeply") from None

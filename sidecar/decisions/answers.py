@@ -16,7 +16,7 @@ from sidecar.text.neutral import code_span
 from sidecar.text.replies import counted, end
 
 if TYPE_CHECKING:
-    from sidecar.decisions.judge import Verdict
+    from sidecar.decisions.judge import Person, Verdict
     from sidecar.decisions.seen import Given
     from sidecar.model import AccessRequest
 
@@ -44,6 +44,16 @@ _SENTENCES = {
     "unheard": "I did not hear this when you wrote it, so it does not count. Please say it again.",
     "stale": "This is from before decisions here worked as they do now, so it does not count. Please give it again.",
     "edited": "An edited message decides nothing. Write a new one.",
+    "shared_channel": (
+        "Another Mattermost server has a part in this channel, so nothing said here decides. Please write to me "
+        "directly, or decide in Teleport."
+    ),
+    "another_name": "A review of this request was given from this account already, as another Teleport user.",
+    "unfiltered": (
+        "Teleport asks for several reviews of this request by anybody, and mine must not be one of them. "
+        "Please decide in Teleport."
+    ),
+    "opposite": "I have submitted the opposite, and Teleport takes one review of mine. Please decide in Teleport.",
     "not_reviewer": "The policy for these roles does not name you as a reviewer.",
     "mfa_required": "Teleport asks for your security key for this. Please decide on its web page.",
     "unsafe_state": (
@@ -77,6 +87,14 @@ def render_answer(
         return Draft(f"{called}Your {what} is on record in Teleport, as {name}.{_ended(request)}")
     head = f"Your {what}" if what else f"About {about(request)}"
     return Draft(f"{called}{head}: {_bad_news(verdict, outcome, request, detail, options)}")
+
+
+def render_moved(person: Person) -> Draft:
+    """What somebody is told who decided on a second card of the same request, which is deleted."""
+    return Draft(
+        f"{mention(person.username)}You decided below a second message about this request, which is gone. "
+        "Please say it again here."
+    )
 
 
 def render_given(request: AccessRequest, index: int, given: Given, *, ending: bool) -> Draft:

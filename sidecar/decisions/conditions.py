@@ -12,10 +12,12 @@
                  | "request_reason" | "creation_time" | "expiry" ) | "user.traits"
     function   = "set" | "contains" | "contains_all" | "contains_any" | "is_empty"
 
-Each function but `set` is a method of its first argument, too. `system_annotations` and `user.traits` are looked up by
-["name"] or .name, and what they do not have is an empty set. `==` and `!=` compare strings or numbers, and
-`contains_all` of an empty set is false. Types are checked while parsing, and each term is read once at most: a reading
-takes no more steps than there are terms. All else (labels of resources, regular expressions, clocks) is not evaluable.
+Each function but `set` is a method of its first argument, too, `is_empty` under the name `isempty`.
+`system_annotations` and `user.traits` are looked up by ["name"] or .name, and what they do not have is an empty set.
+`==` and `!=` compare strings or numbers, and `contains_all` of an empty set is false. Teleport 18.0 takes no rule with
+the function `contains`, nor with a line break where Go would end a statement: here both mean what they say. Types are
+checked while parsing, and each term is read once at most: a reading takes no more steps than there are terms. All else
+(labels of resources, regular expressions, clocks) is not evaluable.
 Facts: lib/expression and lib/utils/typical of Teleport 18.
 """
 
@@ -92,6 +94,8 @@ _FUNCTIONS: Mapping[str, tuple[tuple[str, ...], Callable[..., bool]]] = {
     "contains_all": (("set", "set"), lambda held, some: bool(some) and held >= some),
     "is_empty": (("set",), lambda held: not held),
 }
+# As methods they are called otherwise.
+_METHODS = {"isempty": "is_empty", "is_empty": ""}
 _SPEC = "access_request.spec."
 _VARIABLES = {
     "true": _Term("bool", lambda _: True),
@@ -248,7 +252,7 @@ class _Parser:
         return self._call(name, first, [])
 
     def _call(self, name: str, at: _Token, given: list[_Term]) -> _Term:
-        known = _FUNCTIONS.get(name)
+        known = _FUNCTIONS.get(_METHODS.get(name, name) if given else name)
         if known is None and (name != "set" or given):
             self._refuse(f"the function {name} is not known", at)
         terms = [*given, *self._arguments()]

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.decisions.deliberate import deliberate, unheard
-from sidecar.decisions.doubts import after_reading, taken
+from sidecar.decisions.deliberate import deliberate, moved, strangers, unheard
+from sidecar.decisions.doubts import after_reading, marked, taken
 from sidecar.decisions.due import reminder_at, settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import Found, find, unfinished
@@ -26,6 +26,7 @@ from sidecar.decisions.seen import (
     Look,
     Memory,
     Now,
+    Place,
     Plan,
     Seen,
     Unknown,
@@ -105,7 +106,7 @@ def _is_it_there(view: View) -> Plan | None:
         return None
     if view.memory.silent or view.record is None:
         return Plan(memory=view.memory, drop=True)
-    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.now.wall, 0.0)
+    again = view.now.mono + max(view.record.exp + view.context.times.expiry_grace - view.teleport_time, 0.0)
     if view.facts.absent_since < math.inf:
         again = min(again, view.facts.absent_since + view.context.times.absent)
     return Plan(memory=view.memory, again_at=again)
@@ -215,13 +216,16 @@ def _what_must_be_posted(view: View) -> Plan | None:
         return _put_off(view, "", link=True)
     record, refused = with_recipients(view)
     found = _found(view, record)
-    view = view._replace(memory=after_reading(view))
-    due = work(view, found.record)
-    actions = (*(Delete(post_id, place) for post_id, place in found.younger), *due.actions)
+    view = view._replace(memory=after_reading(view, found.record))
+    second, words, kept = _second_cards(view, found)
+    due = work(view, kept)
+    if view.seen.held:
+        due = due._replace(record=marked(due.record, due.memory))
+    actions = (*second, *due.actions)
     plan = Plan(
         memory=due.memory,
         record=due.record,
-        look=due.look,
+        look=msgspec.structs.replace(due.look, words=words),
         actions=tuple(one for one in actions if one.identity not in view.seen.failed),
         refused=refused,
         found=found.kinds,
@@ -240,6 +244,25 @@ def _what_must_be_posted(view: View) -> Plan | None:
     return _rest(view, plan)
 
 
+def _second_cards(view: View, found: Found) -> tuple[tuple[Delete, ...], frozenset[Place], Record]:
+    """The younger posts to be deleted, those of them that are to be read first, and the record with what is owed then.
+
+    Who decided on one is asked to do so again on the one that stays: its thread and its reactions go with it.
+    """
+    record, seen = found.record, view.seen
+    wants = view.pending and view.context.rules.mode != "none" and not view.ends
+    roots = {post_id: place for post_id, place in found.younger if wants and not place.root_id}
+    unread = frozenset(Place(place.channel_id, one) for one, place in roots.items() if one not in seen.words)
+    for post_id, place in roots.items():
+        words = seen.words.get(post_id, ())
+        kept = next((slot.p for slot in record.posts if slot.c == place.channel_id and slot.k == "card"), "")
+        if kept and not isinstance(words, Unknown):
+            record = moved(record, post_id, words, kept)
+    ready = {one for one in roots if not isinstance(seen.words.get(one, UNASKED), Unknown)}
+    younger = (one for one in found.younger if one[0] not in roots or one[0] in ready)
+    return tuple(Delete(post_id, place) for post_id, place in younger), unread, record
+
+
 def _wants_requester(view: View, record: Record) -> bool:
     """Whether the requester's account should be on record: it may not decide, whatever it is called later."""
     decides = view.context.rules.mode != "none" and view.pending
@@ -254,7 +277,7 @@ def _found(view: View, record: Record) -> Found:
     context = view.context
     most = context.reminders.most if context.reminders.after > 0 else 0
     adopting = view.memory.mentions
-    return find(record, read, context.bot_id, context.request_id, reviews=reviews, reminders=most, adopting=adopting)
+    return find(record, read, context, view.wanted, reviews=reviews, reminders=most, adopting=adopting)
 
 
 _QUESTIONS: tuple[Callable[[View], Plan | None], ...] = (
@@ -290,17 +313,16 @@ def _rest(view: View, plan: Plan) -> Plan:
         again.append(view.now.mono + times.failure_first)
     if any(unfinished(slot, pending=view.pending) for slot in record.posts):
         if view.retry_failed:
-            retry_at = view.backoff(times.retry_first, times.retry_most, memory.retries)
-            memory = memory.but(retry_at=retry_at, retries=min(memory.retries + 1, 10))
+            retry_at = view.now.mono + times.wait(memory.retries, link=False)
+            memory = memory.but(retry_at=retry_at, retries=memory.retries + 1)
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
     memory, unheard_of = _heard(view, memory, record)
     if view.seen.error is not None or unheard_of:
         link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
-        first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
-        again.append(view.backoff(first, most, memory.failures))
-        memory = memory.but(failures=min(memory.failures + 1, 20))
+        again.append(view.now.mono + times.wait(memory.failures, link=link))
+        memory = memory.but(failures=memory.failures + 1)
     else:
         memory = memory.but(failures=0)
     ours = record.owner == view.context.owner and view.record is not None
@@ -310,6 +332,7 @@ def _rest(view: View, plan: Plan) -> Plan:
         save=view.seen.held or (ours and not memory.timed),
         again_at=min(again),
         drop=record.done and view.gone,
+        strangers=strangers(view.seen, view.memory, record, view.context),
     )
 
 
@@ -332,10 +355,9 @@ def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:
 
 def _put_off(view: View, trouble: str, *, link: bool) -> Plan:
     """Look again later, less and less often; a failing link is no news, everything else is said once."""
-    times, tries = view.context.times, view.memory.failures
-    first, most = (times.failure_first, times.failure_most) if link else (times.retry_first, times.retry_most)
+    tries = view.memory.failures
     return Plan(
-        memory=view.memory.but(failures=min(tries + 1, 20)),
-        again_at=view.backoff(first, most, tries),
+        memory=view.memory.but(failures=tries + 1),
+        again_at=view.now.mono + view.context.times.wait(tries, link=link),
         trouble="" if link or tries else trouble,
     )

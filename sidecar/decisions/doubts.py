@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from sidecar.decisions.record import Record
 from sidecar.decisions.seen import Doubt, Memory, Place, Plan, Unknown
 from sidecar.decisions.view import TAKEOVER, View
 from sidecar.errors import PostRejected
@@ -24,21 +25,29 @@ def taken(view: View, plan: Plan) -> Plan:
     if record is not None and record.owner not in ("", view.context.owner):
         for slot in slots:
             if slot.c and slot.s != "gone":
-                left.append(Doubt(Place(slot.c), now, 2, card=bool(slot.p)))
+                left.append(Doubt(Place(slot.c), now, 2, card=True))
                 left += [Doubt(Place(slot.c, slot.p), now, 2)] if slot.p else []
         left += [Doubt(Place(owed.c, owed.t), now, 2) for owed in record.owe]
     elif record is not None and not memory.mine:
-        left = [Doubt(Place(slot.c), math.inf, 0) for slot in slots if slot.s == "waiting" and slot.c]
+        for slot in slots:
+            if slot.c and (slot.d or slot.s == "waiting"):
+                left.append(Doubt(Place(slot.c), math.inf, 0, card=slot.d))
+            if slot.c and slot.d and slot.p:
+                left.append(Doubt(Place(slot.c, slot.p), math.inf, 0))
     doubts += [doubt for doubt in left if doubt.place not in known]
     memory = memory.but(known=True, mine=True, foreign=None, doubts=tuple(dict.fromkeys(doubts)))
     return msgspec.structs.replace(plan, memory=memory, take=True, actions=())
 
 
-def after_reading(view: View) -> Memory:
-    """The doubts after the places were read: each is looked at when it is due, and once more at the end."""
+def after_reading(view: View, record: Record) -> Memory:
+    """The doubts after the places were read: each is looked at when it is due, and once more at the end.
+
+    `record` holds what was found there.
+    """
     memory, now = view.memory, view.now.mono
     doubts: list[Doubt] = []
     touched = set(memory.touched)
+    cards = {slot.c for slot in record.posts if slot.p}
     for doubt in memory.doubts:
         posts = view.seen.posts.get(doubt.place)
         ripe = doubt.due <= now or (view.ends and not doubt.stage)
@@ -47,9 +56,11 @@ def after_reading(view: View) -> Memory:
         elif isinstance(posts, Unknown):
             if not isinstance(posts.why, PostRejected):
                 doubts.append(msgspec.structs.replace(doubt, due=max(doubt.due, now + view.context.times.failure_most)))
-            # Else it is no longer ours to read, so not ours to repair.
+            elif not view.ends:
+                # No longer ours to read, so not ours to repair until it is again.
+                doubts.append(msgspec.structs.replace(doubt, stage=0, due=math.inf))
         else:
-            if doubt.card:
+            if doubt.card and doubt.place.channel_id in cards:
                 touched.add(doubt.place.channel_id)
             if doubt.stage:
                 stage = doubt.stage - 1
@@ -58,6 +69,17 @@ def after_reading(view: View) -> Memory:
     return memory.but(
         doubts=tuple(doubts), touched=frozenset(touched), mentions=memory.mentions and not view.seen.posts
     )
+
+
+def marked(record: Record, memory: Memory) -> Record:
+    """The record with its slots marked where something is in doubt, for whoever comes next."""
+    places = {doubt.place for doubt in memory.doubts}
+    slots = record.posts
+    marks = [bool(places & {Place(slot.c), Place(slot.c, slot.p)}) for slot in slots]
+    if marks == [slot.d for slot in slots]:
+        return record
+    posts = tuple(msgspec.structs.replace(slot, d=mark) for slot, mark in zip(slots, marks, strict=True))
+    return msgspec.structs.replace(record, posts=posts)
 
 
 def doubted(memory: Memory, doubt: Doubt) -> Memory:

@@ -35,6 +35,8 @@ from sidecar.text import replies
 
 # A request that goes away this long before its expiry by our clock still counts as expired.
 EXPIRY_SLACK_SECONDS = 10.0
+# Clocks that differ by more than a century tell nothing.
+_MOST_OFFSET = 4e9
 
 
 # -- recipients ------------------------------------------------------------------------------------------------------
@@ -72,6 +74,8 @@ def with_recipients(view: View) -> tuple[Record, int]:
     who = view.seen.who if isinstance(view.seen.who, str) else ""
     left = record.left if isinstance(targets, Unknown) else view.seen.left_out
     record = msgspec.structs.replace(record, who=record.who or who, left=left)
+    if record.rules != view.context.rules_digest:
+        record = msgspec.structs.replace(record, rules=view.context.rules_digest, since=view.chat_ms)
     return msgspec.structs.replace(record, seen=seen, exp=exp, q=asked(request), done=False), refused
 
 
@@ -88,6 +92,8 @@ def new_record(view: View) -> Record:
         seen=(request.state, len(request.reviews)) if request is not None else (PENDING, 0),
         posts=(),
         q=asked(request) if request is not None else "",
+        off=round(min(max(view.now.offset, -_MOST_OFFSET), _MOST_OFFSET)),
+        rules=context.rules_digest,
     )
 
 
@@ -133,22 +139,34 @@ class _Builder:
         if self._end and not busy and not self._to_end():
             self._finish()
         look = Look(places=frozenset(self._places), cards=frozenset(self._unread), request=self._ask, nudge=self._nudge)
-        return Work(self._record, tuple(self._actions), look, self._memory, self._unproven)
+        memory = self._memory.but(
+            told=tuple(hash(slot.p) for slot in self._record.posts if slot.p and self._seen(slot))
+        )
+        return Work(self._record, tuple(self._actions), look, memory, self._unproven)
+
+    def _seen(self, slot: Slot) -> bool:
+        card = self._view.seen.cards.get(slot.p)
+        known = hash(slot.p) in self._memory.told
+        return (
+            is_card(card, slot, self._record, self._view.context, self._view.wanted)
+            if isinstance(card, Post)
+            else known
+        )
 
     def _finish(self) -> None:
         if self._view.another and not self._view.seen.held:
             # Whoever held it may have left something to repair.
             return
         if self._view.another:
-            # What is over now was another request under the same id; this one begins anew.
-            n = self._record.n
-            self._record = msgspec.structs.replace(new_record(self._view), n=n)
+            # What is over now was another request under the same id; this one begins anew, and so does what counts.
+            n, since = self._record.n, self._view.chat_ms
+            self._record = msgspec.structs.replace(new_record(self._view), n=n, since=since)
         else:
             self._record = msgspec.structs.replace(self._record, done=True, owe=())
 
     def _slot(self, position: int) -> None:
         slot, view = self._record.posts[position], self._view
-        if slot.p and self._disproved(position):
+        if slot.p and slot.s != "gone" and not self._proven(position):
             return
         if not posts.is_due(slot, pending=view.pending, retry_failed=view.retry_failed):
             return
@@ -189,17 +207,28 @@ class _Builder:
                 draft = replies.render_reminder(request, filter(mention, names), self._view.context.options)
                 self._actions.append(Reply(position, number, draft, reminds=True))
 
-    def _disproved(self, position: int) -> bool:
-        """Whether the record points to a post that is not this card: then the card is looked for, or made."""
-        slot = self._record.posts[position]
-        card = self._view.seen.cards.get(slot.p)
-        if not isinstance(card, Post) or is_card(card, slot, self._record, self._view.context):
-            return False
+    def _proven(self, position: int) -> bool:
+        """Whether the post that the record names was seen to be this card; if it is none, that is looked for, or made.
+
+        Where the request is over, nobody needs to be told; a card is read before it is written to.
+        """
+        slot, view = self._record.posts[position], self._view
+        card = view.seen.cards.get(slot.p, UNASKED)
+        if isinstance(card, Post) and is_card(card, slot, self._record, view.context, view.wanted):
+            return True
+        if not isinstance(card, Post) and (self._end or hash(slot.p) in self._memory.told):
+            return True
+        if isinstance(card, Unknown):
+            if card is UNASKED and slot.s in ("posted", "waiting"):
+                self._unread.add(slot.p)
+            elif isinstance(card.why, PostRejected):
+                self._put(position, s="failed")
+            return slot.s not in ("posted", "waiting")
         self._unproven += 1
         self._put(position, p="", a=max(slot.a, 0), s="waiting", h="", shown=("", 0))
         self._memory = doubted(self._memory, Doubt(Place(slot.c), math.inf, 0))
         self._may_write(Place(slot.c))
-        return True
+        return False
 
     def _put(self, position: int, **changes: object) -> None:
         self._record = posts.with_slot(self._record, position, **changes)
@@ -211,7 +240,9 @@ class _Builder:
         if place not in self._view.seen.posts:
             self._places.add(place)
             return False
-        return not isinstance(self._view.seen.posts[place], Unknown)
+        posts = self._view.seen.posts[place]
+        # What may not be read may not be written either, which Mattermost says itself.
+        return not isinstance(posts, Unknown) or isinstance(posts.why, PostRejected)
 
     def _bring(self, position: int) -> None:
         """Make the card, or bring it and its thread to what is to be shown."""
@@ -222,11 +253,14 @@ class _Builder:
         if not slot.p:
             self._actions.append(Create(position, draft, digest, self._shows()))
             return
-        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
-        if changed or slot.c in self._memory.touched or self._other_rules(slot):
+        if self._outdated(slot, request, digest):
             self._patch(position, draft, digest, self._shows())
-            if self._record.posts[position].s == "gone":
-                return
+            for place in (Place(slot.c), Place(slot.c, slot.p)):
+                self._may_write(place)
+        if self._record.posts[position].s != "gone":
+            self._answer_reviews(position, request, digest)
+
+    def _answer_reviews(self, position: int, request: AccessRequest, digest: str) -> None:
         self._reply(position, request)
         slot = self._record.posts[position]
         if slot.s == "failed" and slot.h == digest and set(posts.numbers(request)) <= set(slot.rep):
@@ -262,6 +296,11 @@ class _Builder:
                 return render_given(request, number - 1, given, ending=ending)
         return replies.render_review_reply(request, number - 1, ending=ending)
 
+    def _outdated(self, slot: Slot, request: AccessRequest, digest: str) -> bool:
+        """Whether the card shows something else than it should, or may do so."""
+        changed = (slot.h != digest or not slot.shown[0]) and _shown_version(slot, self._record) <= request.version
+        return changed or slot.c in self._memory.touched or self._other_rules(slot)
+
     def _other_rules(self, slot: Slot) -> bool:
         """Whether the card was read, and was marked under other rules than those by which people decide on it now."""
         card = self._view.seen.cards.get(slot.p)
@@ -271,7 +310,6 @@ class _Builder:
             and self._view.pending
             and slot.k == "card"
             and slot.a != ADOPTED
-            and context.rules.mode != "none"
             and card.mark.rules != context.rules_digest
         )
 
@@ -287,7 +325,7 @@ class _Builder:
                 draft = self._draft(request, slot.k, whole=True)
             since = max(slot.since, card.mark.since)
             if card.mark.rules != self._view.context.rules_digest:
-                since = int((self._view.now.wall + self._view.now.offset) * 1000)
+                since = self._view.chat_ms
             self._actions.append(Patch(position, draft, digest, shown, since, message=slot.a == ADOPTED and not slot.h))
             return True
         elif card is None:
@@ -358,7 +396,7 @@ def ending(view: View, record: Record) -> str:
         return record.seen[0]
     # Nobody removes a request at the very moment of its expiry, whoever's clock is behind; and an id that is used again
     # was free.
-    over = view.now.wall + max(view.now.offset, 0.0) >= record.exp - EXPIRY_SLACK_SECONDS
+    over = max(view.clocks) >= record.exp - EXPIRY_SLACK_SECONDS
     return EXPIRED if over or view.another else REMOVED
 
 
@@ -371,7 +409,7 @@ def worth_writing(old: Record | None, new: Record) -> bool:
     """Whether anything changed that whoever comes next must know."""
     if old is None:
         return True
-    return (old.posts, old.owe, old.dec, old.who, old.done) != (new.posts, new.owe, new.dec, new.who, new.done)
+    return any(getattr(old, key) != getattr(new, key) for key in ("posts", "owe", "dec", "who", "rules", "done"))
 
 
 def settled(request: AccessRequest, record: Record, names: frozenset[str]) -> bool:

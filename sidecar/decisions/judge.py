@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from sidecar.config import Policy
 from sidecar.model import APPROVED, DENIED, PENDING
 from sidecar.text.command import Decision, Malformed, NearMiss, NotACommand, is_near_emoji, parse_thread
 from sidecar.text.names import bare
@@ -35,8 +36,7 @@ FORGED = frozenset({
 
 # One person's verdicts in one ledger; who goes on after that is not heard on this request.
 MOST_BY_ONE = 20
-# Strangers (anybody can join a public channel) and all together: 100 KB of the 1 MB that Teleport stores.
-MOST_STRANGERS = 200
+# All together: 100 KB of the 1 MB that Teleport stores. Whoever has not spoken yet has as much room again.
 MOST_BY_ALL = 1000
 # The ledger's word for "whatever this person said until then".
 ANYTHING = "*"
@@ -72,8 +72,8 @@ class Expression(msgspec.Struct, frozen=True, kw_only=True):
 class Person(msgspec.Struct, frozen=True):
     """Who a Mattermost user is on Teleport; `problem` says why they are nobody.
 
-    `username` is for addressing them and proves nothing. `also` are other Teleport users that the operator's table of
-    requesters gives to the same account: its requests are theirs.
+    `username` is for addressing them and proves nothing. `also` are the other Teleport users that share an account with
+    this one, by the operator's tables: they are one head, and their requests are this person's own.
     """
 
     user_id: str
@@ -82,21 +82,14 @@ class Person(msgspec.Struct, frozen=True):
     username: str = ""
     also: tuple[str, ...] = ()
 
-    def asked_for(self, request: AccessRequest) -> bool:
-        """Whether the request is this person's own. Addresses are compared without case: some servers keep it."""
-        return request.user.casefold() in {user.casefold() for user in (self.teleport_user, *self.also)}
-
-
-class Policy(msgspec.Struct, frozen=True):
-    """Which Teleport users decide about a role, and how many of them it takes."""
-
-    reviewers: tuple[str, ...]
-    approvals: int
-    denials: int
+    @property
+    def names(self) -> frozenset[str]:
+        """All Teleport users that this person may be, without case: for excluding alone."""
+        return frozenset(user.casefold() for user in (self.teleport_user, *self.also) if user)
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator allows; `policies` by role, "*" for the rest."""
+    """What the operator allows; `policies` by role, "*" for the rest; `linked` the Teleport user of each account."""
 
     mode: Mode = "none"
     ways: tuple[Way, ...] = ("reaction", "reply", "direct")
@@ -106,6 +99,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     looking: tuple[str, ...] = ()
     require_reason: Literal["none", "approve", "deny", "both"] = "none"
     policies: dict[str, Policy] = {}
+    linked: dict[str, str] = {}
 
     @property
     def by_quorum(self) -> bool:
@@ -124,8 +118,9 @@ class Verdict(msgspec.Struct, frozen=True):
 ACCEPTED = "accepted"
 # Outcomes under which an expression goes on counting towards a quorum.
 COUNTED = "counted"
+SUBMITTED = "submitted"
 # Outcomes of what was carried out; all others are refusals.
-DONE = frozenset({"submitted", COUNTED, "on_record"})
+DONE = frozenset({SUBMITTED, COUNTED, "on_record"})
 
 
 def key_of(expression: Expression) -> tuple[str, str, str, int]:
@@ -207,12 +202,15 @@ def find_flaw(post: Post) -> str:
 
 
 def unjudged(expressions: Iterable[Expression], ledger: tuple[LedgerEntry, ...]) -> list[Expression]:
-    """The expressions that no verdict covers yet, oldest first; those beyond the ledger's room are left out."""
+    """The expressions that no verdict covers yet, oldest first.
+
+    So is a direct message that counted and is not known from its event any more: its author is asked to say it again.
+    """
     judged: dict[tuple[str, str, str], int] = {}
+    counted = {entry[:4] for entry in ledger if entry[4] == COUNTED}
     for user_id, verb, source, at, _ in ledger:
         key = (user_id, verb, source)
         judged[key] = max(at, judged.get(key, 0))
-    by_user = Counter(entry[0] for entry in ledger)
     hinted = {entry[0] for entry in ledger if entry[4] == HINT}
     fresh = []
     for expression in sorted(set(expressions), key=_order):
@@ -222,33 +220,34 @@ def unjudged(expressions: Iterable[Expression], ledger: tuple[LedgerEntry, ...])
             hinted.add(expression.user_id)
         known = judged.get((expression.user_id, expression.verb, expression.source), -1)
         refused_until = judged.get((expression.user_id, ANYTHING, ANYTHING), -1)
-        room = by_user[expression.user_id] < MOST_BY_ONE and by_user.total() < MOST_BY_ALL
-        if expression.at > max(known, refused_until) and (room or known >= 0):
+        lost = expression.flaw == "unheard" and key_of(expression) in counted
+        if lost or expression.at > max(known, refused_until):
             fresh.append(expression)
-            by_user[expression.user_id] += known < 0
     return fresh
 
 
 def with_room(
     fresh: Iterable[Expression], people: Mapping[str, Person], ledger: tuple[LedgerEntry, ...]
 ) -> list[Expression]:
-    """Leave out strangers beyond those that a ledger has room for: they must not crowd out the reviewers."""
-    strangers = {entry[0] for entry in ledger if entry[1] == ANYTHING}
+    """Leave out people without a link, who leave nothing in the ledger, and what the ledger has no room for."""
+    known = {entry[:3] for entry in ledger}
+    by_user = Counter(entry[0] for entry in ledger)
     kept = []
-    for expression in fresh:
-        person = people.get(expression.user_id)
-        if person is None or person.problem:
-            if expression.flaw == HINT:
-                continue
-            if expression.user_id not in strangers and len(strangers) >= MOST_STRANGERS:
-                continue
-            strangers.add(expression.user_id)
-        kept.append(expression)
+    for one in fresh:
+        person = people.get(one.user_id)
+        if person is None or not person.teleport_user:
+            continue
+        mine, most = by_user[one.user_id], MOST_BY_ALL if by_user[one.user_id] else 2 * MOST_BY_ALL
+        if (one.user_id, one.verb, one.source) in known:
+            kept.append(one)
+        elif mine < MOST_BY_ONE and by_user.total() < most:
+            kept.append(one)
+            by_user[one.user_id] += 1
     return kept
 
 
 def entry_for(verdict: Verdict, outcome: str) -> LedgerEntry:
-    """What the ledger remembers: of nobody in particular only until when all that they said is refused."""
+    """What the ledger remembers: of who is no reviewer now only until when all that they said is refused."""
     one = verdict.expression
     if verdict.person.problem:
         return (one.user_id, ANYTHING, ANYTHING, one.at, outcome)
@@ -264,10 +263,13 @@ def judge(
     request: AccessRequest,
     rules: Rules,
     asker: frozenset[str] | None = frozenset(),
+    ledger: tuple[LedgerEntry, ...] = (),
+    heads: tuple[tuple[str, str], ...] = (),
 ) -> list[Verdict]:
     """A verdict for each fresh expression. `standing` are all that were read, judged before or not.
 
-    `asker` are the accounts that may be the requester's, None where nobody can tell.
+    `asker` are the accounts that may be the requester's, None where nobody can tell; `heads` says as whom an account
+    reviews.
     """
     verbs: dict[str, set[str]] = {}
     for expression in standing:
@@ -279,6 +281,7 @@ def judge(
     for expression in sorted(fresh, key=_order):
         person = people.get(expression.user_id, Person(expression.user_id, problem="unknown"))
         outcome = _refusal(expression, person, request, rules, verbs.get(person.teleport_user, set()), asker)
+        outcome = outcome or _renamed(person, ledger, heads)
         if not outcome and not rules.by_quorum and person.teleport_user in accepted:
             outcome = "duplicate"
         if not outcome:
@@ -314,10 +317,11 @@ def _refusal(
     checks = (
         expression.flaw if expression.flaw != "malformed" else "",
         person.problem or ("" if person.teleport_user else "unmapped"),
-        "own_request" if person.asked_for(request) or person.user_id in (asker or ()) else "",
+        "own_request" if _asked(person, request, rules, asker or frozenset()) else "",
         "requester_unknown" if asker is None else "",
         request.teleport_only,
-        _reviewed(expression, person, request, rules),
+        "unfiltered" if rules.mode == "plugin" and _takes_anybody(request) else "",
+        _reviewed(expression, person, request),
         "resolved" if request.state != PENDING else "",
         "conflict" if len(verbs) > 1 else "",
         "reason_required" if _lacks_reason(expression, rules) else "",
@@ -326,14 +330,36 @@ def _refusal(
     return next(filter(None, checks), "")
 
 
-def _reviewed(expression: Expression, person: Person, request: AccessRequest, rules: Rules) -> str:
+def _asked(person: Person, request: AccessRequest, rules: Rules, asker: frozenset[str]) -> bool:
+    """Whether the request is this person's own: by a name, by the account, or by a Teleport user that shares it."""
+    shared = {rules.linked.get(account, "").casefold() for account in asker}
+    return person.user_id in asker or bool(person.names & {request.user.casefold(), *shared})
+
+
+def _takes_anybody(request: AccessRequest) -> bool:
+    """Whether our own review and somebody's on Teleport would add up: one person could give both."""
+    return any(not one.filter and max(one.approve, one.deny) > 1 for one in request.thresholds)
+
+
+def reviewed_by(person: Person, request: AccessRequest) -> list[str]:
+    """What this person's reviews in Teleport propose; whoever reviewed there is no head here."""
+    return [review.proposed_state for review in request.reviews if review.author.casefold() in person.names]
+
+
+def _reviewed(expression: Expression, person: Person, request: AccessRequest) -> str:
     """Whether this person's review already stands in Teleport: the same verdict, or another one."""
-    if rules.by_quorum:
+    states = reviewed_by(person, request)
+    if not states:
         return ""
-    mine = next((review for review in request.reviews if review.author == person.teleport_user), None)
-    if mine is None:
-        return ""
-    return "on_record" if mine.proposed_state == STATES.get(expression.verb) else "duplicate"
+    return "on_record" if states == [STATES.get(expression.verb)] else "duplicate"
+
+
+def _renamed(person: Person, ledger: tuple[LedgerEntry, ...], heads: tuple[tuple[str, str], ...]) -> str:
+    """One account is one head: whether a review was submitted for this one under another name."""
+    names = {name for account, name in heads if account == person.user_id}
+    before = any(entry[0] == person.user_id and entry[4] == SUBMITTED for entry in ledger)
+    other = names - {person.teleport_user} or (before and not names)
+    return "another_name" if other else ""
 
 
 def _may_decide(person: Person, request: AccessRequest, rules: Rules) -> bool:
@@ -392,27 +418,36 @@ def _heads(request: AccessRequest, votes: Mapping[str, str], policy: Policy) -> 
     return heard.count("approve"), heard.count("deny")
 
 
+def counted(ledger: tuple[LedgerEntry, ...], verdicts: Iterable[Verdict]) -> frozenset[tuple[str, str, str, int]]:
+    """What was accepted before or just now; it counts while it stands."""
+    before = {entry[:4] for entry in ledger if entry[4] == COUNTED}
+    return frozenset(before | {key_of(one.expression) for one in verdicts if one.outcome == ACCEPTED})
+
+
 def votes(
     standing: Iterable[Expression],
     ledger: tuple[LedgerEntry, ...],
     verdicts: Iterable[Verdict],
     people: Mapping[str, Person],
     rules: Rules,
+    request: AccessRequest,
 ) -> dict[str, str]:
-    """What each Teleport user stands for now: accepted before or just now, still there, and of one mind."""
-    counted = {(user, verb, source, at) for user, verb, source, at, outcome in ledger if outcome == COUNTED}
-    counted |= {key_of(one.expression) for one in verdicts if one.outcome == ACCEPTED}
-    found: dict[str, set[str]] = {}
+    """What each head stands for now: accepted before or just now, still there, of one mind, and not on Teleport.
+
+    Teleport users that share an account are one head, which bears the first of their names.
+    """
+    keys = counted(ledger, verdicts)
+    heads: list[tuple[frozenset[str], set[str], set[str]]] = []
     for one in standing:
         person = people.get(one.user_id)
         if person is None or person.problem or not person.teleport_user or not _speaks(one, rules):
             continue
-        verbs = found.setdefault(person.teleport_user, set())
         # A contradiction counts against even where it was itself refused.
-        verbs.add(one.verb if key_of(one) in counted else f"un{one.verb}")
-    clear: dict[str, str] = {}
-    for user, verbs in found.items():
-        meant = {verb.removeprefix("un") for verb in verbs}
-        if len(meant) == 1 and (verb := next(iter(meant))) in verbs:
-            clear[user] = verb
-    return clear
+        counts = key_of(one) in keys and not reviewed_by(person, request)
+        said: set[str] = {one.verb}
+        head = (person.names, said, {person.teleport_user} if counts else set())
+        for same in [other for other in heads if other[0] & head[0]]:
+            heads.remove(same)
+            head = (head[0] | same[0], head[1] | same[1], head[2] | same[2])
+        heads.append(head)
+    return {min(users): next(iter(verbs)) for _, verbs, users in heads if users and len(verbs) == 1}

@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, SlotStatus, post_key, size
-from sidecar.decisions.seen import Place, Target
+from sidecar.decisions.proof import is_card, is_ours, keys
+from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, SlotStatus, size
+from sidecar.decisions.seen import Context, Place, Target
 from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Post, state_rank
 from sidecar.text import replies
 
 # What is tried again: an archived channel may be restored, only a deleted post is final.
 FAILED = ("failed", "archived")
-# Different 201s that are not ours before a recipient is left for later.
-MAX_ATTEMPTS = 5
 
 
 class Found(NamedTuple):
@@ -116,16 +115,11 @@ def _status(target: Target) -> SlotStatus:
 # -- identities ------------------------------------------------------------------------------------------------------
 
 
-def keys(record: Record, kind: str, channel_id: str, which: int | str, attempt: int) -> frozenset[str]:
-    """The keys of all attempts at one post: one may have been raised, used, and not yet recorded."""
-    return frozenset(post_key(record.seed, kind, channel_id, which, n) for n in range(max(attempt, 0) + MAX_ATTEMPTS))
-
-
 def find(
     record: Record,
     read: dict[Place, tuple[Post, ...]],
-    bot_id: str,
-    request_id: str,
+    context: Context,
+    request: AccessRequest | None,
     *,
     reviews: int,
     reminders: int = 0,
@@ -135,15 +129,18 @@ def find(
 
     `adopting` a request that the official plugin began to announce: a post of our bot that names it is the card.
     """
+    bot_id = context.bot_id
     younger: list[tuple[str, Place]] = []
     kinds: list[str] = []
     for position in range(len(record.posts)):
         slot = record.posts[position]
         posts = read.get(Place(slot.c))
         if posts is not None and slot.c and slot.s != "gone":
-            ours = _ours(posts, bot_id, slot.c, keys(record, slot.k, slot.c, 0, slot.a))
+            ours = _cards(posts, slot, max(slot.a, 0), record, context, request)
             if not ours and adopting:
-                ours = [one for one in _ours(posts, bot_id, slot.c, frozenset(("",))) if _mentions(one, request_id)]
+                # What the official plugin posted through our bot for the same request.
+                older = _cards(posts, slot, ADOPTED, record, context, request)
+                ours = [one for one in older if context.request_id in one.message]
             younger += [(post.id, Place(slot.c)) for post in ours[1:]]
             if ours and ours[0].id != slot.p:
                 # The younger one, which was on record, goes and its thread with it; or none was on record.
@@ -169,7 +166,7 @@ def find(
     kinds += ["answer"] * len(given)
     record = msgspec.structs.replace(record, owe=tuple(owed for owed in record.owe if owed not in given))
     # The keys of answers that were given before are known no more.
-    younger += _doubles(read, bot_id, request_id)
+    younger += _doubles(read, bot_id, context.request_id)
     where = dict(reversed(younger))
     return Found(record, tuple(where.items()), tuple(kinds))
 
@@ -182,16 +179,22 @@ def _replies(reviews: int, reminders: int) -> Iterator[tuple[str, int]]:
 
 def _ours(posts: Iterable[Post], bot_id: str, channel_id: str, wanted: frozenset[str]) -> list[Post]:
     """The posts of our bot with one of these keys, oldest first."""
-    ours = {
-        post.id: post
+    return _oldest_first(post for post in posts if is_ours(post, wanted, channel_id, bot_id))
+
+
+def _cards(
+    posts: Iterable[Post], slot: Slot, attempt: int, record: Record, context: Context, request: AccessRequest | None
+) -> list[Post]:
+    """What may be this slot's card, oldest first."""
+    return _oldest_first(
+        post
         for post in posts
-        if post.user_id == bot_id
-        and post.channel_id == channel_id
-        and post.key in wanted
-        and not post.delete_at
-        and not post.original_id
-    }
-    return sorted(ours.values(), key=lambda post: (post.create_at, post.id))
+        if is_card(post, msgspec.structs.replace(slot, p=post.id, a=attempt), record, context, request)
+    )
+
+
+def _oldest_first(posts: Iterable[Post]) -> list[Post]:
+    return sorted({post.id: post for post in posts}.values(), key=lambda post: (post.create_at, post.id))
 
 
 def _given(owed: Owed, record: Record, read: dict[Place, tuple[Post, ...]], bot_id: str) -> bool:
@@ -201,18 +204,13 @@ def _given(owed: Owed, record: Record, read: dict[Place, tuple[Post, ...]], bot_
 
 def _doubles(read: dict[Place, tuple[Post, ...]], bot_id: str, request_id: str) -> Iterator[tuple[str, Place]]:
     """The younger ones of our posts for this request with one key."""
-    named: dict[tuple[Place, str], list[Post]] = {}
+    named: dict[tuple[Place, str, str], list[Post]] = {}
     for place, posts in read.items():
         for post in posts:
             if post.key and post.request_id == request_id:
-                named.setdefault((place, post.key), []).append(post)
-    for (place, key), same in named.items():
+                named.setdefault((place, post.key, post.mark.q), []).append(post)
+    for (place, key, _), same in named.items():
         yield from ((post.id, place) for post in _ours(same, bot_id, place.channel_id, frozenset((key,)))[1:])
-
-
-def _mentions(post: Post, request_id: str) -> bool:
-    """Whether this is what the official plugin posted through our bot for the same request."""
-    return not post.root_id and request_id in post.message
 
 
 # -- the ends --------------------------------------------------------------------------------------------------------

@@ -62,6 +62,8 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     rem: tuple[int, ...] = ()
     # From when on (Mattermost's milliseconds) words on the card count.
     since: int = 0
+    # Whether more may stand in its channel or thread than is on record.
+    d: bool = False
     # Keys that a later version wrote.
     extra: dict[str, object] = {}
 
@@ -86,8 +88,9 @@ class Owed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """The document. `at` and `exp` are Unix seconds, `n` grows with every save, `owner` is "" when nobody holds it.
+    """The document. `at` (our clock) and `exp` (Teleport's) are Unix seconds, `n` grows with every save.
 
+    `owner` is "" when nobody holds it.
     `dec` lists judged decisions: (Mattermost user, verb, source, update_at, outcome), `owe` the answers to them that
     still have to be given.
     """
@@ -106,9 +109,16 @@ class Record(msgspec.Struct, frozen=True):
     q: str = ""
     # The requester's Mattermost account, "" while it is not known.
     who: str = ""
+    # The rules by which people decide, and since when (Mattermost's milliseconds) they hold: the cards say so, too.
+    rules: str = ""
+    since: int = 0
+    # As which Teleport users (second) accounts review the request.
+    heads: tuple[tuple[str, str], ...] = ()
     done: bool = False
     # How many suggested reviewers were too many to be told; not written where none.
     left: int = 0
+    # Seconds by which Mattermost's clock was ahead of the one that wrote `at`; None where the version before wrote it.
+    off: int | None = None
     v: int = FORMAT
     # Keys that a later version wrote.
     extra: dict[str, object] = {}
@@ -148,9 +158,11 @@ def encode(record: Record) -> str:
     """The canonical text: sorted keys, no spaces, ASCII. What a later version wrote is written again."""
     document = _document(record)
     document["posts"] = [_document(slot) for slot in record.posts]
-    for key in ("owe", "q", "who", "left"):
+    for key in ("owe", "q", "who", "rules", "since", "heads", "left"):
         if not document[key]:
             del document[key]
+    if record.off is None:
+        del document["off"]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -14,17 +14,10 @@ import msgspec
 from sidecar.decisions.judge import COUNTED, deciders
 
 if TYPE_CHECKING:
+    from sidecar.config.sections import RemindersConfig
     from sidecar.decisions.judge import Rules
     from sidecar.decisions.record import Record, Slot
     from sidecar.model import AccessRequest
-
-
-class Reminders(msgspec.Struct, frozen=True):
-    """The first `after` so many seconds (0: never), then `every` so many, `most` in all."""
-
-    after: float = 0.0
-    every: float = 7200.0
-    most: int = 3
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -44,14 +37,14 @@ class Nudge(msgspec.Struct, frozen=True):
     people: dict[str, Account] = {}
 
 
-def number_due(age: float, reminders: Reminders) -> int:
+def number_due(age: float, reminders: RemindersConfig) -> int:
     """The number of the last reminder that should have been given by now; 0 for none."""
     if reminders.after <= 0 or not reminders.after <= age < math.inf:
         return 0
     return min(reminders.most, 1 + int((age - reminders.after) // reminders.every))
 
 
-def due_in(record: Record, age: float, reminders: Reminders) -> float:
+def due_in(record: Record, age: float, reminders: RemindersConfig) -> float:
     """Seconds until a reminder of this request is due, 0 or less where one is; never where none is left."""
     cards = [slot for slot in record.posts if is_reminded(slot)]
     given = min((max(slot.rem, default=0) for slot in cards), default=reminders.most)

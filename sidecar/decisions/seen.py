@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from sidecar.config.sections import RemindersConfig
 from sidecar.decisions.judge import Expression, Person, Rules, Verdict
 from sidecar.decisions.record import Kind, Owed, Record, Stored, Unreadable
-from sidecar.decisions.reminders import Nudge, Reminders
+from sidecar.decisions.reminders import Nudge
 from sidecar.errors import SidecarError
 from sidecar.model import AccessRequest, Draft, Post, Version
 from sidecar.text.card import TextOptions
@@ -99,6 +100,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     left_out: int = 0
     posts: dict[Place, tuple[Post, ...] | Unknown] = {}
     cards: dict[str, Post | Unknown | None] = {}
+    # What stands on a second card, and whose words those are.
+    words: dict[str, tuple[tuple[Expression, Person], ...] | Unknown] = {}
     who: str | Unknown | None = UNASKED
     evidence: Evidence | Unknown = UNASKED
     nudge: Nudge | Unknown = UNASKED
@@ -116,7 +119,8 @@ class Doubt(msgspec.Struct, frozen=True):
     """In this place something may have been written that no record tells; `card`: the card may have been, too.
 
     It is read before anything is written there; at `due` (trio's clock), when the longest late write may have landed;
-    and at the end of the request. `stage` counts down the looks: 2 at once, 1 when it is due, 0 at the end.
+    at each change of the card, and at the end of the request: nobody knows how late a write may be. `stage` counts down
+    the looks that are due: 2 at once, 1 later, 0 none.
     """
 
     place: Place
@@ -130,7 +134,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     `text` is the record's exact text where it is kept, `mine` that this process made or took it, `foreign` another
     holder's (n, boot time when first seen), `touched` the channels whose cards may show anything, `direct` the direct
-    messages that were heard live, `listen` that something was said that is not judged yet.
+    messages that were heard live, `listen` that something was said that is not judged yet, `told` the posts (their
+    hashes) that were seen to be cards.
     """
 
     known: bool = False
@@ -141,6 +146,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     doubts: tuple[Doubt, ...] = ()
     mentions: bool = False
     touched: frozenset[str] = frozenset()
+    told: tuple[int, ...] = ()
     listen: bool = False
     speakers: tuple[str, ...] = ()
     direct: tuple[Expression, ...] = ()
@@ -165,13 +171,14 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 class Now(NamedTuple):
     """The clocks of a look: Unix seconds, trio's, the boot time's, and Mattermost's minus ours in seconds.
 
-    Teleport tells no time, so what depends on its clock is concluded where ours and Mattermost's agree.
+    Teleport tells no time. `teleport` is what its clock shows at least: that much passed since it made a request.
     """
 
     wall: float
     mono: float
     boot: float
     offset: float = 0.0
+    teleport: float = -math.inf
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,7 +201,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     rules_digest: str = ""
     options: TextOptions = TextOptions()
     times: Times = USUAL
-    reminders: Reminders = Reminders()
+    reminders: RemindersConfig = RemindersConfig()
     announce_resolved: bool = False
     announce_delay: float = 0.0
     # Where rules are in use, their changes move new requests only.
@@ -317,6 +324,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     nudge: bool = False
     places: frozenset[Place] = frozenset()
     cards: frozenset[str] = frozenset()
+    words: frozenset[Place] = frozenset()
 
     def __bool__(self) -> bool:
         return self != _NOTHING
@@ -357,6 +365,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     found: tuple[str, ...] = ()
     # Cards that were none.
     unproven: int = 0
+    # What people without a link say right now.
+    strangers: tuple[Expression, ...] = ()
 
     @property
     def over(self) -> bool:

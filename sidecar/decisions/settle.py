@@ -9,7 +9,7 @@ import msgspec
 
 from sidecar.decisions import posts as due
 from sidecar.decisions.deliberate import given, judged
-from sidecar.decisions.judge import COUNTED
+from sidecar.decisions.judge import COUNTED, SUBMITTED
 from sidecar.decisions.record import ADOPTED, MOST_ATTEMPTS, Record
 from sidecar.decisions.seen import (
     Action,
@@ -144,8 +144,12 @@ def _decided(state: State, action: Submit | Resolve, result: Result, context: Co
         return State(seen, record, memory, outcomes)
     else:
         details = action.progress if isinstance(action, Resolve) else ("",)
-        done = "submitted" if isinstance(action, Submit) else COUNTED
+        done = SUBMITTED if isinstance(action, Submit) else COUNTED
         told = [(one, done, detail) for one, detail in zip(verdicts, details, strict=True)]
+    if result.error is not None and told[0][1] != "duplicate":
+        # Nothing was submitted, so its author may still be linked as somebody else.
+        gone = {(one.person.user_id, one.person.teleport_user) for one in verdicts}
+        record = msgspec.structs.replace(record, heads=tuple(one for one in record.heads if one not in gone))
     memory = memory.but(given=(*memory.given, *given(record, told, request)))
     record = judged(record, told, request, context)
     if isinstance(action, Resolve) and result.error is None and request.state != PENDING:

@@ -9,7 +9,6 @@ from sidecar.decisions.proof import asked
 from sidecar.decisions.record import Record, Stored
 from sidecar.decisions.seen import Context, Facts, Memory, Now, Seen
 from sidecar.model import EXPIRED, PENDING, AccessRequest, state_rank
-from sidecar.times import doubled
 
 # How many leases the same record must have been watched before its holder counts as dead: 35 s for one of 30.
 TAKEOVER = 1 + 1 / 6
@@ -59,13 +58,19 @@ class View(NamedTuple):
         return self.gone or self.another
 
     @property
+    def wanted(self) -> AccessRequest | None:
+        """The request that the record is about, unless that is over for good."""
+        return None if self.ends else self.request
+
+    @property
+    def chat_ms(self) -> int:
+        """Now by Mattermost's clock, in milliseconds."""
+        return int((self.now.wall + self.now.offset) * 1000)
+
+    @property
     def retry_failed(self) -> bool:
         """Whether recipients that failed are due again."""
         return not self.memory.retries or self.now.mono >= self.memory.retry_at
-
-    def backoff(self, first: float, most: float, tries: int) -> float:
-        """When to look again after so many tries."""
-        return self.now.mono + doubled(first, most, tries)
 
     @property
     def expired_by_clock(self) -> bool:
@@ -78,8 +83,18 @@ class View(NamedTuple):
             request is not None
             and request.state == PENDING
             and request.expires is not None
-            and self.now.wall + min(self.now.offset, 0.0) >= request.expires + self.context.times.expired
+            and self.teleport_time >= request.expires + self.context.times.expired
         )
+
+    @property
+    def clocks(self) -> tuple[float, float, float]:
+        """Unix seconds by our clock, by Mattermost's, and the least that Teleport's can show."""
+        return self.now.wall, self.now.wall + self.now.offset, self.now.teleport
+
+    @property
+    def teleport_time(self) -> float:
+        """Unix seconds, as far as Teleport's clock is known: what two of three clocks have reached."""
+        return sorted(self.clocks)[1]
 
     @property
     def age(self) -> float:
@@ -94,7 +109,7 @@ class View(NamedTuple):
 
     @property
     def expiry_at(self) -> float:
-        """When (trio's clock) the request should be over; later where by our clock it is over already."""
+        """When (trio's clock) the request should be over; later where it is over already."""
         expires, times = None, self.context.times
         if self.request is not None:
             expires = self.request.expires
@@ -103,7 +118,7 @@ class View(NamedTuple):
         if expires is None or self.gone:
             return math.inf
         moments = [times.expiry_grace] if not self.pending else [times.expired, times.expiry_grace]
-        left = [left for grace in moments if (left := expires + grace - self.now.wall) > 0]
+        left = [left for grace in moments if (left := expires + grace - self.teleport_time) > 0]
         return self.now.mono + min(left, default=times.expiry_grace)
 
 
@@ -115,7 +130,7 @@ def _proven_absent(view: View) -> bool:
     record, context = view.record, view.context
     if record is None:
         return False
-    if view.now.wall >= record.exp + context.times.expiry_grace:
+    if view.teleport_time >= record.exp + context.times.expiry_grace:
         return True
     absent_for = view.now.mono - view.facts.absent_since
     return absent_for >= (context.times.absent if context.rules.mode == "plugin" else 0.0)

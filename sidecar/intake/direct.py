@@ -13,13 +13,14 @@ import math
 import time
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import trio
 
 from sidecar.decisions.judge import express, find_flaw
 from sidecar.errors import LinkError, LinkLost, PostRejected
-from sidecar.intake.sight import Channels, Sight, remember
+from sidecar.intake.sight import Sight, remember
 from sidecar.model import PENDING, Draft
 from sidecar.reconcile.side_by_side import gather
 from sidecar.text import card as text
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from sidecar.decisions.judge import Person, Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.model import AccessRequest, Post
-    from sidecar.reconcile.followed import Followed
+    from sidecar.reconcile.heard import Heard
     from sidecar.text.card import TextOptions
     from sidecar.times import Times
 
@@ -54,6 +56,8 @@ Command = Decision | List | Show | Help | Malformed | NearMiss
 
 # Strangers, and words that only look like a decision about nothing in particular, are answered so seldom.
 SELDOM_SECONDS = 3600.0
+# Strangers' messages are read together.
+PATIENCE_SECONDS = 2.0
 # Questions asked shortly before the start are still answered; nobody waits for an answer to older ones.
 QUESTION_SECONDS = 60.0
 # A list names at most so many requests, the newest ones.
@@ -70,21 +74,9 @@ _AMBIGUOUS = "More than one request ends like this. Write more of the id."
 _WHOLE = "On this Teleport an id may be used again, so please write the whole id. `list` shows it."
 _STRANGER = "I only talk about access requests with people whom my operator has linked to Teleport."
 _OFF = "Decisions by direct message are off."
+_SNAPSHOT = "As it is now; this copy does not change, and nothing said on it decides."
 # What an example names where its reader sees no request.
 _EXAMPLE = "0193523a-2c9e-7d5c-9a3b-1f2e3d4c5b6a"
-
-
-class Mattermost(Channels, Protocol):
-    """The calls that direct messages need."""
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = 200) -> list[Post]: ...
-
-    @property
-    def clock_offset(self) -> float: ...
-
-    async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = ""
-    ) -> Post: ...
 
 
 class Asked(NamedTuple):
@@ -99,8 +91,8 @@ class Direct:
 
     def __init__(  # noqa: PLR0913 - what each message needs
         self,
-        mattermost: Mattermost,
-        followed: Followed,
+        mattermost: MattermostClient,
+        followed: Heard,
         teleport: Asked,
         find: Callable[[str], Awaitable[Person]],
         rules: Rules,
@@ -108,14 +100,14 @@ class Direct:
         *,
         bot_id: Callable[[], str],
         secret: Callable[[], str],
-        url: str,
+        url: Callable[[], str],
         times: Times,
     ) -> None:
         self._mattermost = mattermost
         self._followed = followed
         self._teleport = teleport
         self._find = find
-        self._rules = rules
+        self.rules = rules
         self._options = options
         self._bot_id = bot_id
         self._secret = secret
@@ -130,11 +122,18 @@ class Direct:
         # Whom nothing but a hint may be told again, and when (trio's clock).
         self._seldom: OrderedDict[str, float] = OrderedDict()
 
-    def hint(self, channel_id: str, post_id: str) -> None:
-        """Somebody posts outside a thread right now: the channel is read, if it is ours."""
-        if self._sight.may_be_direct(channel_id):
+    def hint(self, channel_id: str, post_id: str, *, stranger: str = "") -> None:
+        """Somebody posts outside a thread right now: the channel is read, if it is ours.
+
+        A `stranger` by this id waits, and nothing is read for one who was answered within the hour.
+        """
+        if "direct" not in self.rules.ways or not self._sight.may_be_direct(channel_id):
+            return
+        if not stranger:
             remember(self._live, post_id, None)
             self._followed.queue.add(KEY + channel_id)
+        elif trio.current_time() >= self._seldom.get(stranger, -math.inf):
+            self._followed.queue.add_at(KEY + channel_id, trio.current_time() + PATIENCE_SECONDS)
 
     async def visit(self, key: str) -> None:
         """Answer what has no answer yet in a direct channel; what fails is tried again, less and less often."""
@@ -188,7 +187,7 @@ class Direct:
 
     async def _take(self, post: Post, command: Command) -> bool:
         """False where it must be taken again later."""
-        decides = isinstance(command, Decision) and self._rules.mode != "none"
+        decides = isinstance(command, Decision) and self.rules.mode != "none"
         old = post.create_at < (self._started - QUESTION_SECONDS + self._mattermost.clock_offset) * 1000
         if not await self._sight.is_between_us(post) or (old and not decides):
             return True
@@ -197,13 +196,6 @@ class Direct:
             return True
         person = await self._find(post.user_id)
         flaw = find_flaw(post)
-        if (
-            person.problem
-            and isinstance(command, Decision)
-            and isinstance(found := match_id(command.id, requests), str)
-        ):
-            # The record remembers that it is refused, so that it stays so when its author is linked one day.
-            self._followed.tell(found, express(post, "direct", command))
         if person.problem or (flaw and not decides):
             await self._refuse(post, person, flaw, silent=old)
         elif decides or isinstance(command, NearMiss):
@@ -232,7 +224,7 @@ class Direct:
 
         Also about one that was decided: its worker knows what became of it.
         """
-        if isinstance(command, Decision | NearMiss) and command.id and self._rules.mode != "none":
+        if isinstance(command, Decision | NearMiss) and command.id and self.rules.mode != "none":
             for requests in (self._followed.open_requests(), self._followed.open_requests(decided=True)):
                 # A hint decides nothing, so the end of an id is always enough for one.
                 whole = self._options().whole_ids and isinstance(command, Decision)
@@ -296,10 +288,9 @@ class Direct:
 
     async def _card_of(self, post: Post, request_id: str) -> str:
         """The address of a card that the author can see; Mattermost finds the team."""
-        entry = self._followed.get(request_id)
-        for card, channel_id in entry.cards if entry is not None else ():
+        for card, channel_id in self._followed.cards_of(request_id):
             if await self._sight.sees(post, (channel_id,)):
-                return f"{self._url}/_redirect/pl/{card}"
+                return f"{self._url()}/_redirect/pl/{card}"
         return ""
 
     async def _show(self, post: Post, command: Show, requests: Mapping[str, tuple[str, ...]]) -> Draft:
@@ -311,12 +302,14 @@ class Direct:
             if not self._teleport.answers():
                 raise LinkLost("teleport", "away", "a request is asked for")
             return Draft(_UNKNOWN)
-        return text.render_card(request, options=self._options())
+        # Nobody decides on it, so it invites nobody to.
+        card = text.render_card(request, options=msgspec.structs.replace(self._options(), ways=()))
+        return msgspec.structs.replace(card, message=f"{_SNAPSHOT}\n{card.message}")
 
     async def _help(self, post: Post) -> str:
         visible = await self._first_visible(post, self._followed.open_requests(), 1)
         name = (*visible, _EXAMPLE)[0]
-        return render_help(name, decides=self._rules.mode != "none", whole=self._options().whole_ids)
+        return render_help(name, decides=self.rules.mode != "none", whole=self._options().whole_ids)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from sidecar.once import Once
-from sidecar.teleport.findings import ending, of_one_file, sign_again
+from sidecar.teleport.findings import THREE_FILES, Files, ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ _LEVELS = {"": logging.NOTSET, "expires_soon": logging.WARNING, "expires_today":
 class Expiry:
     """Watches one identity, "main" or "reviewer"; `read` gives its certificates by reviewer, our own by "".
 
-    `one_file` says that the certificate stands in an identity file.
+    `files` is what our own are called.
     """
 
     def __init__(
@@ -34,11 +34,10 @@ class Expiry:
         identity: str,
         read: Callable[[], Mapping[str, CertificateFacts]],
         metrics: Metrics,
-        *,
-        one_file: bool = False,
+        files: Files = THREE_FILES,
     ) -> None:
         self._identity = identity
-        self._one_file = one_file
+        self._files = files
         self._read = read
         self._metrics = metrics
         self._once = Once()
@@ -58,7 +57,6 @@ class Expiry:
                 self._tell(level, reviewer, one)
 
     def _tell(self, level: int, reviewer: str, one: CertificateFacts) -> None:
-        fix = sign_again(reviewer or one.user, reviewer or "auth")
         log.log(
             level,
             "certificate.expires",
@@ -66,14 +64,12 @@ class Expiry:
                 "identity": self._identity,
                 "reviewer": reviewer,
                 "expires": datetime.fromtimestamp(one.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-                "detail": of_one_file(fix) if self._one_file else fix,
+                "detail": self._files.sign_again(reviewer or one.user, reviewer),
             },
         )
 
-
-async def watch(expiries: list[Expiry], every: float) -> NoReturn:
-    """Look at intervals."""
-    while True:
-        for expiry in expiries:
-            expiry.look()
-        await trio.sleep(every)
+    async def watch(self, every: float) -> NoReturn:
+        """Look at intervals."""
+        while True:
+            self.look()
+            await trio.sleep(every)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sidecar.intake.direct import Direct
-    from sidecar.intake.mattermost import Events, Hint
     from sidecar.intake.sweep import Sweeper
-    from sidecar.reconcile.followed import Followed
+    from sidecar.mattermost.frames import Hint
+    from sidecar.mattermost.inbox import Events
+    from sidecar.reconcile.heard import Heard
     from sidecar.reconcile.people import People
+    from sidecar.reconcile.strangers import Strangers
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
@@ -29,10 +31,11 @@ class Ear:
     def __init__(
         self,
         open_events: Callable[[], AbstractAsyncContextManager[Events]],
-        followed: Followed,
+        followed: Heard,
         people: People,
+        strangers: Strangers,
         sweeper: Sweeper,
-        direct: Direct | None,
+        direct: Direct,
         times: Times,
     ) -> None:
         self._open_events = open_events
@@ -40,6 +43,7 @@ class Ear:
         self._people = people
         self._sweeper = sweeper
         self._direct = direct
+        self._strangers = strangers
         self._times = times
 
     def connect(self) -> AbstractAsyncContextManager[Events]:
@@ -59,10 +63,13 @@ class Ear:
             # What we post and react to ourselves asks nothing of us.
             return
         root_id: str | None = getattr(hint, "root_id", None)
+        linked = self._people.linked(hint.user_id)
         if root_id is None or root_id:
-            self._followed.hear(root_id or hint.post_id, hint.user_id)
-        elif self._direct is not None:
-            self._direct.hint(hint.channel_id, hint.post_id)
+            card = root_id or hint.post_id
+            if linked or (self._followed.is_card(card) and self._strangers.worth_a_look(hint.user_id)):
+                self._followed.hear(card, hint.user_id)
+        else:
+            self._direct.hint(hint.channel_id, hint.post_id, stranger="" if linked else hint.user_id)
 
     async def sweep(self) -> NoReturn:
         """Find what the websocket missed, now and each minute."""

@@ -101,12 +101,13 @@ class LinkStatus:
 
     def ready(self) -> None:
         """The link works from now on."""
-        self.answered()
+        heard, self._answered = self._answered, trio.current_time()
         if self.state == "ready":
             return
         self._enter("ready", "")
-        # What failed while it was lost says nothing of now.
-        self._writes.clear()
+        # What failed since the last sign of life says nothing of now.
+        while self._writes and self._writes[-1][0] >= heard - 1:
+            self._writes.pop()
         self._became_ready = trio.current_time()
         self.was_ready = True
         self._once.clear()
@@ -141,6 +142,29 @@ class LinkStatus:
         if state != self.state:
             self.since = time.time()
         self.state, self.detail = state, detail
+
+
+class Part:
+    """What can be ended and begun again by itself."""
+
+    def __init__(self, run: Callable[[], Awaitable[None]], name: str) -> None:
+        self._run, self._name = run, name
+        self._scope, self._over = trio.CancelScope(), trio.Event()
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Start it; `nursery` owns it."""
+        self._scope, self._over = trio.CancelScope(), trio.Event()
+        nursery.start_soon(self._live, name=self._name)
+
+    async def end(self) -> None:
+        """Cancel it, and return when it is over."""
+        self._scope.cancel()
+        await self._over.wait()
+
+    async def _live(self) -> None:
+        with self._scope:
+            await self._run()
+        self._over.set()
 
 
 async def keep(

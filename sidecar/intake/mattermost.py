@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -12,54 +12,16 @@ from sidecar.errors import LinkError, LinkGarbled, LinkRefused, PostRejected
 from sidecar.intake.keep import one_error, pinging
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Iterator
 
+    from sidecar.intake.hints import Ear
     from sidecar.intake.keep import LinkStatus
+    from sidecar.mattermost.client import MattermostClient
+    from sidecar.mattermost.frames import Hint
+    from sidecar.mattermost.inbox import Events
     from sidecar.metrics import Metrics
     from sidecar.model import User
     from sidecar.reconcile.gate import Gate
-
-
-class Me(Protocol):
-    """The one call that proves the way and the token."""
-
-    async def me(self) -> User: ...
-
-
-class Hint(Protocol):
-    """The websocket says: look at this post."""
-
-    @property
-    def post_id(self) -> str: ...
-
-    @property
-    def channel_id(self) -> str: ...
-
-    @property
-    def user_id(self) -> str: ...
-
-
-class Events(Protocol):
-    """An open websocket: hints, and when it last proved that it delivers (trio's clock)."""
-
-    proven_at: float
-
-    def __aiter__(self) -> AsyncIterator[Hint]: ...
-
-
-class Ear(Protocol):
-    """What listens to decisions: see `sidecar.intake.hints`."""
-
-    def connect(self) -> AbstractAsyncContextManager[Events]: ...
-
-    async def prepare(self) -> None: ...
-
-    def take(self, hint: Hint, bot_id: str) -> None: ...
-
-    async def sweep(self) -> NoReturn: ...
-
-    async def check_identity(self) -> NoReturn: ...
 
 
 class MattermostLink:
@@ -70,7 +32,7 @@ class MattermostLink:
 
     def __init__(
         self,
-        client: Me,
+        client: MattermostClient,
         status: LinkStatus,
         gate: Gate,
         metrics: Metrics,

@@ -12,9 +12,9 @@ import logging
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 import trio
 
@@ -23,9 +23,10 @@ from sidecar.times import doubled
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Rules
+    from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
-    from sidecar.model import Post, Reaction, User
-    from sidecar.reconcile.followed import Followed
+    from sidecar.model import Post
+    from sidecar.reconcile.heard import Heard
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 REACTIONS_AT_ONCE = 100
 PAGE = 200
 MAX_PAGES = 25
+CARDS_A_PAGE = 100
 # Posts of one moment may become visible one after the other.
 OVERLAP_MS = 10_000
 # Direct messages that are taken before another channel has its turn.
@@ -43,32 +45,6 @@ CARDS_APART = 10
 LONGEST_PENDING_SECONDS = 8 * 86400
 # Where nobody decides, only fresh questions are worth a look back.
 QUESTION_SECONDS = 60
-
-
-class Channel(Protocol):
-    """A channel of the bot, and when something was last posted there, in Mattermost's milliseconds."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def last_post_at(self) -> int: ...
-
-
-class Reading(Protocol):
-    """What is read of Mattermost."""
-
-    @property
-    def bot(self) -> User | None: ...
-
-    async def reactions_at_once(self, post_ids: list[str]) -> dict[str, list[Reaction]]: ...
-
-    async def channel_posts(self, channel_id: str, page: int = 0, per_page: int = PAGE) -> list[Post]: ...
-
-    async def my_channels(self) -> Iterable[Channel]: ...
 
 
 class _Step(NamedTuple):
@@ -82,7 +58,10 @@ _Steps: TypeAlias = Sequence[_Step]
 
 
 class _Stretch:
-    """What is being read of a channel: back to `until`, and to every card in `unmet`."""
+    """What is being read of a channel: back to `until`, and to every card in `unmet`.
+
+    Of a direct channel the messages that may be commands are kept until all is read, and what we said.
+    """
 
     def __init__(self, channel_id: str, until: float, cards: set[str], *, direct: bool) -> None:
         self.channel_id = channel_id
@@ -90,39 +69,52 @@ class _Stretch:
         self.cards = cards
         self.direct = direct
         self.unmet = set(cards)
-        self.posts: list[Post] = []
+        self.commands: deque[Post] = deque()
+        self.ours: list[Post] = []
+        self.newest = 0
+        self.skipped = False
         self.page = 0
+        # Cards that are not met on that many pages cost less when their threads are read one by one.
+        self.most = MAX_PAGES + len(cards) // CARDS_A_PAGE
 
     def over(self, posts: list[Post]) -> bool:
-        """Whether this page was the last one."""
+        """Take a page; whether it was the last one."""
+        self.page += 1
+        self.unmet -= {post.id for post in posts}
+        self.newest = max(self.newest, *(post.create_at for post in posts), 0)
         # A page that was read in pieces may be shorter than it should.
-        end = len(posts) < PAGE and not any(post.skipped for post in posts)
-        return not posts or end or (min(post.create_at for post in posts) < self.until and not self.unmet)
+        skipped = any(post.skipped for post in posts)
+        self.skipped = self.skipped or skipped
+        end = not posts or (len(posts) < PAGE and not skipped)
+        return end or (min(post.create_at for post in posts) < self.until and not self.unmet)
 
 
 class Sweeper:
     """`take` takes a post of a direct channel that may be a command, and what was read around it.
 
-    `known` returns once the cards are known; `suspect` is called where the link may be at fault.
+    `linked` says of a user's id whether anything may come of what that person says. `known` returns once the cards are
+    known; `suspect` is called where the link may be at fault.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what every look needs
         self,
-        reading: Reading,
-        followed: Followed,
+        reading: MattermostClient,
+        followed: Heard,
         rules: Rules,
         take: Callable[[Post, list[Post]], Awaitable[None]],
         metrics: Metrics,
         *,
+        linked: Callable[[str], bool],
         known: Callable[[], Awaitable[None]],
         suspect: Callable[[], None],
         times: Times,
     ) -> None:
         self._reading = reading
         self._followed = followed
-        self._rules = rules
+        self.rules = rules
         self._take = take
         self._metrics = metrics
+        self._linked = linked
         self._known = known
         self._suspect = suspect
         self._times = times
@@ -177,15 +169,15 @@ class Sweeper:
             in_channel[channel_id].add(card)
         self._in_channel = in_channel
         last = await self._last_posts()
-        replies = in_channel.keys() if "reply" in self._rules.ways else set()
+        replies = in_channel.keys() if "reply" in self.rules.ways else set()
         places = dict.fromkeys((*replies, *self._direct))
         self._met &= cards.keys()
         self._lively &= places.keys()
         self._read_until = {one: at for one, at in self._read_until.items() if one in places}
         known = (cards, in_channel, places)
         self._off = {one: off for one, off in self._off.items() if any(one.removeprefix("+") in some for some in known)}
-        steps = self._plan_reactions() if "reaction" in self._rules.ways else []
-        back = LONGEST_PENDING_SECONDS if self._rules.mode != "none" else QUESTION_SECONDS
+        steps = self._plan_reactions() if "reaction" in self.rules.ways else []
+        back = LONGEST_PENDING_SECONDS if self.rules.mode != "none" else QUESTION_SECONDS
         oldest = (time.time() - back) * 1000
         for one in filter(self._due, places):
             news = in_channel[one] - self._met if one in replies else set()
@@ -207,7 +199,8 @@ class Sweeper:
             log.debug("sweep.put_off", extra={"subject": "channels", "detail": str(exc)})
             self._doubt(exc)
             return {}
-        self._direct = {one.id for one in channels if one.type == "D"} if "direct" in self._rules.ways else set()
+        direct = channels if "direct" in self.rules.ways else []
+        self._direct = {one.id for one in direct if one.type == "D" and any(map(self._linked, one.name.split("__")))}
         return {one.id: one.last_post_at for one in channels}
 
     @property
@@ -253,7 +246,7 @@ class Sweeper:
             if len(posts) == 1:
                 raise
             return self._apart(posts)
-        wanted = {*self._rules.approve, *self._rules.deny}
+        wanted = {*self.rules.approve, *self.rules.deny}
         bot_id = self._bot_id
         for post_id in posts:
             self._off.pop(post_id, None)
@@ -261,7 +254,10 @@ class Sweeper:
             relevant = frozenset(
                 (one.user_id, one.emoji_name, one.update_at)
                 for one in found.get(post_id, ())
-                if one.emoji_name in wanted and one.user_id != bot_id and not one.delete_at
+                if one.emoji_name in wanted
+                and one.user_id != bot_id
+                and not one.delete_at
+                and self._linked(one.user_id)
             )
             if relevant and self._reactions.get(post_id) != hash(relevant):
                 self._reactions[post_id] = hash(relevant)
@@ -295,46 +291,44 @@ class Sweeper:
     async def _read(self, stretch: _Stretch) -> _Steps:
         """Read one page of what others posted since the last look."""
         posts = await self._reading.channel_posts(stretch.channel_id, stretch.page)
-        stretch.posts += posts
-        stretch.unmet -= {post.id for post in posts}
-        stretch.page += 1
-        if not stretch.over(posts):
-            if stretch.page < MAX_PAGES:
+        over = stretch.over(posts)
+        self._hear(stretch, posts)
+        if not over:
+            if stretch.page < stretch.most:
                 return [_Step(stretch.channel_id, partial(self._read, stretch))]
-            # Too far back to read everything between: their threads are read one by one.
             for card in stretch.unmet:
                 self._followed.hear(card)
-        return await self._take_next(stretch, self._hear(stretch))
+        return await self._take_next(stretch)
 
-    def _hear(self, stretch: _Stretch) -> deque[Post]:
-        """Look at the cards that were replied to; return the direct messages, the oldest first."""
+    def _hear(self, stretch: _Stretch, posts: list[Post]) -> None:
+        """Look at the cards that were replied to; keep the direct messages, the oldest first."""
         bot_id = self._bot_id
-        commands: deque[Post] = deque()
-        for post in reversed(stretch.posts):
+        for post in posts:
             if post.user_id == bot_id:
+                if stretch.direct and post.key:
+                    stretch.ours.append(post)
+            elif not self._linked(post.user_id):
                 continue
-            if post.root_id in self._cards:
+            elif post.root_id in self._cards:
                 if post.create_at >= stretch.until or post.root_id in stretch.cards:
                     self._followed.hear(post.root_id)
             elif stretch.direct and not post.root_id and not post.skipped and post.create_at >= stretch.until:
-                commands.append(post)
-        return commands
+                stretch.commands.appendleft(post)
 
-    async def _take_next(self, stretch: _Stretch, commands: deque[Post]) -> _Steps:
+    async def _take_next(self, stretch: _Stretch) -> _Steps:
         """Take a few direct messages; when all are taken, the channel is read up to here, what was skipped with it."""
         channel_id = stretch.channel_id
-        for _ in range(min(COMMANDS_AT_ONCE, len(commands))):
-            await self._take(commands.popleft(), stretch.posts)
-        if commands:
-            return [_Step(channel_id, partial(self._take_next, stretch, commands))]
+        for _ in range(min(COMMANDS_AT_ONCE, len(stretch.commands))):
+            await self._take(stretch.commands.popleft(), stretch.ours)
+        if stretch.commands:
+            return [_Step(channel_id, partial(self._take_next, stretch))]
         before = self._read_until.get(channel_id)
-        newest = max((post.create_at for post in stretch.posts), default=0)
-        self._read_until[channel_id] = max(before or 0, newest)
+        self._read_until[channel_id] = max(before or 0, stretch.newest)
         self._lively.discard(channel_id)
-        if before is not None and newest > before:
+        if before is not None and stretch.newest > before:
             self._lively.add(channel_id)
         self._met |= stretch.cards
-        if channel_id not in self._in_channel and any(post.skipped for post in stretch.posts):
+        if channel_id not in self._in_channel and stretch.skipped:
             # To read it is dear, post by post; the websocket tells of what is said there.
             self._put_off(channel_id)
         else:

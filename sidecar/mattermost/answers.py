@@ -45,7 +45,9 @@ def refusal(status: int, error_id: str, location: str, *, write: bool) -> Sideca
     said = f"{status} {error_id}".rstrip()
     if status == 401:
         return LinkRefused(
-            "mattermost", "token", f"the bot token is not accepted ({said}): put one into mattermost.token_file"
+            "mattermost",
+            "token",
+            f"the bot token is not accepted ({said}): enable the bot, or put a new token into mattermost.token_file",
         )
     if status < 400:
         detail = f"{status} redirects to {_origin(location)}: set mattermost.url to the address of Mattermost itself"

@@ -6,18 +6,25 @@ only what differs. A garbled answer to a write does not say whether it was carri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
+
+import trio
 
 from sidecar.errors import LinkLost, UnreadableAnswer
 from sidecar.mattermost import codec
 from sidecar.mattermost.codec import Channel, Team
+from sidecar.mattermost.pace import Lane
 from sidecar.mattermost.pages import PAGE, Pages, Rest, if_found, part
 from sidecar.model import Draft, Post, Reaction, User
+from sidecar.once import Bounded
 
 # Post ids in one call for reactions; each is a query of the server's.
 _REACTIONS_AT_ONCE: Final = 100
 _MAX_UNREADABLE: Final = 10_000
+# The list of the bot's channels is read each minute where people decide.
+_SHARED_SECONDS: Final = 120.0
 
 
 def _props(draft: Draft, tm: dict[str, object]) -> dict[str, object]:
@@ -25,16 +32,22 @@ def _props(draft: Draft, tm: dict[str, object]) -> dict[str, object]:
 
 
 class MattermostClient:
-    """Mattermost as the bot sees it."""
+    """Mattermost as the bot sees it; `skipped()` is called for each post that cannot be read, once."""
 
-    def __init__(self, rest: Rest, skipped: Callable[[], object]) -> None:
-        self._rest = rest
-        self._pages = Pages(rest, skipped)
+    def __init__(self, rest: Rest, skipped: Callable[[], object] = lambda: None) -> None:
+        self._skipped = skipped
+        self.use(rest)
         # The last answer of `me`.
         self.bot: User | None = None
         # Posts whose reactions could not be read, the one last tried at the end.
         self._unreadable: dict[str, None] = {}
+
+    def use(self, rest: Rest) -> None:
+        """Make all calls by `rest` from now on."""
+        self._rest, self._pages = rest, Pages(rest, self._skipped)
         self._has_my_channels = True
+        # channel -> whether another server has a part in it, and when that was read (trio's clock).
+        self._shared = Bounded[str, tuple[bool, float]](_MAX_UNREADABLE)
 
     @property
     def clock_offset(self) -> float:
@@ -58,9 +71,12 @@ class MattermostClient:
         key: str,
         tm: dict[str, object],
         root_id: str = "",
+        announces: bool = False,
         guard: Callable[[], None] = lambda: None,
     ) -> Post:
         """Create a post and return what Mattermost answered, which the caller must check to be his.
+
+        One that `announces` lets all other posts and patches go before it.
 
         For 30 s and on one node Mattermost answers a repeated `key` with the first post, whoever made it. While the
         first is still being stored it raises PostRejected with `answers.PENDING_ID`: repeat with the same key.
@@ -74,7 +90,8 @@ class MattermostClient:
             "props": _props(draft, tm),
         }
         path = "/posts?set_online=false"
-        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=True, guard=guard)
+        lane = Lane.ANNOUNCEMENT if announces else Lane.ANSWER
+        return await self._rest.call("POST", path, codec.decode_post, body=body, write=True, paced=lane, guard=guard)
 
     async def patch_post(
         self,
@@ -94,7 +111,7 @@ class MattermostClient:
         if message:
             body["message"] = draft.message
         path = f"/posts/{part(post_id)}/patch"
-        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=True, guard=guard)
+        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=Lane.CHANGE, guard=guard)
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = lambda: None) -> None:
         """Delete a post; one that is gone already is a 403."""
@@ -193,11 +210,26 @@ class MattermostClient:
     async def channel_by_name(self, team: str, name: str) -> Channel | None:
         """Return a channel by URL names, archived ones too; None also for a private one that the bot is not in."""
         path = f"/teams/name/{part(team)}/channels/name/{part(name)}?include_deleted=true"
-        return await if_found(self._rest.call("GET", path, codec.decode_channel))
+        return self._noted(await if_found(self._rest.call("GET", path, codec.decode_channel)))
 
     async def channel(self, channel_id: str) -> Channel | None:
         """Return a channel by id; None for an unknown one, 403 where the bot is not in it."""
-        return await if_found(self._rest.call("GET", f"/channels/{part(channel_id)}", codec.decode_channel))
+        return self._noted(
+            await if_found(self._rest.call("GET", f"/channels/{part(channel_id)}", codec.decode_channel))
+        )
+
+    async def shared(self, channel_id: str) -> bool:
+        """Whether another Mattermost server has a part in a channel, by what was read of it lately."""
+        shared, read_at = self._shared.get(channel_id, (True, -math.inf))
+        if trio.current_time() < read_at + _SHARED_SECONDS:
+            return shared
+        channel = await self.channel(channel_id)
+        return channel is None or bool(channel.shared)
+
+    def _noted(self, channel: Channel | None) -> Channel | None:
+        if channel is not None:
+            self._shared[channel.id] = (bool(channel.shared), trio.current_time())
+        return channel
 
     async def member(self, channel_id: str, user_id: str = "me") -> bool:
         """Whether a user is in a channel; False also where the bot may not know."""
@@ -207,7 +239,9 @@ class MattermostClient:
     async def direct_channel(self, user_id: str, bot_id: str) -> str:
         """Return the id of the direct channel of two users, made where there is none yet."""
         body = [bot_id, user_id]
-        return (await self._rest.call("POST", "/channels/direct", codec.decode_channel, body=body, write=True)).id
+        channel = await self._rest.call("POST", "/channels/direct", codec.decode_channel, body=body, write=True)
+        self._noted(channel)
+        return channel.id
 
     async def my_teams(self) -> list[Team]:
         """Return the teams that the bot is on."""
@@ -215,6 +249,12 @@ class MattermostClient:
 
     async def my_channels(self) -> list[Channel]:
         """Return all channels that the bot is in, direct ones too."""
+        channels = await self._my_channels()
+        for channel in channels:
+            self._noted(channel)
+        return channels
+
+    async def _my_channels(self) -> list[Channel]:
         if self._has_my_channels:
             try:
                 return await self._rest.call("GET", "/users/me/channels", codec.decode_channels)

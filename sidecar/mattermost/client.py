@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -22,7 +22,7 @@ from sidecar.mattermost import answers, dial
 from sidecar.mattermost.api import MattermostClient
 from sidecar.mattermost.auth import USER_AGENT, Token
 from sidecar.mattermost.codec import decode_error_id
-from sidecar.mattermost.pace import Pace, Pause
+from sidecar.mattermost.pace import Lane, Pace, Pause
 from sidecar.mattermost.transport import Progress, Transport
 
 __all__ = ["MattermostClient", "open_client"]
@@ -82,7 +82,12 @@ class _Rest:
         self._observe = observe
         self._posts = Pace(posts_per_second)
         self._pause = Pause()
-        self.clock_offset = 0.0
+        # When this machine was booted by Mattermost's clock: ours may be set at any time.
+        self._booted: float | None = None
+
+    @property
+    def clock_offset(self) -> float:
+        return 0.0 if self._booted is None else self._booted + _boottime() - time.time()
 
     async def call(
         self,
@@ -92,7 +97,7 @@ class _Rest:
         *,
         body: object = None,
         write: bool = False,
-        paced: bool = False,
+        paced: Lane | None = None,
         guard: Callable[[], None] = lambda: None,
     ) -> T:
         """Make one call; waits for pauses, pace and a free connection under the caller's deadline.
@@ -112,8 +117,8 @@ class _Rest:
         )
         while True:
             await self._pause.wait()
-            if paced:
-                await self._posts.take()
+            if paced is not None:
+                await self._posts.take(paced)
             try:
                 answer, value = await self._attempt(call, decode)
             except _Paused:
@@ -185,8 +190,22 @@ class _Rest:
             raise LinkLost("mattermost", "reset", str(exc), ambiguous=call.sent and call.write) from exc
         if (theirs := answers.server_time(answer.headers.get("Date", ""))) is not None:
             # The header's seconds are cut off: half of one is the best guess.
-            self.clock_offset = theirs + 0.5 - time.time()
+            self._booted = theirs + 0.5 - _boottime()
         return answer
+
+
+class Away:
+    """Stands for the way to Mattermost where there is none: every call fails."""
+
+    clock_offset = 0.0
+
+    async def call(self, *_: object, **__: object) -> NoReturn:
+        """Raises LinkLost."""
+        raise LinkLost("mattermost", "away", "there is no connection to Mattermost")
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @asynccontextmanager
@@ -194,21 +213,20 @@ async def open_client(
     url: str,
     token: Callable[[], str],
     *,
+    client: MattermostClient | None = None,
     ssl_context: ssl.SSLContext | None = None,
     max_connections: int = 24,
     max_posts_per_second: float = 20.0,
     request_seconds: float = 10.0,
     observe: Observe = _ignore,
-    skipped: Callable[[], object] = _ignore,
 ) -> AsyncIterator[MattermostClient]:
-    """Open a client; nothing is sent yet.
+    """Open a client, or let `client` work this way meanwhile; nothing is sent yet.
 
     `token` is called for each request, so a rotated one counts at once; a `Token` also goes on with the one of before
     where the new one does not serve. `request_seconds` bounds one exchange from connecting to the last byte.
     `observe(method, outcome, seconds)` is called for each exchange with an HTTP verb and one of ok, refused, rejected,
-    rate_limited, server_error, lost, garbled; `skipped()` for each post that cannot be read, once.
-    `max_posts_per_second` paces the creation and patching of posts. Raises ConfigError for a URL, or a proxy of the
-    environment, that cannot be used.
+    rate_limited, server_error, lost, garbled. `max_posts_per_second` paces the creation and patching of posts. Raises
+    ConfigError for a URL, or a proxy of the environment, that cannot be used.
     """
     address = dial.parse_url(url)
     context = ssl_context or dial.client_context(address)
@@ -216,4 +234,9 @@ async def open_client(
         token = Token(token)
     async with Transport(address, context, max_connections, request_seconds) as transport:
         rest = _Rest(transport, address, token, observe, max_posts_per_second)
-        yield MattermostClient(rest, skipped)
+        client = client or MattermostClient(rest)
+        client.use(rest)
+        try:
+            yield client
+        finally:
+            client.use(Away())

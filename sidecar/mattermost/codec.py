@@ -40,6 +40,7 @@ class Channel(msgspec.Struct, frozen=True):
     display_name: str = ""
     delete_at: Millis = 0
     last_post_at: Millis = 0
+    shared: bool | None = None
 
 
 class Team(msgspec.Struct, frozen=True):

@@ -1,7 +1,8 @@
 """Where Mattermost is and how to get a byte stream to it: URL, proxy from the environment, TLS.
 
 REST and the websocket share these decisions, so both go the same way. Proxies: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
-NO_PROXY as the standard library reads them (lower case wins); the websocket goes through CONNECT also for ws.
+NO_PROXY as the standard library reads them (lower case wins), and networks in NO_PROXY; the websocket goes through
+CONNECT also for ws.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import Final, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -81,7 +84,7 @@ def proxy_for(address: Address) -> Proxy | None:
     proxies = getproxies()
     name = address.scheme if address.scheme in proxies else "all"
     proxy = proxies.get(name, "")
-    if not proxy or proxy_bypass(f"{address.host}:{address.port}", proxies):
+    if not proxy or proxy_bypass(f"{address.host}:{address.port}", proxies) or _in_networks(address.host, proxies):
         return None
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -89,12 +92,25 @@ def proxy_for(address: Address) -> Proxy | None:
     except ValueError:
         parts, port = urlsplit(""), None
     if parts.scheme not in _PORTS or not _HOST.fullmatch(parts.hostname or "") or port == 0:
-        raise ConfigError([f"{name.upper()}_PROXY: only http:// and https:// proxies can be used"])
+        fix = "name another, or Mattermost's host in NO_PROXY"
+        raise ConfigError([f"{name.upper()}_PROXY: only an http:// or https:// proxy with a host can be used: {fix}"])
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers = ((b"Proxy-Authorization", b"Basic " + base64.b64encode(pair.encode())),)
     return Proxy(parts.scheme, parts.hostname or "", port or _PORTS[parts.scheme], headers)
+
+
+def _in_networks(host: str, proxies: dict[str, str]) -> bool:
+    """Whether NO_PROXY names a network (10.0.0.0/8) that the host is in; like Go and curl, only where it is an address.
+
+    The standard library does not know networks.
+    """
+    for part in proxies.get("no", "").split(","):
+        with suppress(ValueError):
+            if "/" in part and ip_address(host) in ip_network(part.strip(), strict=False):
+                return True
+    return False
 
 
 def client_context(address: Address) -> ssl.SSLContext:

@@ -16,6 +16,7 @@ import trio
 
 from sidecar.errors import PostRejected, UnreadableAnswer
 from sidecar.mattermost import codec
+from sidecar.mattermost.pace import Lane
 from sidecar.model import Post
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ _POST_LIST: Final = re.compile(rb'\{"order":\["([a-z0-9]{26})"')
 class Rest(Protocol):
     """What carries the calls; `client.open_client` makes one."""
 
-    clock_offset: float
+    @property
+    def clock_offset(self) -> float: ...
 
     async def call(
         self,
@@ -45,7 +47,7 @@ class Rest(Protocol):
         *,
         body: object = None,
         write: bool = False,
-        paced: bool = False,
+        paced: Lane | None = None,
         guard: Callable[[], None] = ...,
     ) -> T:
         """Make one call and decode its answer."""

@@ -97,8 +97,10 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close what is idle; what is in use is closed by its user's cancellation."""
-        while self._idle:
-            await trio.aclose_forcefully(self._idle.pop().stream)
+        # Also when cancelled, which would end the loop behind the first one.
+        with trio.CancelScope(shield=True):
+            while self._idle:
+                await trio.aclose_forcefully(self._idle.pop().stream)
 
     async def _connect(self) -> _Connection:
         """Return an idle connection that still serves, the one last used first, or a new one."""

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from sidecar.decisions.posts import MAX_ATTEMPTS
+from sidecar.decisions.proof import MAX_ATTEMPTS, is_ours
 from sidecar.decisions.record import ADOPTED, Record, post_key
 from sidecar.decisions.seen import Action, Answer, Create, Delete, Patch, Reply, Resolve, Submit
 from sidecar.decisions.settle import Result
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, PostRejected, SidecarError
 from sidecar.reconcile.lease import LeaseLost
+from sidecar.reconcile.side_by_side import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from sidecar.decisions.seen import Context
-    from sidecar.model import Draft, Post
+    from sidecar.model import Draft
     from sidecar.reconcile.lease import Lease
     from sidecar.reconcile.ports import Mattermost
     from sidecar.reconcile.submit import Submitter
@@ -78,12 +79,7 @@ class Applier:
             chain.insert(
                 sum(isinstance(one, Answer) for one in chain) if isinstance(action, Answer) else len(chain), action
             )
-        lost: list[LeaseLost] = []
-        async with trio.open_nursery() as nursery:
-            for one in chains.values():
-                nursery.start_soon(self._chain, one, lost, name="reconcile.apply")
-        if lost:
-            raise lost[0]
+        await gather([partial(self._chain, one) for one in chains.values()])
 
     def _root(self, action: Action) -> str:
         if isinstance(action, Answer):
@@ -94,37 +90,26 @@ class Applier:
     def _record(self) -> Record:
         return self._lease.record
 
-    async def _chain(self, actions: list[Action], lost: list[LeaseLost]) -> None:
+    async def _chain(self, actions: list[Action]) -> None:
         for action in actions:
             try:
                 result = await self._act(action)
-            except LeaseLost as exc:
-                lost.append(exc)
-                return
+            except LeaseLost:
+                raise
+            except SidecarError as exc:
+                result = Result(error=exc, ambiguous=_ambiguous(exc))
             self._done(action, result)
 
     async def _act(self, action: Action) -> Result:
         if isinstance(action, Create | Reply | Answer):
-            spot, draft, shown = self._spot(action)
-            return await self._make(spot, draft, shown)
+            return await self._make(*self._spot(action))
         if isinstance(action, Patch):
             return await self._patch(action)
         if isinstance(action, Delete):
-            return await self._caught(partial(self._delete, action))
-        return await self._caught(partial(self._submit, action))
-
-    async def _caught(self, job: Callable[[], Awaitable[Result]]) -> Result:
-        try:
-            return await job()
-        except LeaseLost:
-            raise
-        except SidecarError as exc:
-            return Result(error=exc, ambiguous=_ambiguous(exc))
-
-    async def _delete(self, action: Delete) -> Result:
-        await self._mattermost.delete_post(action.post_id, guard=self._lease.require)
-        self._count("duplicate", "repaired")
-        return Result()
+            await self._mattermost.delete_post(action.post_id, guard=self._lease.require)
+            self._count("duplicate", "repaired")
+            return Result()
+        return await self._submit(action)
 
     async def _submit(self, action: Submit | Resolve) -> Result:
         if self._submitter is None:
@@ -160,6 +145,7 @@ class Applier:
                     key=key,
                     tm=self._tm(key, shown, 0),
                     root_id=spot.root_id,
+                    announces=spot.kind in ("card", "requester"),
                     guard=self._lease.require,
                 )
             except PostRejected as exc:
@@ -173,7 +159,7 @@ class Applier:
             except LinkError as exc:
                 self._count(spot.kind, "lost")
                 return Result(error=exc, ambiguous=pending or _ambiguous(exc), attempt=attempt)
-            if self._is_ours(post, key, spot.channel_id):
+            if is_ours(post, frozenset((key,)), spot.channel_id, self._context.bot_id):
                 self._count(spot.kind, "ok")
                 return Result(post=post, attempt=attempt)
             # Somebody used our pending_post_id first and we were given their post (observed on 5.37), or the post of
@@ -184,15 +170,6 @@ class Applier:
             lost = LinkLost("mattermost", "pending", "Mattermost is still storing an earlier try", ambiguous=True)
             return Result(error=lost, ambiguous=True, attempt=attempt)
         return Result(error=PostRejected(201, "not_our_post"), attempt=attempt)
-
-    def _is_ours(self, post: Post, key: str, channel_id: str) -> bool:
-        return (
-            post.user_id == self._context.bot_id
-            and post.channel_id == channel_id
-            and post.key == key
-            and not post.delete_at
-            and not post.original_id
-        )
 
     async def _patch(self, action: Patch) -> Result:
         if self._newer():

@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from sidecar.decisions import judge as judging
@@ -15,6 +16,7 @@ from sidecar.decisions.record import KEY, Record, Slot, Stored, Unreadable, adop
 from sidecar.decisions.reminders import Account, Nudge, asked, is_reminded
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
 from sidecar.errors import LinkError, LinkLost, PostRejected, SidecarError
+from sidecar.once import Bounded, Once
 from sidecar.reconcile.resolve import Chosen
 from sidecar.reconcile.side_by_side import outcomes
 from sidecar.text.command import Decision, NearMiss, parse_direct
@@ -32,14 +34,12 @@ log = logging.getLogger(__name__)
 PAGE = 200
 # 5,000 posts in one look; the next one goes on from there.
 MAX_PAGES = 25
-# Posts are looked for from this long before the claim, for clocks that disagree.
-LOOKUP_MARGIN_SECONDS = 600
+# Posts are looked for from this long before the claim, and longer where nobody knows by whose clock that is told.
+LOOKUP_MARGIN_SECONDS, UNKNOWN_CLOCK_SECONDS = 600, 3600
 # A post that was just made may be missing on a replica: it gets this long before it counts as deleted.
 CARD_RETRY_SECONDS = (0.5, 1.5)
 # How Mattermost may fail to give one thread or post while it works for the others.
 FOR_ONE = frozenset({"server_error", "not_mattermost", "unknown_route", "too_large", "too_deep", "timeout"})
-MOST_SAID = 1000
-MOST_CURSORS = 1000
 
 
 class Observer:
@@ -65,10 +65,10 @@ class Observer:
         self._find_requester = find_requester
         self._metrics = metrics
         self._find_accounts = find_accounts
-        # Posts that only pretend to be a person's, said once each; bounded, for anybody can make more.
-        self._said: dict[str, None] = {}
+        # Posts that only pretend to be a person's.
+        self._said = Once()
         # Where a look-up in a busy channel goes on: (channel, seed) -> next page, and our posts so far.
-        self._cursors: dict[tuple[str, str], tuple[int, list[Post]]] = {}
+        self._cursors: Bounded[tuple[str, str], tuple[int, list[Post]]] = Bounded()
 
     async def look(self, look: Look, seen: Seen, memory: Memory, context: Context) -> Seen:
         """What was seen, with all that `look` asks for."""
@@ -76,9 +76,11 @@ class Observer:
         jobs = self._jobs(look, seen, memory, context, record)
         places = list(look.places)
         cards = list(look.cards)
+        roots = list(look.words)
         reads: list[Callable[[], Awaitable[object]]] = [*jobs.values()]
         reads += [partial(self._place, place, record, context) for place in places]
         reads += [partial(self._card, post_id) for post_id in cards]
+        reads += [partial(self._words, place, context) for place in roots]
         found = await outcomes(reads)
         values = [Unknown(one) if isinstance(one, SidecarError) else one for one in found]
         changes: dict[str, object] = dict(zip(jobs, values, strict=False))
@@ -93,6 +95,8 @@ class Observer:
         read = evidence.cards if isinstance(evidence, Evidence) else {}
         changes["posts"] = {**seen.posts, **dict(zip(places, rest, strict=False))}
         changes["cards"] = {**seen.cards, **read, **dict(zip(cards, rest[len(places) :], strict=False))}
+        words = rest[len(places) + len(cards) :]
+        changes["words"] = {**seen.words, **{place.root_id: said for place, said in zip(roots, words, strict=True)}}
         return seen.but(**changes, error=seen.error or _worst(found))
 
     def _jobs(
@@ -161,8 +165,7 @@ class Observer:
 
     async def _channel(self, channel_id: str, record: Record | None, context: Context) -> tuple[Post, ...]:
         """Our posts in a channel since the claim; what is too much for one look is continued by the next."""
-        at = record.at if record is not None else time.time()
-        oldest = (at - LOOKUP_MARGIN_SECONDS + self._mattermost.clock_offset) * 1000
+        oldest = _claimed(record, self._mattermost.clock_offset) * 1000
         cursor = (channel_id, record.seed if record is not None else "")
         first, ours = self._cursors.pop(cursor, (0, []))
         for page in range(first, first + MAX_PAGES):
@@ -170,12 +173,17 @@ class Observer:
             ours += [post for post in posts if post.user_id == context.bot_id]
             if len(posts) < PAGE or posts[-1].create_at < oldest:
                 return tuple(ours)
-        if len(self._cursors) >= MOST_CURSORS:
-            del self._cursors[next(iter(self._cursors))]
         # What came in meanwhile has pushed posts on to the next page: one page is read again.
         self._cursors[cursor] = (first + MAX_PAGES - 1, ours)
         detail = f"the newest {PAGE * (first + MAX_PAGES)} posts of channel {channel_id} do not reach back far enough"
         raise LinkLost("mattermost", "busy_channel", detail)
+
+    async def _words(self, place: Place, context: Context) -> tuple[tuple[Expression, Person], ...]:
+        """What people with a link say on a second card."""
+        slot = Slot(r="", c=place.channel_id, p=place.root_id)
+        said = [*await self._reactions([slot], context), *await self._replies(slot, context, {})]
+        found = [(one, await self._find(one.user_id)) for one in said if not one.flaw]
+        return tuple((one, person) for one, person in found if person.teleport_user)
 
     # -- what people say ---------------------------------------------------------------------------------------------
 
@@ -198,6 +206,8 @@ class Observer:
         jobs += [partial(self._meet, user_id, people) for user_id in memory.speakers]
         who: list[str | None] = []
         jobs.append(partial(self._ask_for_requester, context.requester, who))
+        shared: set[str] = set()
+        jobs += [partial(self._is_shared, channel_id, shared) for channel_id in {slot.c for slot in cards}]
         standing: list[Expression] = []
         unread: list[str] = []
         failure: SidecarError | None = None
@@ -209,6 +219,10 @@ class Observer:
                 failure = failure if isinstance(result, PostRejected) else result
             else:
                 raise result
+        standing = [
+            msgspec.structs.replace(one, flaw=one.flaw or "shared_channel") if one.channel_id in shared else one
+            for one in standing
+        ]
         genuine = [one for one in standing if one.flaw != "forged" or self._say(one)]
         fresh = judging.unjudged(genuine, record.dec)
         users = {one.user_id for one in (genuine if rules.by_quorum and fresh else fresh)}
@@ -221,6 +235,12 @@ class Observer:
 
     async def _ask_for_requester(self, user: str, who: list[str | None]) -> list[Expression]:
         who.append(await self._find_requester(user))
+        return []
+
+    async def _is_shared(self, channel_id: str, shared: set[str]) -> list[Expression]:
+        """Another Mattermost server says who reacts there, and its administrators what they say."""
+        if await self._mattermost.shared(channel_id):
+            shared.add(channel_id)
         return []
 
     async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:
@@ -262,10 +282,7 @@ class Observer:
 
     def _say(self, expression: Expression) -> bool:
         """Log a forged post once. It is nobody's decision, so it leaves nothing in the ledger."""
-        if expression.source not in self._said:
-            if len(self._said) >= MOST_SAID:
-                self._said.pop(next(iter(self._said)))
-            self._said[expression.source] = None
+        if self._said.news(expression.source):
             self._metrics.decisions_refused_total.labels("forged").inc()
             log.info(
                 "decision.refused",
@@ -278,6 +295,15 @@ def stored(text: str) -> Stored | Unreadable:
     """A record from its text."""
     record = decode(text)
     return record if isinstance(record, Unreadable) else Stored(record, text)
+
+
+def _claimed(record: Record | None, offset: float) -> float:
+    """From when on, by Mattermost's clock, there may be posts of ours; `offset` is that clock minus our own."""
+    if record is None:
+        return time.time() + offset - LOOKUP_MARGIN_SECONDS
+    if record.off is None:
+        return record.at + min(offset, 0.0) - UNKNOWN_CLOCK_SECONDS
+    return record.at + record.off - LOOKUP_MARGIN_SECONDS
 
 
 def _worst(found: Sequence[object]) -> SidecarError | None:

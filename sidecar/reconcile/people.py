@@ -15,8 +15,9 @@ from sidecar.decisions.routing import is_email
 from sidecar.errors import LinkError, PostRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from sidecar.config import Reviewer
     from sidecar.model import User
 
 log = logging.getLogger(__name__)
@@ -28,25 +29,6 @@ MOST_SAID = 1000
 
 # People who are looked up for one reminder.
 MOST_ACCOUNTS = 20
-
-
-class Reviewer(msgspec.Struct, frozen=True):
-    """One line of [reviewers]: the Teleport user, and the Mattermost user by id, or by name where `id` is ""."""
-
-    name: str
-    user: str
-    id: str = ""
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """How people are recognised.
-
-    `requesters` gives the requests of a Teleport user to a Mattermost account, by "user:<id>", "@name" or address.
-    """
-
-    reviewers: tuple[Reviewer, ...] = ()
-    by: Literal["map", "email"] = "map"
-    requesters: tuple[tuple[str, str], ...] = ()
 
 
 class Directory(Protocol):
@@ -62,25 +44,53 @@ class Directory(Protocol):
 
 
 class People:
-    """Finds persons. `check_server` must run at each connect: where addresses prove nothing, nobody is known by one."""
+    """Finds persons. `check_server` must run at each connect: where addresses prove nothing, nobody is known by one.
 
-    def __init__(self, directory: Directory, identity: Identity) -> None:
+    `requesters` gives the requests of a Teleport user to a Mattermost account, by "user:<id>", "@name" or address.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        reviewers: Mapping[str, Reviewer],
+        by: Literal["map", "email"] = "map",
+        requesters: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = directory
-        self._identity = identity
         # Teleport user -> the account that first had that address in this process
         self._addresses: dict[str, str] = {}
-        self.unsafe = "not checked yet" if identity.by == "email" else ""
-        self._checked = -math.inf
         # Impostors of whom the log was told: they may talk as long as they like.
         self._said: set[tuple[str, str]] = set()
+        self.configure(reviewers, by, requesters or {})
+
+    def configure(
+        self, reviewers: Mapping[str, Reviewer], by: Literal["map", "email"], requesters: Mapping[str, str]
+    ) -> None:
+        """Go on by another configuration."""
+        self._by = by
+        self._requesters = dict(requesters)
+        self._by_id = {one.id: one.user for one in reviewers.values() if one.id}
+        # Bare names are for asking questions alone: where people decide, every line has an id.
+        self._by_name = {name: one.user for name, one in reviewers.items() if not one.id}
+        self._heads = _heads(reviewers, self._requesters)
+        self.unsafe = "not checked yet" if by == "email" else ""
+        self._checked = -math.inf
 
     async def check_server(self) -> None:
         """See whether the server's settings make addresses trustworthy, where they count. Raises LinkError."""
-        if self._identity.by == "email":
+        if self._by == "email":
             await self._check_server()
 
+    async def judge(self, user_id: str) -> Person:
+        """Who this is now; of somebody without a link nothing more is asked. Raises LinkError."""
+        return await self.find(user_id) if self.linked(user_id) else Person(user_id, problem="unmapped")
+
+    def linked(self, user_id: str) -> bool:
+        """Whether this may be somebody with a link, as far as is known without asking."""
+        return self._by != "map" or user_id in self._by_id or bool(self._by_name)
+
     async def find(self, user_id: str) -> Person:
-        """Who this is now. Raises LinkError."""
+        """Who this is now; a problem of somebody who is linked leaves the Teleport user. Raises LinkError."""
         try:
             user = await self._directory.user(user_id)
         except PostRejected:
@@ -88,17 +98,20 @@ class People:
             user = None
         if user is None:
             return Person(user_id, problem="unknown")
-        if problem := _not_a_colleague(user):
-            return Person(user_id, problem=problem, username=user.username)
-        person = self._mapped(user) if self._identity.by == "map" else await self._by_address(user)
-        return msgspec.structs.replace(person, username=user.username, also=self._also(user))
+        person = self._mapped(user) if self._by == "map" else await self._by_address(user)
+        return msgspec.structs.replace(
+            person,
+            username=user.username,
+            problem=_not_a_colleague(user) or person.problem,
+            also=self._also(user, person.teleport_user),
+        )
 
     async def find_requester(self, teleport_user: str) -> str | None:
         """The account of who asks: "" where there is none, None where nobody can tell. A deactivated one counts, too.
 
         A line of [requesters] that does not lead to an account is not "none": it may have been renamed away.
         """
-        name = dict(self._identity.requesters).get(teleport_user, "")
+        name = self._requesters.get(teleport_user, "")
         if name.startswith("user:"):
             return name.removeprefix("user:")
         address = name.removeprefix("@") if name else teleport_user
@@ -120,15 +133,15 @@ class People:
 
         For mentions alone: an address proves nothing here.
         """
-        linked = {one.user: one for one in self._identity.reviewers}
+        ids = {user: user_id for user_id, user in self._by_id.items()}
+        names = {user: name for name, user in self._by_name.items()}
         found: dict[str, Account] = {}
-        for name in list(users or linked)[:MOST_ACCOUNTS]:
-            one = linked.get(name)
+        for name in list(users or {**ids, **names})[:MOST_ACCOUNTS]:
             try:
-                if one is not None and one.id:
-                    user = await self._directory.user(one.id)
-                elif one is not None:
-                    user = await self._directory.user_by_username(one.name)
+                if name in ids:
+                    user = await self._directory.user(ids[name])
+                elif name in names:
+                    user = await self._directory.user_by_username(names[name])
                 else:
                     user = await self._directory.user_by_email(name) if is_email(name) else None
             except PostRejected:
@@ -137,27 +150,25 @@ class People:
                 found[name] = Account(user.id, user.username)
         return found
 
-    def _also(self, user: User) -> tuple[str, ...]:
+    def _also(self, user: User, teleport_user: str) -> tuple[str, ...]:
+        """The Teleport users that share an account with this one, by what it is called now and by the tables."""
         names = {f"@{user.username}", f"user:{user.id}", user.email.lower()} - {""}
-        return tuple(teleport for teleport, recipient in self._identity.requesters if recipient.lower() in names)
+        found = {teleport for teleport, recipient in self._requesters.items() if recipient.lower() in names}
+        found |= {teleport_user} - {""}
+        return tuple(sorted(found.union(*(head for head in self._heads if head & found)) - {teleport_user}))
 
     def _mapped(self, user: User) -> Person:
-        for reviewer in self._identity.reviewers:
-            if reviewer.id and reviewer.id == user.id:
-                return Person(user.id, reviewer.user)
-        for reviewer in self._identity.reviewers:
-            # A bare name is for asking questions alone: where people decide, every line has an id.
-            if not reviewer.id and reviewer.name == user.username:
-                return Person(user.id, reviewer.user)
-        return Person(user.id, problem="unmapped")
+        teleport_user = self._by_id.get(user.id) or self._by_name.get(user.username, "")
+        return Person(user.id, teleport_user, problem="" if teleport_user else "unmapped")
 
     async def _by_address(self, user: User) -> Person:
         if trio.current_time() >= self._checked + SETTINGS_SECONDS:
             await self._check_server()
         if self.unsafe:
             return Person(user.id, problem="identity_unsafe")
-        address = user.email.lower()
-        if not address.isascii() or not is_email(address):
+        # ASCII before case: there are letters beyond it that fold into it.
+        address = user.email.lower() if user.email.isascii() else ""
+        if not is_email(address):
             return Person(user.id, problem="unmapped")
         same = self._addresses.setdefault(address, user.id) == user.id
         return Person(user.id, address) if same else self._impostor(user, "address_moved")
@@ -178,6 +189,23 @@ class People:
         if unsafe and unsafe != self.unsafe:
             log.error("identity.unsafe", extra={"detail": unsafe})
         self.unsafe, self._checked = unsafe, trio.current_time()
+
+
+def _heads(reviewers: Mapping[str, Reviewer], requesters: Mapping[str, str]) -> list[set[str]]:
+    """The Teleport users that share a Mattermost account, by the operator's tables, where there is more than one."""
+    accounts: dict[str, set[str]] = {}
+    for name, one in reviewers.items():
+        for account in {f"@{name}".lower(), f"user:{one.id}" if one.id else ""} - {""}:
+            accounts.setdefault(account, set()).add(one.user)
+    for user, recipient in requesters.items():
+        if recipient:
+            accounts.setdefault(recipient.lower(), set()).add(user)
+    heads: list[set[str]] = []
+    for users in accounts.values():
+        same = [head for head in heads if head & users]
+        heads = [head for head in heads if not head & users]
+        heads.append(users.union(*same))
+    return [head for head in heads if len(head) > 1]
 
 
 def _not_a_colleague(user: User) -> str:

@@ -46,6 +46,7 @@ class Mattermost(Protocol):
         key: str,
         tm: dict[str, object],
         root_id: str = "",
+        announces: bool = False,
         guard: Callable[[], None] = ...,
     ) -> Post: ...
 
@@ -58,6 +59,8 @@ class Mattermost(Protocol):
         message: bool = False,
         guard: Callable[[], None] = ...,
     ) -> None: ...
+
+    async def shared(self, channel_id: str) -> bool: ...
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = ...) -> None: ...
 

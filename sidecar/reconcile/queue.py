@@ -80,15 +80,16 @@ class WorkQueue(Generic[K]):
         if self._timers[0][2] == key:
             self._timer_set.set()
 
-    async def get(self) -> K:
-        """The next key, which is busy until `done`."""
+    async def get(self, lanes: int | None = None) -> K:
+        """The next key, of the first `lanes` only where that is given; it is busy until `done`."""
         while True:
-            for lane, parties in enumerate(self._lanes):
+            for lane, parties in enumerate(self._lanes[:lanes]):
                 if (key := self._next(lane, parties)) is not None:
                     del self._waiting[key]
                     self._busy[key] = False
                     return key
-            self._arrived = trio.Event()
+            if self._arrived.is_set():
+                self._arrived = trio.Event()
             await self._arrived.wait()
 
     def done(self, key: K, again_at: float = math.inf) -> None:

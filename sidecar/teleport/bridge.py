@@ -1,8 +1,9 @@
 """grpcio <-> trio: the only room with threads and callbacks.
 
-Calls carry bytes both ways. A unary call needs no thread: its done-callback wakes the waiting task. A server stream
-has one daemon thread that blocks in grpcio's iterator. It may run `_WINDOW` messages ahead of the reader, then waits,
-and HTTP/2 flow control holds the server back.
+Calls carry bytes both ways. A unary call needs no thread of ours: its done-callback wakes the waiting task. A server
+stream has one daemon thread that blocks in grpcio's iterator. It may run `_WINDOW` messages ahead of the reader, then
+waits, and HTTP/2 flow control holds the server back. Not with `SingleThreadedUnaryStream`: a stream that is left keeps
+its connection open there, and grpcio starts a thread for each unary call that no other one is beside.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import trio
 
@@ -29,7 +30,6 @@ from sidecar.teleport.status import CallFailed
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
-import grpc.experimental
 
 # (method, outcome, seconds); the outcome is "ok", "cancelled" or the name of a status code in lower case.
 Observe = Callable[[str, str, float], None]
@@ -38,7 +38,7 @@ AUTH_SERVICE = "/proto.AuthService/"
 _WINDOW = 64
 _CLOSE_SECONDS = 5.0
 _MIB = 1 << 20
-_READY = grpc.ChannelConnectivity.READY.value[0]
+_CONNECTIVITY_SECONDS = 1.0
 
 
 def open_channel(
@@ -65,25 +65,42 @@ def open_local_channel(target: str, *, observe: Observe, max_message_mib: int = 
 
 
 class Channel:
-    """One lazily opened connection to one Auth Service; as a context manager it is closed at the end."""
+    """One lazily opened connection to one Auth Service; as an async context manager it is closed at the end."""
 
     def __init__(self, channel: grpc.Channel, observe: Observe) -> None:
         self._observe = observe
         self._channel = channel
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
     ) -> None:
-        self._channel.close()
+        # It waits for a thread that tells of the connectivity, up to 0.2 s.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._channel.close)
 
-    @property
-    def connected(self) -> bool:
-        """Whether the next call goes over a connection that stands; else grpcio opens one for it."""
-        core: Any = self._channel
-        return bool(core._channel.check_connectivity_state(False) == _READY)  # noqa: FBT003, SLF001 - public it costs a thread
+    async def is_connected(self) -> bool:
+        """Whether the next call goes over a connection that stands; else grpcio opens one for it.
+
+        Not for each call: a thread of grpcio's tells it, which ends in 0.2 s.
+        """
+        told: list[grpc.ChannelConnectivity] = []
+        news, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+        def tell(connectivity: grpc.ChannelConnectivity) -> None:
+            told.append(connectivity)
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(news.set)
+
+        self._channel.subscribe(tell)
+        try:
+            with trio.move_on_after(_CONNECTIVITY_SECONDS):
+                await news.wait()
+        finally:
+            self._channel.unsubscribe(tell)
+        return told[-1:] == [grpc.ChannelConnectivity.READY]
 
     async def unary(self, method: str, request: bytes, *, seconds: float, service: str = AUTH_SERVICE) -> bytes:
         """Call a method of the Auth Service, or of another service beside it, within `seconds`.
@@ -132,6 +149,7 @@ class _Ended(Protocol):
 
 
 class _Messages(_Ended, Protocol):
+    def cancel(self) -> object: ...
     def __iter__(self) -> Iterator[bytes]: ...
 
 
@@ -194,9 +212,7 @@ class ServerStream:
     async def aclose(self) -> None:
         """Cancel the call, and return when it and its thread are over."""
         self._closed = True
-        # Not `cancel` of the iterator: it forgets the call at once, and then nobody reads how the core ended it.
-        core: Any = self._call
-        core._call.cancel(grpc.StatusCode.CANCELLED.value[0], "left")  # noqa: SLF001 - there is no other way
+        self._call.cancel()
         self._credits.release()
         # No peer is asked, so the limit only says so. An interpreter that ends meanwhile would hang on the call's lock.
         with trio.move_on_after(_CLOSE_SECONDS, shield=True):
@@ -275,8 +291,6 @@ def _options(server_name: str | None, max_message_mib: int) -> list[tuple[str, s
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.primary_user_agent", f"teleport-mattermost-sidecar/{__version__}"),
-        # No second thread that polls ten times a second.
-        (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
     ]
     if server_name is not None:
         # Also the SNI. As Teleport's own clients do (api/client/credentials.go).

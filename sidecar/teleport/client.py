@@ -14,13 +14,22 @@ import trio
 
 from sidecar.errors import LinkGarbled, LinkLost, LinkRefused, SidecarError
 from sidecar.model import AccessRequest, Delete, MonitoringRule, Ping, PluginData, Put, Review, RuleDelete, RulePut
+from sidecar.sliced import sliced
 from sidecar.teleport import codec
 from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, ServerStream, open_channel, open_local_channel
 from sidecar.teleport.credentials import Credentials, read_credentials
-from sidecar.teleport.findings import API_DOMAIN, our_cluster, shown
+from sidecar.teleport.findings import API_DOMAIN, shown
 from sidecar.teleport.identity import own_roots
 from sidecar.teleport.splice import splice
-from sidecar.teleport.status import CallFailed, is_missing_method, link_error, review_error, update_error, watch_error
+from sidecar.teleport.status import (
+    CallFailed,
+    is_missing_method,
+    is_too_large,
+    link_error,
+    review_error,
+    update_error,
+    watch_error,
+)
 from sidecar.teleport.tls import dial_through_proxy
 from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
@@ -38,8 +47,9 @@ _PING_SECONDS = 5.0
 # Teleport itself tries a contended write for about two seconds.
 _CALL_SECONDS = 10.0
 _LIST_SECONDS = 60.0
-# The plugin data of all requests comes in one message: 1 MB each at most.
+# The plugin data of all requests comes in one message, 1 MB each at most; and Teleport 7 limits no reason in a list.
 _WIDE_MIB = 256
+_NARROW_MIB = 64
 
 
 @asynccontextmanager
@@ -70,18 +80,20 @@ async def open_client(
     @asynccontextmanager
     async def connect(mib: int) -> AsyncIterator[tuple[Channel, Callable[[], bool]]]:
         if through is None:
-            with open_channel(
+            async with open_channel(
                 addr, credentials, roots, server_name=server_name, observe=observe, max_message_mib=mib
             ) as channel:
                 yield channel, lambda: False
             return
         tls, heard = await dial_through_proxy(addr, credentials, now=time.time())
-        async with splice(through, tls, heard) as spliced:
-            with open_local_channel(spliced.target, observe=observe, max_message_mib=mib) as channel:
-                yield channel, lambda: spliced.over
+        async with (
+            splice(through, tls, heard) as spliced,
+            open_local_channel(spliced.target, observe=observe, max_message_mib=mib) as channel,
+        ):
+            yield channel, lambda: spliced.over
 
-    async with connect(64) as (channel, is_over):
-        yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, our_cluster(ours))
+    async with connect(_NARROW_MIB) as (channel, is_over):
+        yield AuthClient(channel, is_over, lambda: connect(_WIDE_MIB), plugin_name, ours.cluster)
 
 
 def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
@@ -92,7 +104,7 @@ def _judged(credentials: Credentials) -> tuple[CertificateFacts, bytes]:
             return ours, roots
     except ValueError as exc:
         raise LinkRefused("teleport", "credentials", "our certificate or the CA file cannot be read") from exc
-    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(our_cluster(ours))}")
+    raise LinkRefused("teleport", "credentials", f"the CA file holds no CA of our cluster {shown(ours.cluster)}")
 
 
 _Connect = Callable[[], AbstractAsyncContextManager[tuple[Channel, Callable[[], bool]]]]
@@ -138,7 +150,7 @@ class AuthClient:
 
     async def meet(self) -> None:
         """Ping unless the present connection was: what is called next goes to a server of our own cluster."""
-        if not (self._met and self._channel.connected):
+        if not (self._met and await self._channel.is_connected()):
             await self.ping()
 
     async def get_request(self, request_id: str) -> AccessRequest | None:
@@ -167,11 +179,7 @@ class AuthClient:
 
         Iterating may raise LinkGarbled.
         """
-        async with self._open_wide() as (channel, is_over):
-            wide = AuthClient(channel, is_over, self._open_wide, self._plugin, self._cluster)
-            await wide.meet()
-            request = codec.encode_plugin_filter(self._plugin)
-            answer = await wide._call("GetPluginData", request, link_error, seconds=_LIST_SECONDS)
+        answer = await self._wide("GetPluginData", codec.encode_plugin_filter(self._plugin))
         return codec.decode_plugin_data(answer, self._plugin)
 
     async def update_plugin_data(self, request_id: str, put: Mapping[str, str], expect: Mapping[str, str]) -> None:
@@ -264,6 +272,13 @@ class AuthClient:
         request = codec.encode_state(request_id, state, reason, delegator)
         await self._call("SetAccessRequestState", request, review_error)
 
+    async def _wide(self, method: str, request: bytes) -> bytes:
+        """Call on a connection of its own that takes longer messages."""
+        async with self._open_wide() as (channel, is_over):
+            wide = AuthClient(channel, is_over, self._open_wide, self._plugin, self._cluster)
+            await wide.meet()
+            return await wide._call(method, request, link_error, seconds=_LIST_SECONDS)
+
     async def _call(
         self,
         method: str,
@@ -301,19 +316,19 @@ class AuthClient:
 
     async def _open_list(self, stack: AsyncExitStack, request: bytes, seconds: float, *, legacy: bool) -> _Requests:
         if legacy:
-            return _listed(await self._channel.unary("GetAccessRequests", request, seconds=seconds))
+            try:
+                answer = await self._channel.unary("GetAccessRequests", request, seconds=seconds)
+            except CallFailed as exc:
+                if not is_too_large(exc):
+                    raise
+                answer = await self._wide("GetAccessRequests", request)
+            return sliced(codec.decode_requests(answer))
         stream = await stack.enter_async_context(self._channel.stream("GetAccessRequestsV2", request, seconds=seconds))
         return _streamed(await stream.receive(), stream)
 
 
 Event = Put | Delete | RulePut | RuleDelete
 _Requests = AsyncGenerator[AccessRequest, None]
-
-
-async def _listed(answer: bytes) -> _Requests:
-    for request in codec.decode_requests(answer):
-        await trio.lowlevel.checkpoint()
-        yield request
 
 
 async def _streamed(message: bytes | None, stream: ServerStream) -> _Requests:

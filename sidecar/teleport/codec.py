@@ -31,6 +31,8 @@ KIND = "access_request"
 RULES = "access_monitoring_rule"
 # Just before the year 10000, where Python's dates end. gogoproto sends an unset time as year 1.
 _LAST_SECOND = 253_402_300_000
+# The entitlements that the community edition of 18 enables itself: they say nothing of reviews.
+_FREE_ENTITLEMENTS = frozenset({b"AccessRequests", b"App", b"DB", b"Desktop", b"JoinActiveSessions", b"K8s"})
 # NONE is not among them: Teleport never stores it.
 _STATES: dict[int, str] = {pb.PENDING: "PENDING", pb.APPROVED: "APPROVED", pb.DENIED: "DENIED", pb.PROMOTED: "PROMOTED"}
 _KINDS: dict[int, str] = {pb.UNDEFINED: "", pb.SHORT_TERM: "SHORT_TERM", pb.LONG_TERM: "LONG_TERM"}
@@ -78,9 +80,9 @@ def decode_request(data: bytes) -> AccessRequest:
     return _request(_parse(pb.AccessRequestV3, data))
 
 
-def decode_requests(data: bytes) -> list[AccessRequest]:
-    """Decode the answer of the legacy GetAccessRequests; raises as decode_request does."""
-    return [_request(request) for request in _parse(pb.AccessRequests, data).AccessRequests]
+def decode_requests(data: bytes) -> Iterator[AccessRequest]:
+    """Decode the answer of the legacy GetAccessRequests; iterating raises as decode_request does."""
+    return map(_request, _cut(pb.AccessRequestV3, data))
 
 
 def decode_ping(data: bytes) -> Ping:
@@ -91,19 +93,16 @@ def decode_ping(data: bytes) -> Ping:
         server_version=_text(answer.ServerVersion),
         proxy_public_addr=_text(answer.ProxyPublicAddr),
         advanced_workflows=answer.ServerFeatures.AdvancedAccessWorkflows,
-        any_entitlement=any(entry.value.enabled for entry in answer.ServerFeatures.Entitlements),
+        paid_entitlement=any(
+            entry.value.enabled and entry.key not in _FREE_ENTITLEMENTS for entry in answer.ServerFeatures.Entitlements
+        ),
     )
 
 
 def decode_plugin_data(data: bytes, plugin: str) -> Iterator[PluginData]:
-    """Decode a proto.PluginDataSeq: the entries of `plugin`, and nobody else's; iterating raises LinkGarbled.
-
-    One record after another: the whole message at once, with 40,000 of them, would leave 100 MB behind.
-    """
+    """Decode a proto.PluginDataSeq: the entries of `plugin`, and nobody else's; iterating raises LinkGarbled."""
     wanted = plugin.encode()
-    records = BytesIO(data)
-    while tag := records.read(1):
-        record = _next_record(tag, records)
+    for record in _cut(pb.PluginDataV3, data):
         for entry in record.Spec.Entries:
             if entry.key == wanted:
                 yield PluginData(
@@ -319,15 +318,22 @@ def _entries(pairs: Mapping[str, str]) -> list[pb.StringEntry]:
     return [pb.StringEntry(key=_bytes(key), value=_bytes(value)) for key, value in pairs.items()]
 
 
-def _next_record(tag: bytes, records: BytesIO) -> pb.PluginDataV3:
-    """The record after a tag, which is always that of field 1."""
-    try:
-        record = parse_length_prefixed(pb.PluginDataV3, records) if tag == b"\n" else None
-    except (DecodeError, ValueError) as exc:
-        raise LinkGarbled("teleport", "undecodable", "a record of plugin data cannot be decoded") from exc
-    if record is None:
-        raise LinkGarbled("teleport", "undecodable", "the records of plugin data cannot be told apart")
-    return record
+def _cut(message_type: type[M], data: bytes) -> Iterator[M]:
+    """Decode what a list holds, which is its field 1, one after another.
+
+    The whole list at once would hold the loop, and with 40,000 entries leave 100 MB behind.
+    """
+    rest = BytesIO(data)
+    while tag := rest.read(1):
+        try:
+            message = parse_length_prefixed(message_type, rest) if tag == b"\n" else None
+        except (DecodeError, ValueError) as exc:
+            sentence = f"a {message_type.__name__} in a list of {len(data)} bytes cannot be decoded"
+            raise LinkGarbled("teleport", "undecodable", sentence) from exc
+        if message is None:
+            sentence = f"the entries of a list of {len(data)} bytes cannot be told apart"
+            raise LinkGarbled("teleport", "undecodable", sentence)
+        yield message
 
 
 def _parse(message_type: type[M], data: bytes) -> M:

@@ -8,6 +8,13 @@ from pathlib import Path
 import msgspec
 
 from sidecar.errors import LinkRefused
+from sidecar.files import plain
+from sidecar.teleport.findings import THREE_FILES, Failed, Files, failure, shown
+from sidecar.teleport.x509 import pem_blocks
+
+_FOLDER = "Correct the path. A container engine makes a folder where the file to be mounted is missing."
+_SWAPPED = "Each file under its own key of [teleport]: client_crt the .crt, client_key the .key, root_cas the .cas."
+_CHOWN = "Give the file to the user that runs the sidecar, for example with chown."
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -34,21 +41,34 @@ def read_credentials(crt: Path, key: Path, cas: Path, ca_pins: tuple[str, ...] =
         LinkRefused: "credentials": a file is missing, unreadable or not PEM.
 
     """
-    certificate, secret, authorities = (
-        _read(crt, b"CERTIFICATE"),
-        _read(key, b"PRIVATE KEY"),
-        _read(cas, b"CERTIFICATE"),
-    )
-    return Credentials(certificate, secret, authorities, ca_pins=ca_pins)
-
-
-def _read(path: Path, label: bytes) -> bytes:
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
+        parts = read_pem(crt, "CERTIFICATE"), read_pem(key, "PRIVATE KEY"), read_pem(cas, "CERTIFICATE")
+    except Failed as failed:
+        detail = f"{failed.finding.message} {failed.finding.fix}"
+        raise LinkRefused("teleport", "credentials", detail) from failed
+    return Credentials(*parts, ca_pins=ca_pins)
+
+
+def read_pem(path: Path, label: str, files: Files = THREE_FILES) -> bytes:
+    """Return what is in a file. Raises Failed where it holds no such block of PEM."""
+    subject = str(path)
+    try:
+        content = plain(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
+    except FileNotFoundError as exc:
+        fix = f"Correct the path. Or: {files.sign_again()}"
+        raise Failed(failure("file.missing", subject, f"There is no file {path}.", fix)) from exc
+    except IsADirectoryError as exc:
+        raise Failed(failure("file.folder", subject, f"{path} is a folder, not a file.", _FOLDER)) from exc
     except OSError as exc:
-        sentence = f"cannot read {path}: {exc.strerror or type(exc).__name__}"
-        raise LinkRefused("teleport", "credentials", sentence) from exc
-    if b"-----BEGIN " not in content or label not in content:
-        hint = "; does each file stand under its own key of [teleport]?" if b"-----BEGIN " in content else ""
-        raise LinkRefused("teleport", "credentials", f"{path} holds no PEM block {label.decode()}{hint}")
+        message = f"{path} cannot be read: {exc.strerror}."
+        raise Failed(failure("file.unreadable", subject, message, _CHOWN)) from exc
+    if not content.strip():
+        raise Failed(failure("file.empty", subject, f"{path} is empty.", files.sign_again()))
+    labels = [found for found, _ in pem_blocks(content)]
+    if not any(found.endswith(label) for found in labels):
+        if any(found.endswith(("CERTIFICATE", "PRIVATE KEY")) for found in labels):
+            message = f"{path} holds no PEM block {label}, but {shown(*labels)}."
+            raise Failed(failure("file.swapped", subject, message, _SWAPPED))
+        message = f"{path} holds no PEM block {label}".rstrip() + "."
+        raise Failed(failure("file.not_pem", subject, message, files.sign_again()))
     return content

@@ -6,48 +6,28 @@ import os
 import ssl
 import stat
 from pathlib import Path
-from typing import Protocol
+
+import msgspec
 
 from sidecar.errors import LinkRefused
+from sidecar.files import CredentialFiles
 from sidecar.teleport import findings as say
-from sidecar.teleport.credentials import Credentials, read_credentials
-from sidecar.teleport.findings import Failed, Finding, failure
+from sidecar.teleport.credentials import Credentials, read_credentials, read_pem
+from sidecar.teleport.findings import ONE_FILE, THREE_FILES, Failed, Files, Finding, Ours, failure
 from sidecar.teleport.x509 import CertificateFacts, certificate_ders, pem_blocks, read_certificate
 
 # OpenSSL's reasons for a key that is not the certificate's; the last one is for a key of another kind.
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
-_FOLDER = "Correct the path. A container engine makes a folder where the file to be mounted is missing."
-_SWAPPED = "Each file under its own key of [teleport]: client_crt the .crt, client_key the .key, root_cas the .cas."
 
-
-class CredentialPaths(Protocol):
-    """Where our credentials are, by [teleport]: `identity` alone, or the three files."""
-
-    @property
-    def client_crt(self) -> Path: ...
-
-    @property
-    def client_key(self) -> Path: ...
-
-    @property
-    def root_cas(self) -> Path: ...
-
-    @property
-    def identity(self) -> Path | None: ...
-
-    @property
-    def ca_pin(self) -> tuple[str, ...]: ...
-
-
-def credential_files(paths: CredentialPaths) -> tuple[Path, ...]:
+def credential_files(paths: CredentialFiles) -> tuple[Path, ...]:
     """The files that `load_credentials` reads, to be watched for changes."""
     if paths.identity is not None:
         return (paths.identity,)
     return paths.client_crt, paths.client_key, paths.root_cas
 
 
-def load_credentials(paths: CredentialPaths) -> Credentials:
+def load_credentials(paths: CredentialFiles) -> Credentials:
     """Read our credentials from the one file or from the three.
 
     Raises:
@@ -57,12 +37,12 @@ def load_credentials(paths: CredentialPaths) -> Credentials:
     if paths.identity is None:
         return read_credentials(paths.client_crt, paths.client_key, paths.root_cas, paths.ca_pin)
     try:
-        return split_identity(paths.identity.read_bytes(), paths.ca_pin)
-    except OSError as exc:
-        sentence = f"cannot read {paths.identity}: {exc.strerror or type(exc).__name__}"
-        raise LinkRefused("teleport", "credentials", sentence) from exc
+        return split_identity(read_pem(paths.identity, "", ONE_FILE), paths.ca_pin)
+    except Failed as failed:
+        detail = f"{failed.finding.message} {failed.finding.fix}"
+        raise LinkRefused("teleport", "credentials", detail) from failed
     except LinkRefused as refused:
-        sentence = f"{paths.identity}: {refused.detail} {say.of_one_file(say.sign_again())}"
+        sentence = f"{paths.identity}: {refused.detail} {ONE_FILE.sign_again()}"
         raise LinkRefused("teleport", "credentials", sentence) from refused
 
 
@@ -93,37 +73,23 @@ def check_files(crt: Path, key: Path, cas: Path) -> list[Finding]:
 
 def check_identity(identity: Path) -> list[Finding]:
     """One finding for an identity file."""
-    finding = say.judged_as_one_file(_check_file(identity, "PRIVATE KEY", secret=True))
+    finding = _check_file(identity, "PRIVATE KEY", ONE_FILE, secret=True)
     if finding.status != "failure" or finding.id == "teleport.file.swapped":
         try:
             split_identity(identity.read_bytes())
         except LinkRefused as refused:
-            fix = say.of_one_file(say.sign_again())
+            fix = ONE_FILE.sign_again()
             finding = failure("file.not_identity", str(identity), refused.detail, fix)
     return [finding]
 
 
-def _check_file(path: Path, label: str, *, secret: bool = False) -> Finding:
+def _check_file(path: Path, label: str, files: Files = THREE_FILES, *, secret: bool = False) -> Finding:
     subject = str(path)
     try:
-        content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
-    except FileNotFoundError:
-        fix = f"Correct the path. Or: {say.sign_again()}"
-        return failure("file.missing", subject, f"There is no file {path}.", fix)
-    except IsADirectoryError:
-        return failure("file.folder", subject, f"{path} is a folder, not a file.", _FOLDER)
-    except OSError as exc:
-        fix = "Give the file to the user that runs the sidecar, for example with chown."
-        return failure("file.unreadable", subject, f"{path} cannot be read: {exc.strerror}.", fix)
-    if not content.strip():
-        return failure("file.empty", subject, f"{path} is empty.", say.sign_again())
-    labels = [found for found, _ in pem_blocks(content)]
-    if not any(found.endswith(label) for found in labels):
-        if any(found.endswith(("CERTIFICATE", "PRIVATE KEY")) for found in labels):
-            message = f"{path} holds no PEM block {label}, but {say.shown(*labels)}."
-            return failure("file.swapped", subject, message, _SWAPPED)
-        message = f"{path} holds no PEM block {label}."
-        return failure("file.not_pem", subject, message, say.sign_again())
+        read_pem(path, label, files)
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except Failed as failed:
+        return failed.finding
     if secret and mode & stat.S_IRWXO:
         message = f"Every user of this machine can reach the private key in {path} (mode {mode:04o})."
         return Finding("teleport.file.world_readable", "warning", subject, message, f"chmod 600 {path}")
@@ -137,29 +103,39 @@ def check_credentials(credentials: Credentials, now: float) -> list[Finding]:
         load(credentials, now, findings)
     except Failed as failed:
         findings.append(failed.finding)
-    return [say.judged_as_one_file(finding) for finding in findings] if credentials.one_file else findings
+    return findings
 
 
-def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple[ssl.SSLContext, CertificateFacts]:
-    """Add to `findings` as far as it goes; return what a handshake needs. Raises Failed with the last finding."""
+def read_ours(credentials: Credentials) -> Ours:
+    """Who they say we are. Raises Failed where that cannot be read."""
+    files = ONE_FILE if credentials.one_file else THREE_FILES
     try:
-        ours = read_certificate(credentials.certificate)
+        return Ours(**msgspec.structs.asdict(read_certificate(credentials.certificate)), files=files)
     except ValueError as exc:
-        message = "client_crt holds no certificate that can be read."
-        raise Failed(failure("certificate.garbled", "client_crt", message, say.sign_again())) from exc
+        message = f"{files.crt} holds no certificate that can be read."
+        raise Failed(failure("certificate.garbled", files.crt, message, files.sign_again())) from exc
+
+
+def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple[ssl.SSLContext, Ours]:
+    """Add to `findings` as far as it goes; return what a handshake needs. Raises Failed with the last finding."""
+    ours = read_ours(credentials)
+    files = ours.files
     findings += say.judge_certificate(ours, now)
     context = new_context(verify_mode=ssl.CERT_REQUIRED)
-    _load_key(context, credentials)
-    findings.append(Finding("teleport.key", "ok", "client_key", "The key and the certificate belong together."))
+    _load_key(context, credentials, ours)
+    findings.append(Finding("teleport.key", "ok", files.key, "The key and the certificate belong together."))
     count = len(certificate_ders(credentials.certificate))
     if count > 1:
-        message = f"client_crt holds {count} certificates; the Auth Service refuses one that comes with intermediaries."
-        findings.append(failure("certificate.chain", "client_crt", message, "Leave only the first one in the file."))
+        message = (
+            f"{files.crt} holds {count} certificates; the Auth Service refuses one that comes with intermediaries."
+        )
+        findings.append(failure("certificate.chain", files.crt, message, "Leave only the first one in the file."))
     findings.append(_load_authorities(context, credentials, ours))
     return context, ours
 
 
-def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
+def _load_key(context: ssl.SSLContext, credentials: Credentials, ours: Ours) -> None:
+    key, again = ours.files.key, ours.files.sign_again()
     # OpenSSL wants a file; this one has no name, so the key is never on a disk.
     try:
         memory = os.memfd_create("credentials", os.MFD_CLOEXEC)
@@ -170,15 +146,17 @@ def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
             context.load_cert_chain(f"/proc/self/fd/{memory}", password="")
     except ssl.SSLError as exc:
         if exc.reason in _MISMATCH:
-            message, fix = "The key is not the one of the certificate.", f"Use the files of one run. {say.sign_again()}"
-            raise Failed(failure("key.mismatch", "client_key", message, fix)) from exc
+            message, fix = "The key is not the one of the certificate.", f"{ours.files.of_one_run} {again}"
+            raise Failed(failure("key.mismatch", key, message, fix)) from exc
         message = "The key cannot be read: it is broken, or protected by a password."
-        raise Failed(failure("key.garbled", "client_key", message, say.sign_again())) from exc
+        raise Failed(failure("key.garbled", key, message, again)) from exc
     except OSError as exc:
-        raise Failed(say.out_of_descriptors(exc)) from exc
+        message = f"This process can open nothing more: {exc.strerror}."
+        fix = "Raise its limit of open files (LimitNOFILE, ulimit -n)."
+        raise Failed(failure("connect.resources", key, message, fix)) from exc
 
 
-def _load_authorities(context: ssl.SSLContext, credentials: Credentials, ours: CertificateFacts) -> Finding:
+def _load_authorities(context: ssl.SSLContext, credentials: Credentials, ours: Ours) -> Finding:
     try:
         ders = certificate_ders(credentials.authorities)
         roots = own_roots(credentials, ours)
@@ -186,8 +164,8 @@ def _load_authorities(context: ssl.SSLContext, credentials: Credentials, ours: C
         if roots or not ders:
             context.load_verify_locations(cadata=roots.decode())
     except (ssl.SSLError, ValueError) as exc:
-        message = "root_cas holds no certificate, or one that cannot be read."
-        raise Failed(failure("authorities.garbled", "root_cas", message, say.sign_again())) from exc
+        message = f"{ours.files.cas} holds no certificate, or one that cannot be read."
+        raise Failed(failure("authorities.garbled", ours.files.cas, message, ours.files.sign_again())) from exc
     return say.judge_authorities([read_certificate(der) for der in ders], ours, credentials.ca_pins)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from sidecar.errors import LinkRefused, ReviewRejected
+from sidecar.files import plain
 from sidecar.teleport.credentials import Credentials, read_credentials
 from sidecar.teleport.identity import check_credentials
 from sidecar.teleport.x509 import read_certificate
@@ -99,7 +100,7 @@ class Reviewers:
         found = {}
         for path in self._folder.glob("*.crt"):
             with suppress(OSError, ValueError):
-                found[path.stem] = read_certificate(path.read_bytes())
+                found[path.stem] = read_certificate(plain(path).read_bytes())
         return found
 
     @asynccontextmanager

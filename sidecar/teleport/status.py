@@ -67,6 +67,11 @@ def is_missing_method(failure: CallFailed) -> bool:
     return failure.code == "UNIMPLEMENTED" and "unknown method" in failure.details
 
 
+def is_too_large(failure: CallFailed) -> bool:
+    """Whether the answer was longer than the channel takes; grpcio's own words."""
+    return failure.code == "RESOURCE_EXHAUSTED" and "larger than max" in failure.details
+
+
 def speaks_of_user(failure: CallFailed) -> bool:
     """Whether NOT_FOUND is said of a user (our own was deleted) and not of an access request."""
     return 'user "' in failure.details
@@ -89,7 +94,8 @@ def link_error(failure: CallFailed, *, write: bool = False) -> LinkError:
                 if words in failure.details:
                     return LinkRefused("teleport", "tls", f"{meaning} ({failure.sentence})")
     ambiguous = write and not any(words in failure.details for words in _NEVER_SENT)
-    return LinkLost("teleport", failure.code.lower(), failure.sentence, ambiguous=ambiguous)
+    reason = "too_large" if is_too_large(failure) else failure.code.lower()
+    return LinkLost("teleport", reason, failure.sentence, ambiguous=ambiguous)
 
 
 def watch_error(failure: CallFailed) -> LinkError:

@@ -18,10 +18,12 @@ from typing import Literal
 import msgspec
 import trio
 
-from sidecar.teleport import findings as say
+from sidecar.files import plain
+from sidecar.teleport.certificates import claims_to_be_auth, judge_names, judge_refusal, judge_server, judge_untrusted
 from sidecar.teleport.credentials import Credentials
-from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, ProxyPing, failure
+from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, Ours, to_error
 from sidecar.teleport.identity import load, new_context
+from sidecar.teleport.way import ProxyPing, failed, judge_proxy, no_handshake, of_legs, way_taken
 from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
 _DEFAULT_PORT = 3025
@@ -73,7 +75,7 @@ def _through_proxy(peer: _Peer, cluster: str) -> _Peer:
     """The Auth Service behind a Proxy. There is only its own name to ask for; the host is the Proxy's."""
     route = f"teleport-auth@{cluster.encode().hex()}.{API_DOMAIN}"
     if len(route) > 255:
-        raise Failed(say.cluster_name_too_long(peer.addr))
+        raise Failed(failed("proxy.cluster_name", peer.addr))
     return msgspec.structs.replace(peer, server_name=API_DOMAIN, alpn=(route, "h2"))
 
 
@@ -111,13 +113,11 @@ async def preflight(
             proxy = await _unless_proxy(peer, proxy_ca_file, partial(meet, peer, verify))
         if proxy is not None:
             way = Way(proxy)
-            findings.append(say.judge_proxy(addr, proxy, ours))
+            findings.append(judge_proxy(addr, proxy, ours))
             with _of_legs(addr, behind=True):
-                await meet(_through_proxy(peer, say.our_cluster(ours)), "")
+                await meet(_through_proxy(peer, ours.cluster), "")
     except Failed as failed:
         findings.append(failed.finding)
-    if credentials.one_file:
-        findings = [say.judged_as_one_file(finding) for finding in findings]
     return findings, way
 
 
@@ -149,19 +149,19 @@ async def dial_through_proxy(addr: str, credentials: Credentials, *, now: float)
     """
     try:
         context, ours = load(credentials, now, [])
-        peer = _through_proxy(_peer(addr, "cluster", _DIAL_SECONDS), say.our_cluster(ours))
+        peer = _through_proxy(_peer(addr, "cluster", _DIAL_SECONDS), ours.cluster)
         with _of_legs(addr, behind=True):
             raw = await _open(peer)
             try:
                 tls, theirs = await _shake(peer, raw, context, ours, now)
-                _fail(say.judge_server(addr, theirs, ours))
+                _fail(judge_server(addr, theirs, ours))
                 finding, heard = await _first_word(peer, tls, ours, now, speak=False)
                 _fail(finding)
             except BaseException:
                 await trio.aclose_forcefully(raw)
                 raise
     except Failed as failed:
-        raise say.to_error(failed.finding) from failed
+        raise to_error(failed.finding) from failed
     return tls, heard
 
 
@@ -176,11 +176,11 @@ def _of_legs(addr: str, *, behind: bool = False) -> Iterator[None]:
     try:
         yield
     except Failed as failed:
-        raise Failed(say.of_legs(failed.finding, addr, behind=behind)) from failed
+        raise Failed(of_legs(failed.finding, addr, behind=behind)) from failed
 
 
 async def _meet(
-    peer: _Peer, context: ssl.SSLContext, ours: CertificateFacts, now: float, findings: list[Finding], *, verify: str
+    peer: _Peer, context: ssl.SSLContext, ours: Ours, now: float, findings: list[Finding], *, verify: str
 ) -> None:
     """Have the Auth Service judged and see whether it takes us; `verify` is "" where no host is to be compared."""
     began = trio.current_time()
@@ -189,12 +189,12 @@ async def _meet(
         tls, theirs = await _shake(peer, raw, context, ours, now)
         shaken = trio.current_time()
         findings += [
-            say.way_taken(peer.addr, connected - began, shaken - connected, is_proxy=peer.is_proxy),
+            way_taken(peer.addr, connected - began, shaken - connected, is_proxy=peer.is_proxy),
             Finding("teleport.handshake", "ok", peer.addr, f"{peer.addr} speaks {tls.version()} and HTTP/2."),
-            say.judge_server(peer.addr, theirs, ours),
+            judge_server(peer.addr, theirs, ours),
         ]
         if verify:
-            findings.append(say.judge_names(theirs, peer.host, peer.port, verify))
+            findings.append(judge_names(theirs, peer.host, peer.port, verify))
         finding, _ = await _first_word(peer, tls, ours, now)
         _fail(finding)
         findings.append(finding)
@@ -205,8 +205,7 @@ def _split(addr: str) -> tuple[str, int]:
     if not colon or addr.endswith("]"):
         host, port = addr, str(_DEFAULT_PORT)
     if not host or "/" in addr or not port.isdecimal() or not 0 < int(port) < 65536:
-        fix = 'Write host:port, for example addr = "localhost:3025".'
-        raise Failed(failure("address.invalid", addr, f"{addr!r} is not an address.", fix))
+        raise Failed(failed("address.invalid", addr))
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -216,7 +215,7 @@ def _step(name: Literal["resolve", "connect", "handshake", "client"], peer: _Pee
         with trio.fail_after(peer.seconds):
             yield
     except trio.TooSlowError as exc:
-        raise Failed(say.too_slow(name, peer.addr, peer.seconds)) from exc
+        raise Failed(failed(f"{name}.timeout", peer.addr, seconds=peer.seconds)) from exc
 
 
 @asynccontextmanager
@@ -230,9 +229,7 @@ async def _open(peer: _Peer) -> trio.SocketStream:
         with _step("resolve", peer):
             await trio.socket.getaddrinfo(peer.host, peer.port)
     except OSError as exc:
-        message = f"The name {peer.host} does not resolve: {exc.strerror}."
-        fix = "Correct addr in [teleport], or the name servers of this machine."
-        raise Failed(failure("resolve.unknown_name", peer.addr, message, fix)) from exc
+        raise Failed(failed("resolve.unknown_name", peer.addr, host=peer.host, why=exc.strerror)) from exc
     try:
         with _step("connect", peer):
             return await trio.open_tcp_stream(peer.host, peer.port)
@@ -244,11 +241,8 @@ def _not_connected(peer: _Peer, exc: OSError) -> Finding:
     # trio tries every address of the name and groups the reasons.
     reasons = exc.__cause__.exceptions if isinstance(exc.__cause__, ExceptionGroup) else (exc,)
     numbers = {getattr(reason, "errno", None) or 0 for reason in reasons}
-    if numbers == {errno.ECONNREFUSED}:
-        fix = "Is the Auth Service running, and is this its port (3025 unless auth_service.listen_addr says otherwise)?"
-        return failure("connect.refused", peer.addr, f"Nothing is listening on {peer.addr}.", fix)
-    message = f"No connection to {peer.addr}: {', '.join(sorted(map(os.strerror, numbers)))}."
-    return failure("connect.unreachable", peer.addr, message, "Look at the routes and firewalls between the two hosts.")
+    cause = "refused" if numbers == {errno.ECONNREFUSED} else "unreachable"
+    return failed(f"connect.{cause}", peer.addr, why=", ".join(sorted(map(os.strerror, numbers))))
 
 
 class _Heard(trio.abc.ReceiveStream):
@@ -268,7 +262,7 @@ class _Heard(trio.abc.ReceiveStream):
 
 
 async def _shake(
-    peer: _Peer, raw: trio.SocketStream, context: ssl.SSLContext, ours: CertificateFacts, now: float
+    peer: _Peer, raw: trio.SocketStream, context: ssl.SSLContext, ours: Ours, now: float
 ) -> tuple[TlsStream, CertificateFacts]:
     context.set_alpn_protocols([*peer.alpn])
     tls = _wrap(raw, context, peer.server_name)
@@ -280,10 +274,10 @@ async def _shake(
             raise Failed(await _why_untrusted(peer, exc.__cause__, ours, now)) from exc
         alert = _alert(exc.__cause__)
         if any(word in alert for word in _ABOUT_US):
-            raise Failed(say.judge_refusal(peer.addr, alert, ours, now)) from exc
+            raise Failed(judge_refusal(peer.addr, alert, ours, now)) from exc
         raise Failed(_no_handshake(peer, tls, exc)) from exc
     if tls.selected_alpn_protocol() != "h2":
-        raise Failed(say.no_http2(peer.addr))
+        raise Failed(failed("handshake.no_http2", peer.addr))
     return tls, _certificate_of(tls)
 
 
@@ -296,7 +290,7 @@ def _certificate_of(tls: TlsStream) -> CertificateFacts:
 
 
 async def _first_word(
-    peer: _Peer, tls: TlsStream, ours: CertificateFacts, now: float, *, speak: bool = True
+    peer: _Peer, tls: TlsStream, ours: Ours, now: float, *, speak: bool = True
 ) -> tuple[Finding, bytes]:
     """TLS 1.3 refuses a client certificate after the handshake: only what the server says next tells.
 
@@ -316,13 +310,11 @@ async def _first_word(
                 data = await tls.receive_some(1024)
     except trio.BrokenResourceError as exc:
         alert = _alert(exc.__cause__)
-        return say.judge_refusal(peer.addr, alert, ours, now) if alert else say.client_closed(peer.addr), b""
-    return (accepted, bytes(data)) if data else (say.client_closed(peer.addr), b"")
+        return judge_refusal(peer.addr, alert, ours, now) if alert else failed("client.closed", peer.addr), b""
+    return (accepted, bytes(data)) if data else (failed("client.closed", peer.addr), b"")
 
 
-async def _why_untrusted(
-    peer: _Peer, verdict: ssl.SSLCertVerificationError, ours: CertificateFacts, now: float
-) -> Finding:
+async def _why_untrusted(peer: _Peer, verdict: ssl.SSLCertVerificationError, ours: Ours, now: float) -> Finding:
     """Connect once more, trusting anybody and showing nothing of ours, to see who that is."""
     try:
         async with _connect(peer) as raw:
@@ -332,12 +324,10 @@ async def _why_untrusted(
             with _step("handshake", peer):
                 await tls.do_handshake()
             theirs = _certificate_of(tls)
-            is_proxy = (
-                not (peer.is_proxy or say.claims_to_be_auth(theirs)) and await _webapi_ping(peer, tls) is not None
-            )
+            is_proxy = not (peer.is_proxy or claims_to_be_auth(theirs)) and await _webapi_ping(peer, tls) is not None
     except (Failed, trio.BrokenResourceError, ValueError):
-        return say.untrusted(peer.addr, verdict)
-    return say.judge_untrusted(peer.addr, theirs, ours, is_proxy=is_proxy, verdict=verdict, now=now)
+        return failed("server.untrusted", peer.addr, why=verdict.verify_message)
+    return judge_untrusted(peer.addr, theirs, ours, is_proxy=is_proxy, verdict=verdict, now=now)
 
 
 async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = False) -> ProxyPing | None:
@@ -348,7 +338,7 @@ async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = Fal
     try:
         context = await trio.to_thread.run_sync(_web_context, ca_file)
     except OSError as exc:
-        raise Failed(say.unusable_proxy_ca(ca_file, exc.strerror or str(exc))) from exc
+        raise Failed(failed("proxy.ca_file", str(ca_file), why=exc.strerror or exc)) from exc
     began = trio.current_time()
     async with _connect(peer) as raw:
         tls = _wrap(raw, context, peer.host)
@@ -359,7 +349,7 @@ async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = Fal
             if not isinstance(exc.__cause__, ssl.SSLCertVerificationError):
                 raise Failed(_no_handshake(peer, tls, exc)) from exc
             if not or_nobody:
-                raise Failed(say.untrusted_proxy(peer.addr, exc.__cause__)) from exc
+                raise Failed(failed("proxy.untrusted", peer.addr, why=exc.__cause__.verify_message)) from exc
             return None
         if (said := await _webapi_ping(peer, tls)) is None:
             return None
@@ -374,7 +364,7 @@ def _web_context(ca_file: Path | None) -> ssl.SSLContext:
     # Reading all that the system trusts takes its time.
     context = ssl.create_default_context()
     if ca_file is not None:
-        context.load_verify_locations(ca_file)
+        context.load_verify_locations(plain(ca_file))
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -409,7 +399,7 @@ async def _webapi_ping(peer: _Peer, tls: TlsStream) -> _WebapiPing | None:
 
 def _no_handshake(peer: _Peer, tls: TlsStream, exc: trio.BrokenResourceError) -> Finding:
     heard = tls.transport_stream.receive_stream.start
-    return say.no_handshake(peer.addr, heard, _alert(exc.__cause__), _reason(exc.__cause__))
+    return no_handshake(peer.addr, heard, _alert(exc.__cause__), _reason(exc.__cause__))
 
 
 def _alert(cause: BaseException | None) -> str:

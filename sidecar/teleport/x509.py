@@ -38,7 +38,7 @@ class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     user: str  # subject CN; of a server certificate "<host id>.<cluster>"
     roles: tuple[str, ...]  # subject O, as often as there are roles; of a CA the cluster
-    cluster: str
+    cluster: str  # by its own word, else by its issuer
     impersonator: str
     issuer_organisation: str  # the cluster whose CA signed it
     serial: int
@@ -81,7 +81,7 @@ def _read(der: bytes) -> CertificateFacts:
     if fields[0].tag == _VERSION:
         del fields[0]
     serial, _, issuer, validity, subject, spki, *optional = fields
-    names = _names(subject.content)
+    names, issued_by = _names(subject.content), _first(_names(issuer.content), _ORGANISATION)
     extensions = next((dict(_extensions(field.content)) for field in optional if field.tag == _EXTENSIONS), {})
     alternatives = list(_elements(_only(extensions.get(_SUBJECT_ALT_NAME, _EMPTY)).content))
     constraints = list(_elements(_only(extensions.get(_BASIC_CONSTRAINTS, _EMPTY)).content))
@@ -89,9 +89,9 @@ def _read(der: bytes) -> CertificateFacts:
     return CertificateFacts(
         user=_first(names, _COMMON_NAME),
         roles=tuple(names.get(_ORGANISATION, ())),
-        cluster=_first(names, _TELEPORT_CLUSTER),
+        cluster=_first(names, _TELEPORT_CLUSTER) or issued_by,
         impersonator=_first(names, _TELEPORT_IMPERSONATOR),
-        issuer_organisation=_first(_names(issuer.content), _ORGANISATION),
+        issuer_organisation=issued_by,
         serial=int.from_bytes(serial.content, "big", signed=True),
         not_before=_time(not_before),
         not_after=_time(not_after),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench import real
 from tests.bench.stage import Measure
 
 
@@ -73,6 +74,9 @@ README = (
     Line("memory after 10,000 ended requests", "ended", ("memory after 10000 requests",)),
     Line("CPU when idle", "start", ("idle CPU",)),
     Line("SIGTERM to exit", "start", ("SIGTERM to exit",)),
+    Line("real servers: request to card", "real", (real.CARD,)),
+    Line("real servers: review to changed card", "real", (real.CHANGED,)),
+    Line("real servers: CPU for both", "real", (real.CPU,)),
 )
 
 

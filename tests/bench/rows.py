@@ -17,7 +17,7 @@ from functools import partial
 import trio
 
 from sidecar.simulator.mattermost.server import Answer
-from tests.bench import acts
+from tests.bench import acts, real
 from tests.bench.child import ROOT, Child
 from tests.bench.stage import Calls, Measure, Options, Stage, Turn, p50, staged, worst
 
@@ -30,18 +30,22 @@ class Row:
     """A story, and how long one turn of it may take: a benchmark never hangs.
 
     `distances`: it is played at each distance that the command line names. `official`: by the official plugin, too.
+    `is_possible`: whether there is all that it needs; else it has no turn.
     """
 
     play: Callable[[Turn], AsyncIterator[Measure]]
     seconds: float
     distances: bool = False
     official: bool = True
+    is_possible: Callable[[Options], bool] = lambda _options: True
 
     @property
     def name(self) -> str:
         return self.play.__name__
 
     def turns(self, options: Options) -> list[Turn]:
+        if not self.is_possible(options):
+            return []
         with_official = self.official and options.official is not None
         return [
             Turn(self.name, options, subject, rtt)
@@ -322,6 +326,7 @@ ROWS: dict[str, Row] = {
         Row(reaction, 120, distances=True, official=False),
         Row(deaf, 120, official=False),
         Row(ended, 600, official=False),
+        Row(real.real, 900, official=False, is_possible=real.is_possible),
     )
 }
 

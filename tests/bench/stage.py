@@ -128,7 +128,9 @@ class Stage:
         if self.subject == "official":
             # It says nothing when it is ready; its watch does, once those of the dead are gone.
             await here.recorded(lambda: here.auth.watchers <= alive)
-            command = official_command(here, self.options, names)
+            files = (str(here.credentials.crt), str(here.credentials.key), str(here.credentials.cas))
+            chat = (here.chat.url, here.bot.token)
+            command = official_command(self.options, here.folder, here.auth.addr, files, chat, names)
         else:
             listed = msgspec.json.encode(list(names)).decode()
             command = sidecar_command(here.settings(**{"mattermost__recipients": listed} | changes))
@@ -195,16 +197,27 @@ async def staged(turn: Turn, **auth: Any) -> AsyncIterator[Stage]:
             yield Stage(here, turn)
 
 
-def official_command(here: World, options: Options, recipients: Sequence[str]) -> list[str]:
-    """The official plugin by its own configuration file; its keys are those of all its versions."""
+def official_command(
+    options: Options,
+    folder: Path,
+    addr: str,
+    files: tuple[str, ...],
+    mattermost: tuple[str, str],
+    recipients: Sequence[str],
+) -> list[str]:
+    """The official plugin by its own configuration file; its keys are those of all its versions.
+
+    `files` are certificate, key and CAs, `mattermost` address and token.
+    """
     assert options.official is not None
     listed = msgspec.json.encode(list(recipients)).decode()
-    files = here.credentials
-    path = here.folder / "official.toml"
+    crt, key, cas = files
+    url, token = mattermost
+    path = folder / "official.toml"
     path.write_text(
-        f'[teleport]\naddr = "{here.auth.addr}"\nauth_server = "{here.auth.addr}"\nclient_crt = "{files.crt}"\n'
-        f'client_key = "{files.key}"\nroot_cas = "{files.cas}"\n'
-        f'[mattermost]\nurl = "{here.chat.url}"\ntoken = "{here.bot.token}"\nrecipients = {listed}\n'
+        f'[teleport]\naddr = "{addr}"\nauth_server = "{addr}"\nclient_crt = "{crt}"\n'
+        f'client_key = "{key}"\nroot_cas = "{cas}"\n'
+        f'[mattermost]\nurl = "{url}"\ntoken = "{token}"\nrecipients = {listed}\n'
         f'[role_to_recipients]\n"*" = {listed}\n[log]\noutput = "stderr"\nseverity = "INFO"\n'
     )
     return [str(options.official), "start", "--config", str(path)]

@@ -54,30 +54,29 @@ def rest_calls(here: World) -> Counter[tuple[str, str]]:
 
 @pytest.mark.parametrize("recipients", [1, 2, 10])
 async def test_a_new_request_costs_one_call_for_each_recipient_and_two_to_teleport(
-    recipients: int, tmp_path: Path
+    recipients: int, here: World
 ) -> None:
     """After warm-up. Counted by the servers."""
-    async with world(tmp_path) as here:
-        members = (here.alice, here.bot)
-        channels = [here.chat.add_channel(here.team, f"channel-{n}", members=members) for n in range(recipients)]
-        names = json.dumps([f"ops/{channel.name}" for channel in channels])
-        async with running(here.config(mattermost__recipients=names)):
-            await started(here, recipients)
+    members = (here.alice, here.bot)
+    channels = [here.chat.add_channel(here.team, f"channel-{n}", members=members) for n in range(recipients)]
+    names = json.dumps([f"ops/{channel.name}" for channel in channels])
+    async with running(here.config(mattermost__recipients=names)):
+        await started(here, recipients)
+        chat, auth = rest_calls(here), here.auth.calls.copy()
+        for _ in ("warm-up", "counted"):
             chat, auth = rest_calls(here), here.auth.calls.copy()
-            for _ in ("warm-up", "counted"):
-                chat, auth = rest_calls(here), here.auth.calls.copy()
-                (request_id,) = here.ask()
-                for channel in channels:
-                    await here.told([request_id], channel=channel)
-                await here.released(request_id)
-            assert rest_calls(here) - chat == {("POST", "/api/v4/posts"): recipients}
-            assert here.auth.calls - auth == {"UpdatePluginData": 2}
+            (request_id,) = here.ask()
+            for channel in channels:
+                await here.told([request_id], channel=channel)
+            await here.released(request_id)
+        assert rest_calls(here) - chat == {("POST", "/api/v4/posts"): recipients}
+        assert here.auth.calls - auth == {"UpdatePluginData": 2}
 
 
-async def test_sixteen_requests_with_two_approvals_each(tmp_path: Path) -> None:
+async def test_sixteen_requests_with_two_approvals_each(here: World) -> None:
     """The official plugin's race: reviews arrive while cards are made. It makes 256 calls; here at most 160 writes."""
     names = '["ops/access-requests", "alice@example.com"]'
-    async with world(tmp_path) as here, running(here.config(mattermost__recipients=names)):
+    async with running(here.config(mattermost__recipients=names)):
         # Reviews come quicker than the answers to posts.
         here.chat.latency = 0.05
         await started(here, 2)

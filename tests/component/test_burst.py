@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import trio
 
-from tests.world import QUICK, World, running, world
+from tests.world import QUICK, World, running
 
 MANY = 1000
 
@@ -20,28 +18,27 @@ async def told_at_once(here: World, ids: list[str], began: float) -> None:
     assert len(here.cards()) == len(ids)
 
 
-async def test_a_thousand_requests_made_while_the_watch_is_dropped(tmp_path: Path) -> None:
+async def test_a_thousand_requests_made_while_the_watch_is_dropped(here: World) -> None:
     """The list after the reconnect finds them all."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         await here.lines.heard("link.ready", link="teleport")
         began = trio.current_time()
         here.auth.close_watchers("closed")
         await told_at_once(here, here.ask(MANY), began)
 
 
-async def test_a_thousand_requests_overflow_the_watch(tmp_path: Path) -> None:
+async def test_a_thousand_requests_overflow_the_watch(here: World) -> None:
     """A stock server drops a reader that is 64 events behind; what it was told and what it lists add up to all."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         await here.lines.heard("link.ready", link="teleport")
         began = trio.current_time()
         ids = await trio.to_thread.run_sync(here.ask, MANY)
         await told_at_once(here, ids, began)
 
 
-async def test_a_thousand_requests_made_while_the_sidecar_is_down(tmp_path: Path) -> None:
+async def test_a_thousand_requests_made_while_the_sidecar_is_down(here: World) -> None:
     """They wait in Teleport, and the first list finds them."""
-    async with world(tmp_path) as here:
-        ids = here.ask(MANY)
-        began = trio.current_time()
-        async with running(here.config(), times=QUICK):
-            await told_at_once(here, ids, began)
+    ids = here.ask(MANY)
+    began = trio.current_time()
+    async with running(here.config(), times=QUICK):
+        await told_at_once(here, ids, began)

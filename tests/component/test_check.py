@@ -6,9 +6,11 @@ import datetime as dt
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Unpack
 
 import grpc
 import pytest
@@ -19,6 +21,7 @@ from sidecar import check
 from sidecar.check import Finding, to_lines, to_summary
 from sidecar.config import Config, load
 from sidecar.decisions.record import Record, encode
+from sidecar.simulator.mattermost.faults import Match
 from sidecar.simulator.mattermost.server import Answer, MattermostServer
 from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
@@ -132,129 +135,275 @@ async def test_ten_things_wrong_are_ten_lines(tmp_path: Path, golden: Golden) ->
         quiet(here)
 
 
-# Teleport
-
-
-async def test_watch_denied_names_the_rule(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.auth.add_role("access-plugin", rules={REQUEST: ("list",), PLUGIN_DATA: ("update", "list", "read")})
-        (finding,) = (await found(here.config()))["teleport.rights.watch"]
-        golden((finding.status, finding.message))
-        assert finding.fix.splitlines()[1:] == ["  - resources: [access_request]", "    verbs: [list, read]"]
-
-
-async def test_a_list_without_the_right_is_betrayed_by_records(tmp_path: Path, golden: Golden) -> None:
-    """The role may list plugin data but not requests: Teleport shows none, and says nothing."""
-    async with world(tmp_path) as here:
-        request_id = here.ask()[0]
-        here.auth.write_plugin_data(request_id, {"tm": record(exp=time.time() + 600)})
-        here.auth.add_role("access-plugin", rules={REQUEST: ("read",), PLUGIN_DATA: ("list", "read", "update")})
-        by_id = await found(here.config())
-        (finding,) = by_id["teleport.rights.list"]
-        assert finding.status == "failure"
-        golden(finding.message)
-
-
 def record(*, exp: float) -> str:
     """The sidecar's own record of an announced request."""
     return encode(Record(seed="s", owner="", at=int(time.time()), exp=int(exp), seen=("PENDING", 0), posts=()))
 
 
-async def test_the_official_plugin_under_our_name_is_noticed(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        ours, theirs = here.ask(2)
-        here.auth.write_plugin_data(ours, {"tm": record(exp=time.time() + 600), "messages": "c/p", "user": "bob"})
-        here.auth.write_plugin_data(theirs, {"user": "bob", "messages": "c/p"})
-        (finding,) = (await found(here.config()))["teleport.official_plugin"]
-        golden(finding)
-        assert "teleport.official_plugin" not in await found(here.config(teleport__plugin_name="sidecar"))
+class Plot(NamedTuple):
+    """One thing that is done to a world that is well, and the checks whose findings are read afterwards."""
+
+    act: Callable[[World], object]
+    ids: str
+    # "" for a sidecar where nobody decides.
+    mode: str = ""
+    flags: Mapping[str, str] = MappingProxyType({})
+    version: str = "7.0.0-dev"
+    chat_version: str = "5.37.0"
 
 
-async def test_a_deleted_user_is_said_once(tmp_path: Path) -> None:
-    """Every call fails by it, with words that name no cause one could mend."""
-    async with world(tmp_path) as here:
-        here.auth.remove_user("access-plugin")
-        told = await read(here.config())
-        (line,) = [line for line in told.splitlines() if line.startswith("FAILURE")]
-        assert line == (
-            "FAILURE access-plugin: Teleport no longer has our user access-plugin: every call with these credentials "
-            "fails."
-        )
+DATA = ("list", "read", "update")
+ALICE, IVAN, BOB = "alice@example.com", "ivan@example.com", "bob@example.com"
 
 
-async def test_an_old_teleport_is_refused(tmp_path: Path) -> None:
-    async with world(tmp_path, version="6.2.0") as here:
-        (finding,) = (await found(here.config()))["teleport.version.too_old"]
-        assert finding.message == "Teleport 6.2.0 is older than 7, the oldest that the sidecar knows."
+def nothing(_here: World) -> None:
+    """The configuration alone is what differs."""
 
 
-async def test_the_preflight_s_failures_are_here_too(tmp_path: Path, golden: Golden) -> None:
-    """And what could not be checked because of them is said."""
-    async with world(tmp_path) as here:
-        other = ClusterPki("other.example.com").write_credentials(
-            tmp_path / "other", "access-plugin", ["access-plugin"]
-        )
-        by_id = await found(
-            here.config(
-                teleport__client_crt=str(other.crt),
-                teleport__client_key=str(other.key),
-                teleport__root_cas=str(other.cas),
-            )
-        )
-        (finding,) = by_id["teleport.server.other_cluster"]
-        golden(finding.message)
-        golden(by_id["teleport.unchecked"][0].message)
-        assert by_id["recipient"][0].status == "ok"
+def role(here: World, *requests: str, data: tuple[str, ...] = DATA, **more: Any) -> None:
+    here.auth.add_role("access-plugin", rules={REQUEST: requests, PLUGIN_DATA: data}, **more)
 
 
-async def test_rights_are_checked_though_the_name_is_refused(tmp_path: Path) -> None:
-    """On `verify = "hostname"` and a stock cluster: the documented error, and all else besides."""
-    async with world(tmp_path) as here:
-        by_id = await found(here.config(teleport__verify="hostname"))
-        (finding,) = by_id["teleport.names.no_ip_sans"]
-        assert finding.status == "failure"
-        assert finding.message.startswith("x509: cannot validate certificate for 127.0.0.1")
-        assert by_id["teleport.rights.watch"][0].status == "ok"
+def unlisted(here: World) -> None:
+    """The role may list plugin data but not requests: Teleport shows none, and says nothing."""
+    here.auth.write_plugin_data(here.ask()[0], {"tm": record(exp=time.time() + 600)})
+    role(here, "read")
 
 
-async def test_a_missing_file_is_said_once(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.credentials.key.unlink()
-        told = await read(here.config())
-        assert told.splitlines()[0] == f"FAILURE {here.credentials.key}: There is no file {here.credentials.key}."
-        golden(told.splitlines()[-1])
+def two_sidecars(here: World) -> None:
+    ours, theirs = here.ask(2)
+    here.auth.write_plugin_data(ours, {"tm": record(exp=time.time() + 600), "messages": "c/p", "user": "bob"})
+    here.auth.write_plugin_data(theirs, {"user": "bob", "messages": "c/p"})
 
 
-async def test_one_file_is_enough(tmp_path: Path) -> None:
-    """`identity` stands for the three files."""
-    async with world(tmp_path) as here:
-        parts = (here.credentials.key, here.credentials.crt, here.credentials.cas)
-        identity = tmp_path / "auth.pem"
-        identity.touch(mode=0o600)
-        identity.write_bytes(b"".join(part.read_bytes() for part in parts))
-        flags = {
-            key: value
-            for key, value in here.settings().items()
-            if key[:15] not in {"teleport.client", "teleport.root_ca"}
-        }
-        config = load(None, {}, flags | {"teleport.identity": str(identity)})
+def elsewhere(here: World) -> None:
+    pki, folder = ClusterPki("other.example.com"), here.folder / "other"
+    pki.write_credentials(folder, "access-plugin", ["access-plugin"])
+
+
+def hung(here: World) -> None:
+    here.auth.faults.hang("Ping", "WatchEvents", "GetAccessRequestsV2", "GetAccessRequests", "UpdatePluginData")
+
+
+def refused(**call: Unpack[Match]) -> Callable[[World], object]:
+    """A permission scheme may take away what every Mattermost allows; the other checks go on."""
+    refusal = Answer(403, {"id": "api.context.permissions.app_error", "status_code": 403})
+    return lambda here: here.chat.fail(answer=refusal, **call | {"times": None})
+
+
+def archived_team(here: World) -> None:
+    """Its channels take posts that nobody sees."""
+    old = here.chat.add_team("old", members=[here.bot])
+    here.chat.add_channel(old, "requests", members=[here.bot])
+    here.chat.archive_team(old)
+
+
+def lost(here: World) -> None:
+    here.chat.fail(path="/api/v4/teams/name/*", times=None)
+    here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAVAILABLE, "away", times=9)
+
+
+def reviewers_gone_wrong(here: World) -> None:
+    folder = here.folder / "reviewers"
+    (folder / f"{ALICE}.key").chmod(0o640)
+    here.auth.write_credentials(folder, BOB, name=IVAN)
+    here.chat.rename(here.alice, "alice.s")
+    here.chat.deactivate(here.ivan)
+
+
+def second_factor(here: World) -> None:
+    here.auth.mfa_required = True
+    here.auth.write_credentials(here.folder / "reviewers", ALICE, name=ALICE, impersonator="")
+
+
+def ends_soon(here: World) -> None:
+    """By its own life: Alice has a day of a year left, Ivan five."""
+    signed = dt.datetime.now(dt.UTC) - dt.timedelta(days=360)
+    for user, days in ((ALICE, 361), (IVAN, 365)):
+        ends = signed + dt.timedelta(days=days, hours=1)
+        folder = here.folder / "reviewers"
+        here.auth.pki.write_credentials(folder, user, ["reviewer"], name=user, not_before=signed, not_after=ends)
+
+
+def edition(here: World, *, advanced: bool, **entitlements: bool) -> None:
+    here.auth.advanced_workflows, here.auth.entitlements = advanced, {**here.auth.entitlements, **entitlements}
+
+
+FOREIGN = {
+    "teleport__client_crt": "<folder>/other/auth.crt",
+    "teleport__client_key": "<folder>/other/auth.key",
+    "teleport__root_cas": "<folder>/other/auth.cas",
+}
+EMAIL = {"reviews__identity": "email"}
+HUNG = (
+    "teleport.rights.watch.timeout teleport.ping.deadline_exceeded teleport.rights.list.timeout "
+    # On a connection of its own, which a Ping comes first on.
+    "teleport.rights.plugin_data.timeout teleport.plugin_data.deadline_exceeded teleport.unchecked"
+)
+NAMED_WRONG = "reviewer.credential.refused reviewer.account.renamed reviewer.account.deactivated"
+STATE = "reviews.state.edition"
+ON_BEHALF = {"version": "18.11.0", "mode": "on_behalf"}
+
+PLOTS = {
+    # Teleport
+    "watch denied": Plot(lambda here: role(here, "list"), "teleport.rights.watch"),
+    "a list without the right": Plot(unlisted, "teleport.rights.list"),
+    "the official plugin under our name": Plot(two_sidecars, "teleport.official_plugin"),
+    "the official plugin under another name": Plot(
+        two_sidecars, "teleport.official_plugin", flags={"teleport__plugin_name": "sidecar"}
+    ),
+    "an old Teleport": Plot(nothing, "teleport.version.too_old", version="6.2.0"),
+    "files of another cluster": Plot(
+        elsewhere, "teleport.server.other_cluster teleport.unchecked recipient", flags=FOREIGN
+    ),
+    "a name that is refused": Plot(
+        nothing, "teleport.names.no_ip_sans teleport.rights.watch", flags={"teleport__verify": "hostname"}
+    ),
+    "a hung Auth Service": Plot(
+        hung, HUNG, flags={"reviews__submit_as": "reviewer", "reviews__identities": "<folder>"}
+    ),
+    # Mattermost
+    "a refused token": Plot(
+        lambda here: here.chat.disable_token(here.bot), "mattermost.reach mattermost.token.refused"
+    ),
+    "a token of another thing": Plot(
+        lambda here: here.token_file.write_text("xoxb-1234567890"), "mattermost.token.refused"
+    ),
+    "no token": Plot(
+        lambda here: here.token_file.unlink(), "mattermost.token.file mattermost.reach mattermost.token.refused"
+    ),
+    "a channel that takes no posts": Plot(refused(method="POST", path="/api/v4/posts"), "recipient.cannot_post"),
+    "an archived team": Plot(archived_team, "recipient.archived", flags={"mattermost__recipients": '["old/requests"]'}),
+    "an archived team, new": Plot(
+        archived_team, "recipient.archived", flags={"mattermost__recipients": '["old/requests"]'}, chat_version="11.0.0"
+    ),
+    "users/me refused": Plot(refused(path="/api/v4/users/me"), "mattermost.reach.rejected"),
+    "the settings refused": Plot(refused(path="/api/v4/config/client"), "mattermost.settings"),
+    "a person refused": Plot(
+        refused(path="/api/v4/users/username/*"), "reviewer.account.unanswered", flags={"reviewers__alice": "a"}
+    ),
+    "calls that are lost": Plot(lost, "recipient.server_error reviewer.rights.unavailable", mode="reviewer"),
+    "an old Mattermost": Plot(lambda here: here.chat.configure(Version="5.30.1"), "mattermost.version.old"),
+    "a Mattermost without a version": Plot(lambda here: here.chat.configure(Version=""), "mattermost.version.unknown"),
+    "hidden addresses": Plot(
+        lambda here: here.chat.configure(ShowEmailAddress="false"),
+        "mattermost.email_addresses recipient.forbidden",
+        flags={"mattermost__recipients": f'["{ALICE}"]'},
+    ),
+    "hidden addresses that nobody needs": Plot(
+        lambda here: here.chat.configure(ShowEmailAddress="false"),
+        "mattermost.email_addresses",
+        flags={"mattermost__suggested_reviewers": "off"},
+    ),
+    # People leave; one of them must not stop a roll-out. A line reads either way, and one reading is enough.
+    "requesters": Plot(
+        nothing,
+        "requester requester.not_found",
+        flags={
+            "mattermost__notify_requester": "true",
+            "requesters__bob": "bob@corp.example.com",
+            "requesters__gone": "gone@x.example",
+        },
+    ),
+    # Decisions
+    "reviewers are well": Plot(nothing, "reviewer.rights reviewer.account", mode="reviewer"),
+    "without a map everybody with credentials reviews": Plot(
+        lambda here: here.chat.configure(RequireEmailVerification="true"),
+        "reviewer.rights",
+        mode="reviewer",
+        flags=EMAIL,
+    ),
+    "reviewers gone wrong": Plot(reviewers_gone_wrong, NAMED_WRONG, mode="reviewer"),
+    "a reviewer without rights": Plot(
+        lambda here: here.auth.add_role("reviewer"), "reviewer.rights.not_allowed", mode="reviewer", version="16.0.0"
+    ),
+    "a second factor": Plot(second_factor, "reviewer.rights.mfa_required", mode="reviewer", version="16.0.0"),
+    "credentials that nobody needs": Plot(
+        lambda here: here.auth.write_credentials(here.folder / "reviewers", BOB, name=BOB),
+        "reviews.identities.unused",
+        mode="reviewer",
+    ),
+    "a folder that is not there": Plot(
+        nothing,
+        "reviews.identities reviewer.credential.refused",
+        mode="reviewer",
+        flags={"reviews__identities": "<folder>/nowhere"},
+    ),
+    "certificates that end soon": Plot(ends_soon, "reviewer.credential.expires_soon", mode="reviewer"),
+    # One of half a day that was just signed asks for nobody.
+    "certificates of half a day": Plot(nothing, "reviewer.credential", mode="reviewer"),
+    "state where Ping names the feature": Plot(
+        lambda here: edition(here, advanced=True), STATE, mode="state", version="18.0.0"
+    ),
+    "state where Ping names a paid entitlement": Plot(
+        lambda here: edition(here, advanced=False, SAML=True), STATE, mode="state", version="18.0.0"
+    ),
+    "state on a community edition of today": Plot(
+        lambda here: edition(here, advanced=False), STATE, mode="state", version="18.0.0"
+    ),
+    "state without the verb update": Plot(
+        lambda here: edition(here, advanced=False), f"{STATE} teleport.rights.state.not_allowed", mode="state"
+    ),
+    "a community edition takes no reviews": Plot(
+        lambda here: edition(here, advanced=False), "reviews.edition", mode="reviewer"
+    ),
+    "on behalf, too old": Plot(
+        nothing, "reviews.on_behalf.version reviewer.rights", mode="on_behalf", version="16.0.0"
+    ),
+    "on behalf of one": Plot(
+        lambda here: role(here, "list", "read", data=("update",), submit_for_users=[ALICE]),
+        "reviewer.rights reviewer.rights.not_allowed",
+        mode="on_behalf",
+        version="18.11.0",
+    ),
+    "addresses that prove nothing": Plot(nothing, "reviews.identity.unsafe", mode="reviewer", flags=EMAIL),
+    "addresses that are verified": Plot(
+        lambda here: here.chat.configure(RequireEmailVerification="true"),
+        "reviews.identity",
+        mode="reviewer",
+        flags=EMAIL,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+async def test_one_thing(tmp_path: Path, name: str, golden: Golden) -> None:
+    """Its findings, whole; "no <id>" where there is none."""
+    plot = PLOTS[name]
+    async with world(tmp_path, version=plot.version, chat_version=plot.chat_version) as here:
+        flags = {key: value.replace("<folder>", str(tmp_path)) for key, value in plot.flags.items()}
+        config = deciding(here, plot.mode, **flags) if plot.mode else here.config(**flags)
+        plot.act(here)
         by_id = await found(config)
-        assert by_id["teleport.rights.watch"][0].status == "ok"
-        assert [one.subject for one in by_id["teleport.file"]] == [str(identity)]
-
-
-async def test_a_hung_auth_service_is_named_call_by_call(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.auth.faults.hang("Ping", "WatchEvents", "GetAccessRequestsV2", "GetAccessRequests", "UpdatePluginData")
-        by_id = await found(here.config(reviews__submit_as="reviewer", reviews__identities=str(tmp_path)))
-        golden(by_id["teleport.rights.watch.timeout"][0].message)
-        assert "teleport.ping.deadline_exceeded" in by_id
-        assert "teleport.rights.list.timeout" in by_id
-        assert "teleport.rights.plugin_data.timeout" in by_id
-        # On a connection of its own, which a Ping comes first on.
-        assert "teleport.plugin_data.deadline_exceeded" in by_id
-        golden(by_id["teleport.unchecked"][0].message)
+        golden([by_id.get(id, f"no {id}") for id in plot.ids.split()])
         here.auth.faults.release()
+
+
+def only_a_person(here: World) -> None:
+    here.token_file.write_text(here.alice.token)
+
+
+def more_than_a_member(here: World) -> None:
+    here.chat.set_roles(here.bot, "system_user system_manager system_post_all system_post_all_public")
+
+
+@pytest.mark.parametrize(
+    ("act", "recipient"),
+    [
+        # Every call fails by it, with words that name no cause one could mend.
+        pytest.param(lambda here: here.auth.remove_user("access-plugin"), "ops/access-requests", id="a deleted user"),
+        pytest.param(lambda here: here.credentials.key.unlink(), "ops/access-requests", id="a missing file"),
+        pytest.param(only_a_person, "ops/access-requests", id="a person's token"),
+        pytest.param(more_than_a_member, "ops/access-requests", id="roles that the bot does not need"),
+        # What people have at hand is the address bar.
+        pytest.param(nothing, "<url>/ops/channels/access-requests", id="a pasted link"),
+    ],
+)
+async def test_all_that_is_said(tmp_path: Path, act: Callable[[World], object], recipient: str, golden: Golden) -> None:
+    """It is said once."""
+    async with world(tmp_path) as here:
+        act(here)
+        golden(await read(here.config(mattermost__recipients=f'["{recipient.replace("<url>", here.chat.url)}"]')))
 
 
 async def test_everything_silent_ends_in_time(tmp_path: Path, golden: Golden) -> None:
@@ -284,28 +433,6 @@ async def test_everything_silent_ends_in_time(tmp_path: Path, golden: Golden) ->
     assert "teleport.handshake.timeout" in by_id
     assert by_id["mattermost.reach.timeout"][0].message == "No answer within 5 s."
     golden(by_id["mattermost.unchecked"][0].message)
-
-
-# Mattermost
-
-
-async def test_a_refused_token_is_not_a_lost_mattermost(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.chat.disable_token(here.bot)
-        by_id = await found(here.config())
-        assert by_id["mattermost.reach"][0].status == "ok"
-        (finding,) = by_id["mattermost.token.refused"]
-        assert (finding.subject, finding.message) == (str(here.token_file), "Mattermost does not accept this token.")
-        golden(finding.fix)
-
-
-async def test_without_a_token_the_way_is_checked_all_the_same(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.token_file.unlink()
-        by_id = await found(here.config())
-        golden([(one.status, one.message) for one in by_id["mattermost.token.file"]])
-        assert by_id["mattermost.reach"][0].status == "ok"
-        assert "mattermost.token.refused" not in by_id
 
 
 async def test_a_token_that_no_header_can_hold_says_nothing_of_the_way(tmp_path: Path) -> None:
@@ -396,40 +523,6 @@ async def test_a_page_that_is_no_mattermost(tmp_path: Path, status: int, id: str
         assert finding.fix == "Set mattermost.url to the address of Mattermost, with its path where it has one."
 
 
-async def test_a_person_s_token_is_told(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.token_file.write_text(here.alice.token)
-        told = await read(here.config())
-        golden(told)
-
-
-async def test_every_role_that_the_bot_does_not_need_is_told(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.chat.set_roles(here.bot, "system_user system_manager system_post_all system_post_all_public")
-        told = await read(here.config())
-        golden(told)
-
-
-async def test_a_channel_that_takes_no_posts(tmp_path: Path, golden: Golden) -> None:
-    """Membership alone is no permission; what Mattermost says to a post is, and none is made."""
-    async with world(tmp_path) as here:
-        refusal = Answer(403, {"id": "api.context.permissions.app_error", "status_code": 403})
-        here.chat.fail(method="POST", path="/api/v4/posts", answer=refusal, times=None)
-        (finding,) = (await found(here.config()))["recipient.cannot_post"]
-        golden(finding.message)
-
-
-@pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
-async def test_an_archived_team_is_told(tmp_path: Path, version: str) -> None:
-    """Its channels take posts that nobody sees."""
-    async with world(tmp_path, chat_version=version) as here:
-        old = here.chat.add_team("old", members=[here.bot])
-        here.chat.add_channel(old, "requests", members=[here.bot])
-        here.chat.archive_team(old)
-        (finding,) = (await found(here.config(mattermost__recipients='["old/requests"]')))["recipient.archived"]
-        assert (finding.status, finding.message) == ("failure", "Its team is archived, or the bot is no longer on it.")
-
-
 async def test_a_mattermost_that_takes_any_reply(tmp_path: Path) -> None:
     """None is known to, but what was posted by mistake does not stay."""
     async with world(tmp_path) as here:
@@ -440,89 +533,6 @@ async def test_a_mattermost_that_takes_any_reply(tmp_path: Path) -> None:
         assert here.cards() == []
 
 
-@pytest.mark.parametrize(
-    ("path", "id"),
-    [
-        ("/api/v4/users/me", "mattermost.reach.rejected"),
-        ("/api/v4/config/client", "mattermost.settings"),
-        ("/api/v4/users/username/*", "reviewer.account.unanswered"),
-    ],
-)
-async def test_a_call_that_mattermost_refuses_is_a_line(tmp_path: Path, path: str, id: str) -> None:
-    """A permission scheme may take away what every Mattermost allows; the other checks go on."""
-    async with world(tmp_path) as here:
-        refusal = Answer(403, {"id": "api.context.permissions.app_error", "status_code": 403})
-        here.chat.fail(path=path, answer=refusal, times=None)
-        by_id = await found(here.config(reviewers__alice="a"))
-        (finding,) = by_id[id]
-        assert finding.status == "failure"
-        assert "403 api.context.permissions.app_error" in finding.message
-
-
-async def test_calls_that_are_lost_are_lines(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        here.chat.fail(path="/api/v4/teams/name/*", times=None)
-        here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAVAILABLE, "away", times=9)
-        by_id = await found(deciding(here, "reviewer"))
-        assert by_id["recipient.server_error"][0].message == "The server answered 502."
-        assert [one.subject for one in by_id["reviewer.rights.unavailable"]] == [
-            "alice@example.com",
-            "ivan@example.com",
-        ]
-
-
-@pytest.mark.parametrize(("version", "id"), [("5.30.1", "mattermost.version.old"), ("", "mattermost.version.unknown")])
-async def test_a_mattermost_that_was_never_tried(tmp_path: Path, version: str, id: str) -> None:
-    async with world(tmp_path) as here:
-        here.chat.configure(Version=version)
-        assert (await found(here.config()))[id][0].status == "warning"
-
-
-async def test_without_a_map_everybody_with_credentials_is_a_reviewer(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        deciding(here, "reviewer")
-        here.chat.configure(RequireEmailVerification="true")
-        config = here.config(
-            reviews__submit_as="reviewer", reviews__identities=str(tmp_path / "reviewers"), reviews__identity="email"
-        )
-        assert [one.subject for one in (await found(config))["reviewer.rights"]] == [
-            "alice@example.com",
-            "ivan@example.com",
-        ]
-
-
-async def test_hidden_addresses_matter_where_people_are_found_by_them(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        here.chat.configure(ShowEmailAddress="false")
-        by_id = await found(here.config(mattermost__recipients='["alice@example.com"]'))
-        assert by_id["mattermost.email_addresses"][0].status == "warning"
-        golden(by_id["recipient.forbidden"][0].message)
-        assert "mattermost.email_addresses" not in await found(here.config(mattermost__suggested_reviewers="off"))
-
-
-async def test_requesters_are_a_warning_at_most(tmp_path: Path, golden: Golden) -> None:
-    """People leave; one of them must not stop a roll-out. A line reads either way, and one reading is enough."""
-    async with world(tmp_path) as here:
-        by_id = await found(
-            here.config(
-                mattermost__notify_requester="true",
-                requesters__bob="bob@corp.example.com",
-                requesters__gone="gone@x.example",
-            )
-        )
-        assert [one.subject for one in by_id["requester"]] == ["@bob"]
-        (finding,) = by_id["requester.not_found"]
-        golden(to_lines(finding))
-
-
-async def test_a_pasted_link_gets_the_name_to_write(tmp_path: Path, golden: Golden) -> None:
-    """What people have at hand is the address bar."""
-    async with world(tmp_path) as here:
-        link = f"{here.chat.url}/ops/channels/access-requests"
-        told = await read(here.config(mattermost__recipients=f'["{link}"]'))
-        golden(told.splitlines())
-
-
 async def test_a_test_message_is_sent_only_when_asked_for(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         (finding,) = (await found(here.config(), "ops/access-requests"))["mattermost.send_test"]
@@ -531,140 +541,6 @@ async def test_a_test_message_is_sent_only_when_asked_for(tmp_path: Path) -> Non
         assert "sidecar check --send-test" in post.message
         (finding,) = (await found(here.config(), "@nobody"))["mattermost.send_test"]
         assert finding.message == "The test message was not sent: @nobody: there is no such user."
-
-
-# Decisions
-
-
-async def test_reviewers_credentials_and_accounts_are_well(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path) as here:
-        by_id = await found(deciding(here, "reviewer"))
-        golden([one.message for one in by_id["reviewer.rights"]])
-        assert [one.subject for one in by_id["reviewer.account"]] == ["@alice", "@ivan"]
-
-
-async def test_each_thing_wrong_with_reviewers_has_its_sentence(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        config = deciding(here, "reviewer")
-        folder = tmp_path / "reviewers"
-        (folder / "alice@example.com.key").chmod(0o640)
-        here.auth.write_credentials(folder, "bob@example.com", name="ivan@example.com")
-        here.chat.rename(here.alice, "alice.s")
-        here.chat.deactivate(here.ivan)
-        by_id = await found(config)
-        first, second = by_id["reviewer.credential.refused"]
-        assert first.message == "Others may read alice@example.com.key: its mode must be 0600."
-        assert first.fix == f"chmod 600 {folder}/alice@example.com.key"
-        assert second.message == "The certificate in ivan@example.com.crt is not ivan@example.com's."
-        assert "tctl auth sign --format=tls --user=ivan@example.com" in second.fix
-        (renamed,) = by_id["reviewer.account.renamed"]
-        assert renamed.fix == f'"alice.s" = {{ id = "{here.alice.id}", user = "alice@example.com" }}'
-        assert by_id["reviewer.account.deactivated"][0].subject == "@ivan"
-
-
-async def test_a_reviewer_without_rights_or_with_a_second_factor(tmp_path: Path) -> None:
-    """Teleport's own words, before a decision is lost on them."""
-    async with world(tmp_path, version="16.0.0") as here:
-        config = deciding(here, "reviewer")
-        here.auth.add_role("reviewer")
-        (first, _) = (await found(config))["reviewer.rights.not_allowed"]
-        assert first.message == 'Teleport would refuse: user "alice@example.com" cannot submit reviews.'
-        here.auth.add_role("reviewer", review_roles=["dbadmin"])
-        here.auth.mfa_required = True
-        here.auth.write_credentials(
-            tmp_path / "reviewers", "alice@example.com", name="alice@example.com", impersonator=""
-        )
-        (mfa,) = (await found(config))["reviewer.rights.mfa_required"]
-        assert mfa.subject == "alice@example.com"
-        assert mfa.fix.startswith("Sign the credentials by tctl auth sign on the Auth Service host itself")
-
-
-async def test_credentials_that_nobody_needs_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        config = deciding(here, "reviewer")
-        here.auth.write_credentials(tmp_path / "reviewers", "bob@example.com", name="bob@example.com")
-        (unused,) = (await found(config))["reviews.identities.unused"]
-        assert unused.message == "It holds credentials of bob@example.com, whom [reviewers] does not name."
-        by_id = await found(deciding(here, "reviewer", reviews__identities=str(tmp_path / "nowhere")))
-        assert (
-            by_id["reviews.identities"][0].message == f"{tmp_path}/nowhere cannot be read: No such file or directory."
-        )
-        assert len(by_id["reviewer.credential.refused"]) == 2
-
-
-async def test_a_certificate_that_ends_soon(tmp_path: Path) -> None:
-    """By its own life: one of half a day that was just signed asks for nobody."""
-    async with world(tmp_path) as here:
-        config = deciding(here, "reviewer")
-        signed = dt.datetime.now(dt.UTC) - dt.timedelta(days=360)
-        for user, days in (("alice@example.com", 361), ("ivan@example.com", 365)):
-            ends = signed + dt.timedelta(days=days, hours=1)
-            here.auth.pki.write_credentials(
-                tmp_path / "reviewers", user, ["reviewer"], name=user, not_before=signed, not_after=ends
-            )
-        messages = [one.message for one in (await found(config))["reviewer.credential.expires_soon"]]
-        assert messages == ["The certificate expires in 24 hours.", "The certificate expires in 5 days."]
-        here.auth.write_credentials(tmp_path / "reviewers", "ivan@example.com", name="ivan@example.com")
-        (ok,) = (await found(config))["reviewer.credential"]
-        assert ok.subject == "ivan@example.com"
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ((True, {}), "Ping says AdvancedAccessWorkflows (feature 7)."),
-        ((False, {"AccessRequests": True}), "Ping names an enabled entitlement (field 35)."),
-    ],
-)
-async def test_state_is_refused_where_teleport_has_reviews(
-    tmp_path: Path, flags: tuple[bool, dict[str, bool]], said: str
-) -> None:
-    async with world(tmp_path, version="18.0.0") as here:
-        here.auth.advanced_workflows, here.auth.entitlements = flags
-        (finding,) = (await found(deciding(here, "state")))["reviews.state.edition"]
-        assert finding.status == "failure"
-        assert finding.message.endswith(said)
-
-
-async def test_state_needs_the_verb_update(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        here.auth.advanced_workflows = False
-        by_id = await found(deciding(here, "state"))
-        assert by_id["reviews.state.edition"][0].status == "ok"
-        (finding,) = by_id["teleport.rights.state.not_allowed"]
-        assert finding.fix.endswith("  - resources: [access_request]\n    verbs: [list, read, update]")
-
-
-async def test_a_community_edition_takes_no_reviews(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        here.auth.advanced_workflows = False
-        assert (await found(deciding(here, "reviewer")))["reviews.edition"][0].status == "warning"
-
-
-async def test_on_behalf_needs_its_version_and_its_right(tmp_path: Path, golden: Golden) -> None:
-    async with world(tmp_path, version="16.0.0") as here:
-        by_id = await found(deciding(here, "on_behalf"))
-        golden(by_id["reviews.on_behalf.version"][0].message)
-        assert "reviewer.rights" not in by_id
-    async with world(tmp_path, version="18.11.0") as here:
-        here.auth.add_role(
-            "access-plugin",
-            rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)},
-            submit_for_users=["alice@example.com"],
-        )
-        by_id = await found(deciding(here, "on_behalf"))
-        assert [one.subject for one in by_id["reviewer.rights"]] == ["alice@example.com"]
-        (finding,) = by_id["reviewer.rights.not_allowed"]
-        assert finding.fix.endswith("submit_for_users: [ivan@example.com]")
-
-
-async def test_identity_by_email_is_refused_where_addresses_prove_nothing(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        config = deciding(here, "reviewer", reviews__identity="email")
-        (finding,) = (await found(config))["reviews.identity.unsafe"]
-        assert finding.message.startswith("Anybody can give themselves a reviewer's address")
-        here.chat.configure(RequireEmailVerification="true")
-        assert (await found(config))["reviews.identity"][0].status == "ok"
 
 
 async def test_pin_prints_what_can_be_pasted(tmp_path: Path) -> None:
@@ -711,3 +587,21 @@ async def test_json_has_the_promised_shape(tmp_path: Path) -> None:
         assert {one["status"] for one in document["checks"]} == {"ok", "warning", "failure"}
         assert all(one["fix"] for one in document["checks"] if one["status"] == "failure")
         assert here.bot.token not in json.dumps(document)
+
+
+async def test_one_file_is_enough(tmp_path: Path) -> None:
+    """`identity` stands for the three files."""
+    async with world(tmp_path) as here:
+        parts = (here.credentials.key, here.credentials.crt, here.credentials.cas)
+        identity = tmp_path / "auth.pem"
+        identity.touch(mode=0o600)
+        identity.write_bytes(b"".join(part.read_bytes() for part in parts))
+        flags = {
+            key: value
+            for key, value in here.settings().items()
+            if key[:15] not in {"teleport.client", "teleport.root_ca"}
+        }
+        config = load(None, {}, flags | {"teleport.identity": str(identity)})
+        by_id = await found(config)
+        assert by_id["teleport.rights.watch"][0].status == "ok"
+        assert [one.subject for one in by_id["teleport.file"]] == [str(identity)]

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar import check
 from sidecar.config import load
-from tests.world import World, world
+from tests.world import World
 
 DATA = Path(__file__).parents[1] / "unit" / "testdata"
 
@@ -45,20 +45,19 @@ def moved(text: str, here: World) -> str:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_file_of_the_official_plugin_passes(tmp_path: Path, era: str) -> None:
+async def test_a_file_of_the_official_plugin_passes(tmp_path: Path, here: World, era: str) -> None:
     """Warnings for the keys that lost their meaning, a line each, and nothing that fails."""
-    async with world(tmp_path) as here:
-        dba = here.chat.add_team("dba", members=[here.bot])
-        here.chat.add_channel(dba, "requests", members=[here.bot])
-        here.chat.add_channel(here.team, "requests", members=[here.bot])
-        path = tmp_path / era
-        path.write_text(moved((DATA / era).read_text(), here))
-        findings, _ = await check.run(load(path))
-        assert [one for one in findings if one.status == "failure"] == []
-        posts = {one.subject for one in findings if one.id == "recipient"}
-        assert posts >= {"ops/access-requests"}
-        told = {one.subject for one in findings if one.id == "config.notice"}
-        assert told >= set(ERAS[era])
+    dba = here.chat.add_team("dba", members=[here.bot])
+    here.chat.add_channel(dba, "requests", members=[here.bot])
+    here.chat.add_channel(here.team, "requests", members=[here.bot])
+    path = tmp_path / era
+    path.write_text(moved((DATA / era).read_text(), here))
+    findings, _ = await check.run(load(path))
+    assert [one for one in findings if one.status == "failure"] == []
+    posts = {one.subject for one in findings if one.id == "recipient"}
+    assert posts >= {"ops/access-requests"}
+    told = {one.subject for one in findings if one.id == "config.notice"}
+    assert told >= set(ERAS[era])
 
 
 @pytest.mark.parametrize(
@@ -68,16 +67,14 @@ async def test_a_file_of_the_official_plugin_passes(tmp_path: Path, era: str) ->
         pytest.param(("tlscert", "key", "teleport-host-ca.crt"), id="tbot"),
     ],
 )
-async def test_files_may_have_any_name(tmp_path: Path, files: tuple[str, str, str]) -> None:
+async def test_files_may_have_any_name(tmp_path: Path, here: World, files: tuple[str, str, str]) -> None:
     """What tbot and older versions call the three files are ordinary paths."""
-    async with world(tmp_path) as here:
-        given = here.credentials
-        named = [
-            source.rename(tmp_path / name)
-            for source, name in zip((given.crt, given.key, given.cas), files, strict=True)
-        ]
-        config = here.config(
-            teleport__client_crt=str(named[0]), teleport__client_key=str(named[1]), teleport__root_cas=str(named[2])
-        )
-        findings, _ = await check.run(config)
-        assert "teleport.rights.watch" in [one.id for one in findings if one.status == "ok"]
+    given = here.credentials
+    named = [
+        source.rename(tmp_path / name) for source, name in zip((given.crt, given.key, given.cas), files, strict=True)
+    ]
+    config = here.config(
+        teleport__client_crt=str(named[0]), teleport__client_key=str(named[1]), teleport__root_cas=str(named[2])
+    )
+    findings, _ = await check.run(config)
+    assert "teleport.rights.watch" in [one.id for one in findings if one.status == "ok"]

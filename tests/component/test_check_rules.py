@@ -129,3 +129,22 @@ async def test_who_is_told_without_teleport(tmp_path: Path) -> None:
         assert [(one.id, one.status) for one in findings] == [("told", "ok"), ("told.rules", "warning")]
         findings, _ = await check.who_is_told(config, ("other",), "")
         assert [(one.id, one.status) for one in findings] == [("told.nobody", "warning"), ("told.rules", "warning")]
+
+
+async def test_those_whom_only_rules_name_are_looked_up_too(tmp_path: Path) -> None:
+    """Nobody is told where a rule names a channel that is not there; those in the configuration have their row."""
+    async with ruled(tmp_path) as here:
+        there = here.chat.add_channel(here.team, "dba", members=(here.bot,))
+        for name, recipients in {"one": ["ops/dba", "ops/access-requests"], "two": ["ops/dba", "ops/nowhere"]}.items():
+            here.auth.add_rule(name, DBADMIN, recipients)
+        with trio.fail_after(30):
+            findings, _ = await check.run(here.config())
+        assert not here.chat.posts(there)
+    found = {(one.id, one.subject): one for one in findings if one.id.startswith("recipient")}
+    assert list(found) == [
+        ("recipient", "ops/access-requests"),
+        ("recipient.by_rule", "ops/dba"),
+        ("recipient.by_rule.not_found", "ops/nowhere"),
+    ]
+    assert [one.status for one in found.values()] == ["ok", "ok", "failure"]
+    assert found["recipient.by_rule", "ops/dba"].message.endswith("Named by the access monitoring rule one, two.")

@@ -32,7 +32,7 @@ from tests.deciding import (
     tells,
     write_reviewers,
 )
-from tests.world import World, field, process, running, world
+from tests.world import World, field, process, running
 
 
 async def answered(here: World, request_id: str, words: str, count: int = 1) -> None:
@@ -158,42 +158,40 @@ async def test_a_quorum_submits_one_review_as_the_plugin(tmp_path: Path) -> None
         assert submission.reason == f"Decided in Mattermost by {ALICE}, {IVAN}: go ahead"
 
 
-async def test_the_state_is_set_only_where_teleport_has_no_reviews(tmp_path: Path) -> None:
+async def test_the_state_is_set_only_where_teleport_has_no_reviews(here: World) -> None:
     """On the community edition a quorum of two sets it once; the delegator names them."""
-    async with world(tmp_path) as here:
-        here.auth.advanced_workflows = False
-        rules = {"access_request": ("list", "read", "update"), "access_plugin_data": ("update",)}
-        here.auth.add_role("access-plugin", rules=rules)
-        here.auth.add_role("devops", request_roles=["dbadmin"])
-        async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
-            await listening(here)
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            await answered(here, request_id, "counts (1 of 2)")
-            here.chat.react(here.ivan, card, APPROVE)
-            await here.told([request_id], "APPROVED")
-            await here.released(request_id)
-            # The deciding answer tells the end.
-            assert [" is now APPROVED." in told for told in here.replies(card)] == [False, True]
-            ((_, change),) = here.auth.state_changes
-            assert change.delegator == f"mattermost:{ALICE},{IVAN}"
+    here.auth.advanced_workflows = False
+    rules = {"access_request": ("list", "read", "update"), "access_plugin_data": ("update",)}
+    here.auth.add_role("access-plugin", rules=rules)
+    here.auth.add_role("devops", request_roles=["dbadmin"])
+    async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
+        await listening(here)
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        await answered(here, request_id, "counts (1 of 2)")
+        here.chat.react(here.ivan, card, APPROVE)
+        await here.told([request_id], "APPROVED")
+        await here.released(request_id)
+        # The deciding answer tells the end.
+        assert [" is now APPROVED." in told for told in here.replies(card)] == [False, True]
+        ((_, change),) = here.auth.state_changes
+        assert change.delegator == f"mattermost:{ALICE},{IVAN}"
 
 
 @pytest.mark.parametrize("how", ["reviews exist", "thresholds of its own"])
-async def test_the_state_is_never_set_past_teleports_own_reviews(tmp_path: Path, how: str) -> None:
+async def test_the_state_is_never_set_past_teleports_own_reviews(here: World, how: str) -> None:
     """Not where the edition has them, and not for a request that asks for more than the default."""
-    async with world(tmp_path) as here:
-        here.auth.advanced_workflows = how == "reviews exist"
-        if here.auth.advanced_workflows:
-            here.auth.add_role("devops", request_roles=["dbadmin"])
-        async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
-            await listening(here)
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            here.chat.react(here.ivan, card, APPROVE)
-            await answered(here, request_id, "may not set the state")
-            await here.lines.heard("decision.refused", reason="unsafe_state")
-            assert not here.auth.state_changes
+    here.auth.advanced_workflows = how == "reviews exist"
+    if here.auth.advanced_workflows:
+        here.auth.add_role("devops", request_roles=["dbadmin"])
+    async with running(here.config(**linked(here, "state", reviews__policy=POLICY)), times=LISTENING):
+        await listening(here)
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        here.chat.react(here.ivan, card, APPROVE)
+        await answered(here, request_id, "may not set the state")
+        await here.lines.heard("decision.refused", reason="unsafe_state")
+        assert not here.auth.state_changes
 
 
 @pytest.mark.parametrize(("version", "accepted"), [("18.10.0", False), ("18.11.0", True)])
@@ -284,31 +282,30 @@ async def test_an_answer_whose_post_was_cut_is_given_once(tmp_path: Path, when: 
 
 
 @pytest.mark.parametrize("moment", ["submitted", "answered"])
-async def test_a_kill_between_submitting_and_recording(tmp_path: Path, moment: str) -> None:
+async def test_a_kill_between_submitting_and_recording(here: World, moment: str) -> None:
     """The next process finds the review in Teleport, and the answer in the thread where there is one."""
-    async with world(tmp_path) as here:
-        settings = here.settings(**linked(here), teleport__lease="1s")
-        with process(settings):
-            await listening_process(here)
-            request_id, card = await ask(here)
-            if moment == "submitted":
-                here.auth.faults.delay("SubmitAccessReview", 60.0, executed=True)
-            else:
-                # The record is taken, and then no longer written.
-                here.auth.faults.delay("UpdatePluginData", 0.0)
-                here.auth.faults.delay("UpdatePluginData", 60.0)
-            here.chat.react(here.alice, card, APPROVE)
-            if moment == "submitted":
-                await here.recorded(lambda: bool(here.auth.request(request_id).reviews))  # type: ignore[union-attr]
-            else:
-                await answered(here, request_id, "counts (")
-        here.auth.faults.clear()
-        with process(settings):
-            await answered(here, request_id, "@alice")
-            record = await here.released(request_id)
-        assert [entry[4] for entry in decode(record["tm"]).dec] == ["on_record"]  # type: ignore[union-attr]
-        assert submitted(here) == [(ALICE, "APPROVED")]
-        assert sum("@alice" in text for text in here.replies(card)) == 1
+    settings = here.settings(**linked(here), teleport__lease="1s")
+    with process(settings):
+        await listening_process(here)
+        request_id, card = await ask(here)
+        if moment == "submitted":
+            here.auth.faults.delay("SubmitAccessReview", 60.0, executed=True)
+        else:
+            # The record is taken, and then no longer written.
+            here.auth.faults.delay("UpdatePluginData", 0.0)
+            here.auth.faults.delay("UpdatePluginData", 60.0)
+        here.chat.react(here.alice, card, APPROVE)
+        if moment == "submitted":
+            await here.recorded(lambda: bool(here.auth.request(request_id).reviews))  # type: ignore[union-attr]
+        else:
+            await answered(here, request_id, "counts (")
+    here.auth.faults.clear()
+    with process(settings):
+        await answered(here, request_id, "@alice")
+        record = await here.released(request_id)
+    assert [entry[4] for entry in decode(record["tm"]).dec] == ["on_record"]  # type: ignore[union-attr]
+    assert submitted(here) == [(ALICE, "APPROVED")]
+    assert sum("@alice" in text for text in here.replies(card)) == 1
 
 
 async def listening_process(here: World) -> None:
@@ -316,22 +313,21 @@ async def listening_process(here: World) -> None:
     await here.chat.wait_for(lambda: here.chat.hub.sockets_of(here.bot.id))
 
 
-async def test_two_replicas_submit_and_answer_once(tmp_path: Path) -> None:
+async def test_two_replicas_submit_and_answer_once(here: World) -> None:
     """Both hear of everything at the same moment."""
-    async with world(tmp_path) as here:
-        config = here.config(**linked(here))
-        async with running(config, times=LISTENING), running(config, times=LISTENING):
-            await listening(here, 2)
-            request_id, card = await ask(here)
-            here.chat.react(here.alice, card, APPROVE)
-            here.chat.post(here.ivan, here.channel, "approve because both of us", root_id=card.id)
-            await says(here, here.alice, f"approve {request_id}")
-            await here.told([request_id], "APPROVED")
-            await here.released(request_id)
-            assert sorted(Counter(submitted(here)).items()) == [((ALICE, "APPROVED"), 1), ((IVAN, "APPROVED"), 1)]
-            for name in ("alice", "ivan"):
-                assert sum(f"@{name}" in text for text in here.replies(card)) == 1
-            assert len(tells(here, here.alice)) == 1
+    config = here.config(**linked(here))
+    async with running(config, times=LISTENING), running(config, times=LISTENING):
+        await listening(here, 2)
+        request_id, card = await ask(here)
+        here.chat.react(here.alice, card, APPROVE)
+        here.chat.post(here.ivan, here.channel, "approve because both of us", root_id=card.id)
+        await says(here, here.alice, f"approve {request_id}")
+        await here.told([request_id], "APPROVED")
+        await here.released(request_id)
+        assert sorted(Counter(submitted(here)).items()) == [((ALICE, "APPROVED"), 1), ((IVAN, "APPROVED"), 1)]
+        for name in ("alice", "ivan"):
+            assert sum(f"@{name}" in text for text in here.replies(card)) == 1
+        assert len(tells(here, here.alice)) == 1
 
 
 @pytest.mark.parametrize("chat_version", ["5.37.0", "11.0.0"])
@@ -357,26 +353,25 @@ async def test_a_lost_event_is_found_by_the_sweep(tmp_path: Path, way: str, chat
         assert submitted(here) == [(ALICE, "APPROVED")]
 
 
-async def test_what_was_decided_while_nobody_listened_is_found_behind_much_talk(tmp_path: Path) -> None:
+async def test_what_was_decided_while_nobody_listened_is_found_behind_much_talk(here: World) -> None:
     """The first sweep reads as far back as the oldest open card, and a direct channel with a card in it, too."""
-    async with world(tmp_path) as here:
-        recipients = '["ops/access-requests", "@alice"]'
-        config = here.config(**linked(here, mattermost__recipients=recipients))
-        async with running(config, times=LISTENING):
-            await listening(here)
-            request_id, card = await ask(here)
-            other_id, _ = await ask(here)
-            await here.chat.wait_for(lambda: len(tells(here, here.alice)) == 2)
-            await here.released(other_id)
-        here.chat.post(here.ivan, here.channel, "deny because of the talk below", root_id=card.id)
-        direct = here.chat.open_direct(here.alice, here.bot)
-        here.chat.post(here.alice, direct, f"approve {other_id}")
-        for number in range(450):
-            here.chat.post(here.bob, here.channel, f"talk {number}")
-        async with running(config, times=LISTENING):
-            await here.told([request_id], "DENIED")
-            await here.lines.heard("decision.refused", way="direct", request_id=other_id, reason="unheard")
-        assert submitted(here) == [(IVAN, "DENIED")]
+    recipients = '["ops/access-requests", "@alice"]'
+    config = here.config(**linked(here, mattermost__recipients=recipients))
+    async with running(config, times=LISTENING):
+        await listening(here)
+        request_id, card = await ask(here)
+        other_id, _ = await ask(here)
+        await here.chat.wait_for(lambda: len(tells(here, here.alice)) == 2)
+        await here.released(other_id)
+    here.chat.post(here.ivan, here.channel, "deny because of the talk below", root_id=card.id)
+    direct = here.chat.open_direct(here.alice, here.bot)
+    here.chat.post(here.alice, direct, f"approve {other_id}")
+    for number in range(450):
+        here.chat.post(here.bob, here.channel, f"talk {number}")
+    async with running(config, times=LISTENING):
+        await here.told([request_id], "DENIED")
+        await here.lines.heard("decision.refused", way="direct", request_id=other_id, reason="unheard")
+    assert submitted(here) == [(IVAN, "DENIED")]
 
 
 async def test_one_reviewer_whom_teleport_does_not_answer_holds_up_nobody(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from sidecar.reconcile.followed import DIRECT_MESSAGES
+from sidecar.reconcile.heard import DIRECT_MESSAGES
 from sidecar.simulator.mattermost.server import Answer, Request
 from sidecar.simulator.teleport.auth import AuthServer
 from tests.deciding import (
@@ -23,7 +23,6 @@ from tests.deciding import (
     let_the_plugin_decide,
     linked,
     listening,
-    mallory,
     only_ivan_counts,
     refused,
     says,
@@ -124,21 +123,6 @@ async def test_an_auth_service_without_the_answer_is_asked_again(tmp_path: Path)
         here.chat.react(here.alice, card, APPROVE)
         await here.chat.wait_for(lambda: any("counts (" in one for one in here.replies(card)))
         assert len(here.auth.request(request_id).reviews) == 1  # type: ignore[union-attr]
-
-
-async def test_strangers_are_judged_once(tmp_path: Path) -> None:
-    """A reply and a reaction of one stranger, heard in one look: one answer, and neither is judged again."""
-    async with deciding(tmp_path) as here:
-        stranger = mallory(here)
-        request_id, card = await ask(here)
-        slow = here.chat.late(0.5, when="before", method="POST", path=REACTIONS)
-        here.chat.post(stranger, here.channel, "approve", root_id=card.id)
-        await here.chat.wait_for(lambda: slow.hits == 1)
-        here.chat.react(stranger, card, APPROVE)
-        await here.lines.heard("decision.refused", 2, user_id=stranger.id)
-        await here.released(request_id)
-        await only_ivan_counts(here, card)
-        assert len(here.lines.of("decision.refused", user_id=stranger.id)) == 2
 
 
 async def test_reactions_that_cannot_be_read_do_not_hold_the_record(tmp_path: Path) -> None:

@@ -53,23 +53,22 @@ async def test_a_watch_that_ends_comes_back_and_lists(
         assert await teleport_is(sidecar, "ready")
 
 
-async def test_a_watch_without_init_is_given_up(tmp_path: Path) -> None:
+async def test_a_watch_without_init_is_given_up(here: World) -> None:
     """An Auth Service that accepts the watch and never begins it is no working link."""
-    async with world(tmp_path) as here:
-        here.auth.faults.hang("WatchEvents")
-        async with running(here.config(), times=IMPATIENT) as sidecar:
-            await here.lines.heard("link.lost", link="teleport", reason="no_init")
-            assert await teleport_is(sidecar, "lost")
-            ids = here.ask()
-            here.auth.faults.release()
-            await here.told(ids)
-            await both_ready(here)
-            assert await teleport_is(sidecar, "ready")
+    here.auth.faults.hang("WatchEvents")
+    async with running(here.config(), times=IMPATIENT) as sidecar:
+        await here.lines.heard("link.lost", link="teleport", reason="no_init")
+        assert await teleport_is(sidecar, "lost")
+        ids = here.ask()
+        here.auth.faults.release()
+        await here.told(ids)
+        await both_ready(here)
+        assert await teleport_is(sidecar, "ready")
 
 
-async def test_a_watch_that_silently_stopped_is_found_by_the_next_list(tmp_path: Path) -> None:
+async def test_a_watch_that_silently_stopped_is_found_by_the_next_list(here: World) -> None:
     """It still looks open; but what the list shows as new never comes over it."""
-    async with world(tmp_path) as here, running(here.config(), times=IMPATIENT):
+    async with running(here.config(), times=IMPATIENT):
         await both_ready(here)
         here.auth.stall_watchers()
         ids = here.ask()
@@ -80,9 +79,9 @@ async def test_a_watch_that_silently_stopped_is_found_by_the_next_list(tmp_path:
         await here.told([*ids, later])
 
 
-async def test_a_working_watch_is_not_taken_for_a_silent_one(tmp_path: Path) -> None:
+async def test_a_working_watch_is_not_taken_for_a_silent_one(here: World) -> None:
     """Lists and events that cross are no reason to reconnect."""
-    async with world(tmp_path) as here, running(here.config(), times=IMPATIENT):
+    async with running(here.config(), times=IMPATIENT):
         await both_ready(here)
         for _ in range(5):
             lists = here.auth.calls["GetAccessRequests"]
@@ -91,9 +90,9 @@ async def test_a_working_watch_is_not_taken_for_a_silent_one(tmp_path: Path) -> 
         assert not here.lines.of("link.lost")
 
 
-async def test_an_auth_service_that_restarts(tmp_path: Path) -> None:
+async def test_an_auth_service_that_restarts(here: World) -> None:
     """Requests made by others while it is away for us are found when it is back; said once, not ready meanwhile."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+    async with running(here.config(), times=QUICK) as sidecar:
         await both_ready(here)
         first = here.ask()
         await here.told(first)
@@ -110,9 +109,9 @@ async def test_an_auth_service_that_restarts(tmp_path: Path) -> None:
         assert await teleport_is(sidecar, "ready")
 
 
-async def test_a_hung_auth_service_is_found_by_ping(tmp_path: Path) -> None:
+async def test_a_hung_auth_service_is_found_by_ping(here: World) -> None:
     """The connection stays open and nothing comes over it: only a question with a deadline finds out."""
-    async with world(tmp_path) as here, running(here.config(), times=IMPATIENT) as sidecar:
+    async with running(here.config(), times=IMPATIENT) as sidecar:
         await both_ready(here)
         here.auth.faults.hang()
         lost = await here.lines.heard("link.lost", link="teleport")
@@ -124,32 +123,31 @@ async def test_a_hung_auth_service_is_found_by_ping(tmp_path: Path) -> None:
         await both_ready(here, 2)
 
 
-async def test_a_peer_that_has_not_answered_for_long_is_not_ready_whatever_it_said_last(tmp_path: Path) -> None:
+async def test_a_peer_that_has_not_answered_for_long_is_not_ready_whatever_it_said_last(here: World) -> None:
     """Between two pings readiness ages: `stale` is shorter here than the interval of the pings."""
     times = msgspec.structs.replace(QUICK, ping_every=60.0, ask_every=60.0, stale=0.0)
-    async with world(tmp_path) as here, running(here.config(), times=times) as sidecar:
+    async with running(here.config(), times=times) as sidecar:
         await both_ready(here)
         body = await sidecar.readiness()
         assert not body["ready"]
         assert {link["state"] for link in body["links"].values()} == {"lost"}
 
 
-async def test_a_refused_watch_is_one_error_with_the_fix_and_not_hammered(tmp_path: Path) -> None:
+async def test_a_refused_watch_is_one_error_with_the_fix_and_not_hammered(here: World) -> None:
     """PERMISSION_DENIED is no outage: said once as an error, and tried again when the credentials change."""
-    async with world(tmp_path) as here:
-        here.auth.add_role("access-plugin", rules={PLUGIN_DATA: ("read", "update")})
-        async with running(here.config(), times=QUICK) as sidecar:
-            refused = await here.lines.heard("link.refused", link="teleport")
-            assert refused["levelno"] == logging.ERROR
-            assert "verbs: [list, read]" in refused["detail"]
-            assert await teleport_is(sidecar, "refused")
-            watches = here.auth.calls["WatchEvents"]
-            here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
-            ids = here.ask()
-            assert here.auth.calls["WatchEvents"] == watches == 1
-            here.auth.write_credentials(here.folder, "access-plugin")
-            await here.told(ids)
-            assert len(here.lines.of("link.refused")) == 1
+    here.auth.add_role("access-plugin", rules={PLUGIN_DATA: ("read", "update")})
+    async with running(here.config(), times=QUICK) as sidecar:
+        refused = await here.lines.heard("link.refused", link="teleport")
+        assert refused["levelno"] == logging.ERROR
+        assert "verbs: [list, read]" in refused["detail"]
+        assert await teleport_is(sidecar, "refused")
+        watches = here.auth.calls["WatchEvents"]
+        here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
+        ids = here.ask()
+        assert here.auth.calls["WatchEvents"] == watches == 1
+        here.auth.write_credentials(here.folder, "access-plugin")
+        await here.told(ids)
+        assert len(here.lines.of("link.refused")) == 1
 
 
 @pytest.mark.parametrize("method", ["UpdatePluginData", "GetPluginData", "GetAccessRequests", "Ping"])
@@ -204,9 +202,9 @@ async def test_a_refusal_that_is_over_is_forgotten(tmp_path: Path) -> None:
             assert await teleport_is(sidecar, "ready")
 
 
-async def test_a_store_that_takes_no_record_is_no_working_link(tmp_path: Path) -> None:
+async def test_a_store_that_takes_no_record_is_no_working_link(here: World) -> None:
     """The watch is well and pings are answered; but nobody is told of anything."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK) as sidecar:
+    async with running(here.config(), times=QUICK) as sidecar:
         await both_ready(here)
         here.auth.faults.fail("UpdatePluginData", grpc.StatusCode.UNKNOWN, "database or disk is full", times=10**6)
         ids = here.ask(8)

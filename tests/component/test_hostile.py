@@ -43,18 +43,18 @@ async def told_beside(here: World, request_id: str) -> None:
 
 
 @pytest.mark.parametrize("reason", REASONS)
-async def test_a_strange_reason(reason: str, tmp_path: Path) -> None:
+async def test_a_strange_reason(reason: str, here: World) -> None:
     """Free text is shown, bounded, and never parsed by anybody."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         (request_id,) = here.ask(reason=REASONS[reason])
         await told_beside(here, request_id)
 
 
 @pytest.mark.parametrize("reason", ["mentions", "code fences", "NUL and control", "100 kB"])
-async def test_a_strange_reason_of_a_review(reason: str, tmp_path: Path) -> None:
+async def test_a_strange_reason_of_a_review(reason: str, here: World) -> None:
     """Thread replies bear free text too."""
     text: Any = REASONS[reason]
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         (request_id,) = here.ask()
         await here.told([request_id])
         here.auth.review(request_id, "alice@example.com", "DENIED", text)
@@ -80,27 +80,26 @@ async def test_a_strange_reason_of_a_review(reason: str, tmp_path: Path) -> None
     ],
     ids=lambda changes: ",".join(f"{key}={str(value)[:20]}" for key, value in changes.items()),
 )
-async def test_a_strange_request(changes: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_strange_request(changes: dict[str, Any], here: World) -> None:
     """Whatever a request holds, it has a card and the others have theirs."""
-    async with world(tmp_path) as here:
-        (strange,) = here.ask()
-        here.auth.rewrite(strange, **changes)
-        async with running(here.config(), times=QUICK):
-            (request_id, ordinary) = here.ask(2)
-            await here.told([request_id])
-            if not changes.keys() & {"user", "created"}:  # else it is another request
-                here.auth.rewrite(request_id, **changes)
-            await here.told([request_id, ordinary, strange])
-            here.auth.rewrite(strange, state="DENIED")
-            await here.told([strange], "DENIED")
-            await here.released(strange)
-            assert not any(here.chat.mentions(post) for post in here.chat.posts(here.channel))
-            assert "request.bug" not in here.lines.problems
+    (strange,) = here.ask()
+    here.auth.rewrite(strange, **changes)
+    async with running(here.config(), times=QUICK):
+        (request_id, ordinary) = here.ask(2)
+        await here.told([request_id])
+        if not changes.keys() & {"user", "created"}:  # else it is another request
+            here.auth.rewrite(request_id, **changes)
+        await here.told([request_id, ordinary, strange])
+        here.auth.rewrite(strange, state="DENIED")
+        await here.told([strange], "DENIED")
+        await here.released(strange)
+        assert not any(here.chat.mentions(post) for post in here.chat.posts(here.channel))
+        assert "request.bug" not in here.lines.problems
 
 
-async def test_a_state_that_this_version_does_not_know(tmp_path: Path) -> None:
+async def test_a_state_that_this_version_does_not_know(here: World) -> None:
     """Told as the number that it is, and no decision is invited."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         (request_id,) = here.ask()
         await here.told([request_id])
         here.auth.rewrite(request_id, state="STATE 9")
@@ -123,9 +122,9 @@ async def test_a_state_that_this_version_does_not_know(tmp_path: Path) -> None:
         (b"\xff" * 40, True),
     ],
 )
-async def test_a_strange_event(event: bytes, garbled: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a table
+async def test_a_strange_event(event: bytes, garbled: bool, here: World) -> None:  # noqa: FBT001 - a table
     """Unknown events are skipped; bytes that are no message end the watch, which is opened anew."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         await here.lines.heard("link.ready", link="teleport")
         here.auth.inject(event)
         ids = here.ask(2)
@@ -135,40 +134,38 @@ async def test_a_strange_event(event: bytes, garbled: bool, tmp_path: Path) -> N
         assert set(here.lines.problems) == ({"link.lost"} if garbled else set())
 
 
-async def test_three_hundred_recipients(tmp_path: Path) -> None:
+async def test_three_hundred_recipients(here: World) -> None:
     """All are told, and the record holds them."""
-    async with world(tmp_path) as here:
-        people = (here.alice, here.bot)
-        channels = [here.chat.add_channel(here.team, f"channel-{n}", members=people) for n in range(300)]
-        names = json.dumps([channel.id for channel in channels])
-        config = here.config(mattermost__recipients=names, mattermost__max_connections="20")
-        async with running(config, times=QUICK):
-            (request_id,) = here.ask()
-            began = trio.current_time()
-            await here.chat.wait_for(lambda: all(channel.posts for channel in channels))
-            print(f"300 recipients told in {trio.current_time() - began:.2f} s")
-            data = await here.released(request_id)
-            assert len(json.loads(data["tm"])["posts"]) == 300
-            assert len(data["tm"]) <= 64 * 1024
-        assert not here.lines.problems
+    people = (here.alice, here.bot)
+    channels = [here.chat.add_channel(here.team, f"channel-{n}", members=people) for n in range(300)]
+    names = json.dumps([channel.id for channel in channels])
+    config = here.config(mattermost__recipients=names, mattermost__max_connections="20")
+    async with running(config, times=QUICK):
+        (request_id,) = here.ask()
+        began = trio.current_time()
+        await here.chat.wait_for(lambda: all(channel.posts for channel in channels))
+        print(f"300 recipients told in {trio.current_time() - began:.2f} s")
+        data = await here.released(request_id)
+        assert len(json.loads(data["tm"])["posts"]) == 300
+        assert len(data["tm"]) <= 64 * 1024
+    assert not here.lines.problems
 
 
-async def test_a_channel_that_is_archived_at_run_time(tmp_path: Path) -> None:
+async def test_a_channel_that_is_archived_at_run_time(here: World) -> None:
     """One line; the other recipient and the other requests go on."""
     names = '["ops/access-requests", "ops/second"]'
-    async with world(tmp_path) as here:
-        second = here.chat.add_channel(here.team, "second", members=[here.alice, here.bot])
-        async with running(here.config(mattermost__recipients=names), times=QUICK):
-            (request_id,) = here.ask()
-            await here.told([request_id], channel=second)
-            await here.released(request_id)
-            here.chat.archive(second)
-            here.auth.review(request_id, "alice@example.com", "APPROVED")
-            here.auth.review(request_id, "ivan@example.com", "DENIED")
-            await here.told([request_id], "DENIED")
-            data = await here.released(request_id)
-            assert [slot["s"] for slot in json.loads(data["tm"])["posts"]] == ["posted", "archived"]
-            assert here.lines.problems == ["recipient.rejected"]
+    second = here.chat.add_channel(here.team, "second", members=[here.alice, here.bot])
+    async with running(here.config(mattermost__recipients=names), times=QUICK):
+        (request_id,) = here.ask()
+        await here.told([request_id], channel=second)
+        await here.released(request_id)
+        here.chat.archive(second)
+        here.auth.review(request_id, "alice@example.com", "APPROVED")
+        here.auth.review(request_id, "ivan@example.com", "DENIED")
+        await here.told([request_id], "DENIED")
+        data = await here.released(request_id)
+        assert [slot["s"] for slot in json.loads(data["tm"])["posts"]] == ["posted", "archived"]
+        assert here.lines.problems == ["recipient.rejected"]
 
 
 @pytest.mark.parametrize("how", ["seen in the list", "tried again", "restarted"])
@@ -219,34 +216,32 @@ async def restored(here: World, decided: str, removed: str, pending: list[str]) 
         await here.recorded(lambda one=one: status(here, one) == "posted")  # type: ignore[misc]
 
 
-async def test_plugin_data_that_others_filled(tmp_path: Path) -> None:
+async def test_plugin_data_that_others_filled(here: World) -> None:
     """Another plugin took the room: nothing is posted that could not be recorded, said once, and the rest goes on."""
-    async with world(tmp_path) as here:
-        (full,) = here.ask()
-        here.auth.write_plugin_data(full, {"x": "y" * 999_900}, plugin="other")
-        async with running(here.config(), times=QUICK):
-            stuck = await here.lines.heard("request.stuck", request_id=full)
-            assert "size" in stuck["detail"]
-            (ordinary,) = here.ask()
-            await here.told([ordinary])
-            here.auth.write_plugin_data(full, {"x": ""}, plugin="other")
-            await here.told([full])
-        assert here.lines.problems == ["request.stuck"]
+    (full,) = here.ask()
+    here.auth.write_plugin_data(full, {"x": "y" * 999_900}, plugin="other")
+    async with running(here.config(), times=QUICK):
+        stuck = await here.lines.heard("request.stuck", request_id=full)
+        assert "size" in stuck["detail"]
+        (ordinary,) = here.ask()
+        await here.told([ordinary])
+        here.auth.write_plugin_data(full, {"x": ""}, plugin="other")
+        await here.told([full])
+    assert here.lines.problems == ["request.stuck"]
 
 
-async def test_a_role_that_may_not_write_plugin_data(tmp_path: Path) -> None:
+async def test_a_role_that_may_not_write_plugin_data(here: World) -> None:
     """Without a record nothing can be posted once, so nothing is posted; the rule to add is named."""
-    async with world(tmp_path) as here:
-        here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
-        async with running(here.config(), times=msgspec.structs.replace(QUICK, list_every=0.1)) as sidecar:
-            ids = here.ask(2)
-            refused = await here.lines.heard("link.refused", link="teleport")
-            assert "verbs: [list, read, update]" in refused["detail"]
-            lists = here.auth.calls["GetAccessRequests"]
-            await here.recorded(lambda: here.auth.calls["GetAccessRequests"] >= lists + 3)
-            assert not (await sidecar.readiness())["ready"]
-            assert here.cards() == []
-            here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
-            await here.told(ids)
-            assert (await sidecar.readiness())["ready"]
-            assert here.lines.problems == ["link.refused"]
+    here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
+    async with running(here.config(), times=msgspec.structs.replace(QUICK, list_every=0.1)) as sidecar:
+        ids = here.ask(2)
+        refused = await here.lines.heard("link.refused", link="teleport")
+        assert "verbs: [list, read, update]" in refused["detail"]
+        lists = here.auth.calls["GetAccessRequests"]
+        await here.recorded(lambda: here.auth.calls["GetAccessRequests"] >= lists + 3)
+        assert not (await sidecar.readiness())["ready"]
+        assert here.cards() == []
+        here.auth.add_role("access-plugin", rules={REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)})
+        await here.told(ids)
+        assert (await sidecar.readiness())["ready"]
+        assert here.lines.problems == ["link.refused"]

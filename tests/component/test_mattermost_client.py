@@ -17,6 +17,7 @@ import trio.testing
 
 from sidecar.errors import ConfigError, LinkError, LinkGarbled, LinkLost, LinkRefused, PostRejected, UnreadableAnswer
 from sidecar.mattermost.client import MattermostClient, open_client
+from sidecar.mattermost.dial import Address, proxy_for
 from sidecar.model import Draft
 from tests.mattermost_peer import (
     CLOSE,
@@ -636,6 +637,27 @@ async def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "example.com,localhost")
     async with http_peer(always(ME)) as peer, client_of(peer) as client:
         assert (await client.me()).id == "bot"
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "direct"),
+    [
+        ("10.1.2.3", "localhost, 10.0.0.0/8", True),
+        ("10.1.2.3", "10.1.2.4/16", True),
+        ("11.1.2.3", "10.0.0.0/8", False),
+        ("fd00::1", "10.0.0.0/8,fd00::/8", True),
+        ("10.1.2.3", "10.0.0.0/99,nonsense/8", False),
+        ("chat.example.com", "10.0.0.0/8", False),
+        ("10.1.2.3", "10.1.2.3", True),
+    ],
+)
+def test_networks_in_no_proxy_hold_addresses(
+    monkeypatch: pytest.MonkeyPatch, host: str, no_proxy: str, *, direct: bool
+) -> None:
+    """As Go and curl have it, so that an operator may believe it."""
+    monkeypatch.setenv("https_proxy", "http://proxy.example.com:3128")
+    monkeypatch.setenv("no_proxy", no_proxy)
+    assert (proxy_for(Address("https", host, 443)) is None) is direct
 
 
 async def test_a_proxy_that_refuses_is_lost_and_nothing_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from sidecar.errors import LinkGarbled, UnreadableAnswer
-from sidecar.mattermost.client import MattermostClient, open_client
+from sidecar.mattermost.client import Away, MattermostClient, open_client
 from sidecar.mattermost.pages import PAGE
 from sidecar.model import Draft
 from sidecar.simulator.mattermost.server import MattermostServer
@@ -43,7 +43,9 @@ async def w(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncItera
     team = server.add_team("ops", members=(bot, alice, mallory))
     channel = server.add_channel(team, "access-requests", members=(bot, alice, mallory))
     skipped: list[None] = []
-    async with open_client(url, lambda: bot.token, skipped=lambda: skipped.append(None)) as client:
+    async with open_client(
+        url, lambda: bot.token, client=MattermostClient(Away(), lambda: skipped.append(None))
+    ) as client:
         yield World(server, client, bot, alice, mallory, channel, skipped)
 
 

@@ -48,6 +48,12 @@ async def world(version: str = "11.0.0") -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
+@pytest.fixture
+async def w() -> AsyncIterator[World]:
+    async with world() as one:
+        yield one
+
+
 @pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
 async def test_every_way_to_write_a_recipient(version: str) -> None:
     async with world(version) as w:
@@ -125,10 +131,9 @@ async def test_what_is_no_name_is_refused_without_a_look_up_by_it(name: str) -> 
         ("https://chat.example.com/ops/messages/@alice", "@alice"),
     ],
 )
-async def test_a_link_gets_the_name_to_write(link: str, name: str) -> None:
-    async with world() as w:
-        error = await w.refused(link)
-        assert (error.reason, error.detail) == ("invalid", f"{link}: this is a link; write {name}")
+async def test_a_link_gets_the_name_to_write(w: World, link: str, name: str) -> None:
+    error = await w.refused(link)
+    assert (error.reason, error.detail) == ("invalid", f"{link}: this is a link; write {name}")
 
 
 async def test_an_archived_channel_is_told_from_a_missing_one() -> None:
@@ -177,13 +182,12 @@ async def test_without_a_channel_of_that_name_the_suggestion_is_a_guess() -> Non
     assert "ops/town-square" in error.detail
 
 
-async def test_hidden_addresses_are_forbidden_and_the_fix_is_named() -> None:
-    async with world() as w:
-        w.server.configure(ShowEmailAddress="false")
-        error = await w.refused("alice@example.com")
-        assert error.reason == "forbidden"
-        assert "@username" in error.detail
-        assert (await w.recipients.resolve("@alice")).user_id == w.alice.id
+async def test_hidden_addresses_are_forbidden_and_the_fix_is_named(w: World) -> None:
+    w.server.configure(ShowEmailAddress="false")
+    error = await w.refused("alice@example.com")
+    assert error.reason == "forbidden"
+    assert "@username" in error.detail
+    assert (await w.recipients.resolve("@alice")).user_id == w.alice.id
 
 
 async def test_restricted_direct_messages_are_forbidden() -> None:
@@ -195,89 +199,85 @@ async def test_restricted_direct_messages_are_forbidden() -> None:
     assert "RestrictDirectMessage" in error.detail
 
 
-async def test_a_hundred_who_ask_for_one_name_make_one_look_up() -> None:
-    async with world() as w:
-        w.server.latency = 0.01
-        found: list[Destination] = []
+async def test_a_hundred_who_ask_for_one_name_make_one_look_up(w: World) -> None:
+    w.server.latency = 0.01
+    found: list[Destination] = []
 
-        async def ask() -> None:
-            found.append(await w.recipients.resolve("ops/access-requests"))
+    async def ask() -> None:
+        found.append(await w.recipients.resolve("ops/access-requests"))
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(100):
-                nursery.start_soon(ask)
-        assert found == [Destination(w.requests.id, "channel")] * 100
-        assert sum(w.server.calls.values()) == 2
-        await w.recipients.resolve("ops/access-requests")
-        assert sum(w.server.calls.values()) == 2
-
-
-async def test_a_failing_link_fails_all_who_wait_at_once_and_is_not_remembered() -> None:
-    async with world() as w:
-        fault = w.server.fail(path="/api/v4/teams/name/*", times=None)
-        errors: list[LinkLost] = []
-
-        async def ask() -> None:
-            with pytest.raises(LinkLost) as caught:
-                await w.recipients.resolve("ops/access-requests")
-            errors.append(caught.value)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(50):
-                nursery.start_soon(ask)
-        assert fault.hits == 1
-        assert len({id(error) for error in errors}) == 50
-        assert {error.reason for error in errors} == {"server_error"}
-        fault.stop()
-        assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(ask)
+    assert found == [Destination(w.requests.id, "channel")] * 100
+    assert sum(w.server.calls.values()) == 2
+    await w.recipients.resolve("ops/access-requests")
+    assert sum(w.server.calls.values()) == 2
 
 
-async def test_a_cancelled_look_up_is_taken_over_by_one_who_waits() -> None:
-    async with world() as w:
-        hang = w.server.hang(path="/api/v4/teams/name/*")
-        found: list[Destination] = []
+async def test_a_failing_link_fails_all_who_wait_at_once_and_is_not_remembered(w: World) -> None:
+    fault = w.server.fail(path="/api/v4/teams/name/*", times=None)
+    errors: list[LinkLost] = []
 
-        async def ask() -> None:
-            found.append(await w.recipients.resolve("ops/access-requests"))
+    async def ask() -> None:
+        with pytest.raises(LinkLost) as caught:
+            await w.recipients.resolve("ops/access-requests")
+        errors.append(caught.value)
 
-        async with trio.open_nursery() as nursery:
-            with trio.CancelScope() as first:
-                async with trio.open_nursery() as impatient:
-                    impatient.start_soon(ask)
-                    await w.server.wait_for(lambda: hang.hits == 1)
-                    for _ in range(10):
-                        nursery.start_soon(ask)
-                    await trio.testing.wait_all_tasks_blocked()
-                    first.cancel()
-        assert len(found) == 10
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(ask)
+    assert fault.hits == 1
+    assert len({id(error) for error in errors}) == 50
+    assert {error.reason for error in errors} == {"server_error"}
+    fault.stop()
+    assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
+
+
+async def test_a_cancelled_look_up_is_taken_over_by_one_who_waits(w: World) -> None:
+    hang = w.server.hang(path="/api/v4/teams/name/*")
+    found: list[Destination] = []
+
+    async def ask() -> None:
+        found.append(await w.recipients.resolve("ops/access-requests"))
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as first:
+            async with trio.open_nursery() as impatient:
+                impatient.start_soon(ask)
+                await w.server.wait_for(lambda: hang.hits == 1)
+                for _ in range(10):
+                    nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                first.cancel()
+    assert len(found) == 10
 
 
 async def test_answers_are_remembered_for_minutes_and_refusals_for_seconds(
+    w: World,
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    async with world() as w:
-        await w.recipients.resolve("ops/access-requests")
-        assert (await w.refused("ops/new")).reason == "not_found"
-        new = w.server.add_channel(w.ops, "new", members=[w.bot])
-        w.server.leave(w.requests, w.bot)
-        mock_clock.jump(29)
-        assert (await w.refused("ops/new")).reason == "not_found"
-        mock_clock.jump(2)
-        assert (await w.recipients.resolve("ops/new")).channel_id == new.id
-        assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
-        mock_clock.jump(600)
-        assert (await w.refused("ops/access-requests")).reason == "not_found"
+    await w.recipients.resolve("ops/access-requests")
+    assert (await w.refused("ops/new")).reason == "not_found"
+    new = w.server.add_channel(w.ops, "new", members=[w.bot])
+    w.server.leave(w.requests, w.bot)
+    mock_clock.jump(29)
+    assert (await w.refused("ops/new")).reason == "not_found"
+    mock_clock.jump(2)
+    assert (await w.recipients.resolve("ops/new")).channel_id == new.id
+    assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
+    mock_clock.jump(600)
+    assert (await w.refused("ops/access-requests")).reason == "not_found"
 
 
-async def test_what_was_forgotten_is_asked_again() -> None:
-    async with world() as w:
-        await w.recipients.resolve("ops/access-requests")
-        w.server.leave(w.requests, w.bot)
-        w.recipients.forget(" OPS/access-requests")
-        assert (await w.refused("ops/access-requests")).reason == "not_found"
-        w.server.join(w.requests, w.bot)
-        w.recipients.clear()
-        assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
+async def test_what_was_forgotten_is_asked_again(w: World) -> None:
+    await w.recipients.resolve("ops/access-requests")
+    w.server.leave(w.requests, w.bot)
+    w.recipients.forget(" OPS/access-requests")
+    assert (await w.refused("ops/access-requests")).reason == "not_found"
+    w.server.join(w.requests, w.bot)
+    w.recipients.clear()
+    assert (await w.recipients.resolve("ops/access-requests")).channel_id == w.requests.id
 
 
 async def test_a_flood_of_names_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,24 +332,22 @@ async def test_a_hundred_people_are_asked_for_at_once_and_known_channels_are_not
         assert sum(w.server.calls.values()) < 30
 
 
-async def test_a_bulk_look_up_that_fails_is_repeated_one_by_one() -> None:
-    async with world() as w:
-        people = [w.server.add_user(f"user{number}") for number in range(10)]
-        w.server.fail(path=USERNAMES[1], method="POST", times=None)
-        w.server.fail(path="/api/v4/users/me/channels", times=None)
-        found = await resolve_all(w, [f"@{person.username}" for person in people])
-        assert {one.user_id for one in found.values() if isinstance(one, Destination)} == {one.id for one in people}
-        assert w.server.calls[DIRECT] == 10
+async def test_a_bulk_look_up_that_fails_is_repeated_one_by_one(w: World) -> None:
+    people = [w.server.add_user(f"user{number}") for number in range(10)]
+    w.server.fail(path=USERNAMES[1], method="POST", times=None)
+    w.server.fail(path="/api/v4/users/me/channels", times=None)
+    found = await resolve_all(w, [f"@{person.username}" for person in people])
+    assert {one.user_id for one in found.values() if isinstance(one, Destination)} == {one.id for one in people}
+    assert w.server.calls[DIRECT] == 10
 
 
-async def test_a_bulk_look_up_that_is_late_is_repeated_one_by_one(mock_clock: trio.testing.MockClock) -> None:
-    async with world() as w:
-        w.server.add_user("carol")
-        hang = w.server.hang(path=USERNAMES[1], method="POST", times=None)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(jump_once, mock_clock, w, hang, 2.1)
-            found = await resolve_all(w, ["@alice", "@carol"])
-        assert all(isinstance(one, Destination) for one in found.values()), found
+async def test_a_bulk_look_up_that_is_late_is_repeated_one_by_one(w: World, mock_clock: trio.testing.MockClock) -> None:
+    w.server.add_user("carol")
+    hang = w.server.hang(path=USERNAMES[1], method="POST", times=None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(jump_once, mock_clock, w, hang, 2.1)
+        found = await resolve_all(w, ["@alice", "@carol"])
+    assert all(isinstance(one, Destination) for one in found.values()), found
 
 
 async def jump_once(clock: trio.testing.MockClock, w: World, fault: Fault, seconds: float) -> None:
@@ -357,46 +355,44 @@ async def jump_once(clock: trio.testing.MockClock, w: World, fault: Fault, secon
     clock.jump(seconds)
 
 
-async def test_a_name_whose_look_up_hangs_costs_itself_alone(mock_clock: trio.testing.MockClock) -> None:
-    async with world() as w:
-        carol = w.server.add_user("carol")
-        hang = w.server.hang(
-            path=DIRECT[1], method="POST", times=None, where=lambda request: carol.id.encode() in request.body
-        )
-        early: list[Destination] = []
+async def test_a_name_whose_look_up_hangs_costs_itself_alone(w: World, mock_clock: trio.testing.MockClock) -> None:
+    carol = w.server.add_user("carol")
+    hang = w.server.hang(
+        path=DIRECT[1], method="POST", times=None, where=lambda request: carol.id.encode() in request.body
+    )
+    early: list[Destination] = []
 
-        async def ask() -> None:
-            early.append(await w.recipients.resolve("@alice"))
-            await jump_once(mock_clock, w, hang, 5.1)
+    async def ask() -> None:
+        early.append(await w.recipients.resolve("@alice"))
+        await jump_once(mock_clock, w, hang, 5.1)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            found = await resolve_all(w, ["@carol", "ops/access-requests"])
-        assert early[0].user_id == w.alice.id
-        assert isinstance(found["ops/access-requests"], Destination)
-        error = found["@carol"]
-        assert isinstance(error, LinkLost)
-        assert (error.reason, "@carol" in error.detail) == ("timeout", True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        found = await resolve_all(w, ["@carol", "ops/access-requests"])
+    assert early[0].user_id == w.alice.id
+    assert isinstance(found["ops/access-requests"], Destination)
+    error = found["@carol"]
+    assert isinstance(error, LinkLost)
+    assert (error.reason, "@carol" in error.detail) == ("timeout", True)
 
 
-async def test_who_asks_for_all_and_is_cancelled_leaves_the_others_to_ask_themselves() -> None:
-    async with world() as w:
-        hang = w.server.hang(path=USERNAMES[1], method="POST")
-        w.server.add_user("carol")
-        async with trio.open_nursery() as nursery:
-            with trio.CancelScope() as first:
-                async with trio.open_nursery() as impatient:
-                    impatient.start_soon(w.recipients.resolve, "@alice")
-                    await trio.lowlevel.checkpoint()
-                    nursery.start_soon(w.recipients.resolve, "@carol")
-                    nursery.start_soon(w.recipients.resolve, "@alice")
-                    await w.server.wait_for(lambda: hang.hits == 1)
-                    first.cancel()
-        assert first.cancelled_caught
-        before = sum(w.server.calls.values())
-        found = await resolve_all(w, ["@carol", "@alice"])
-        assert all(isinstance(one, Destination) for one in found.values())
-        assert sum(w.server.calls.values()) == before
+async def test_who_asks_for_all_and_is_cancelled_leaves_the_others_to_ask_themselves(w: World) -> None:
+    hang = w.server.hang(path=USERNAMES[1], method="POST")
+    w.server.add_user("carol")
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as first:
+            async with trio.open_nursery() as impatient:
+                impatient.start_soon(w.recipients.resolve, "@alice")
+                await trio.lowlevel.checkpoint()
+                nursery.start_soon(w.recipients.resolve, "@carol")
+                nursery.start_soon(w.recipients.resolve, "@alice")
+                await w.server.wait_for(lambda: hang.hits == 1)
+                first.cancel()
+    assert first.cancelled_caught
+    before = sum(w.server.calls.values())
+    found = await resolve_all(w, ["@carol", "@alice"])
+    assert all(isinstance(one, Destination) for one in found.values())
+    assert sum(w.server.calls.values()) == before
 
 
 @pytest.mark.parametrize("version", ["5.37.0", "11.0.0"])
@@ -429,11 +425,10 @@ async def test_one_look_at_all_finds_who_cannot_be_reached_any_more(version: str
         assert (await w.recipients.resolve("old/a")).channel_id == rooms[2].id
 
 
-async def test_a_bot_that_is_nowhere_any_more_is_no_failure_of_the_look_at_all() -> None:
-    async with world() as w:
-        await w.recipients.resolve("ops/access-requests")
-        nowhere = Answer(404, {"id": "app.channel.get_channels.not_found.app_error"})
-        w.server.fail(answer=nowhere, path="/api/v4/users/me/channels", times=None)
-        await w.recipients.refresh(["ops/access-requests"])
-        w.server.leave(w.requests, w.bot)
-        await w.refused("ops/access-requests")
+async def test_a_bot_that_is_nowhere_any_more_is_no_failure_of_the_look_at_all(w: World) -> None:
+    await w.recipients.resolve("ops/access-requests")
+    nowhere = Answer(404, {"id": "app.channel.get_channels.not_found.app_error"})
+    w.server.fail(answer=nowhere, path="/api/v4/users/me/channels", times=None)
+    await w.recipients.refresh(["ops/access-requests"])
+    w.server.leave(w.requests, w.bot)
+    await w.refused("ops/access-requests")

@@ -169,6 +169,26 @@ async def test_a_call_that_is_cancelled_anywhere_leaves_nothing_behind(
         assert peer.open == 0
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_all_idle_connections_are_closed_also_when_cancelled(*, tls: bool) -> None:
+    async def slowly(_: Seen) -> bytes:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        return OK
+
+    async with http_peer(slowly, server_context("localhost") if tls else None) as peer:
+        with trio.CancelScope() as scope:
+            async with transport_to(peer.url) as transport:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(ask, transport, peer.url)
+                assert len(transport._idle) == 3
+                scope.cancel()
+                await trio.sleep_forever()
+        assert transport._idle == []
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert peer.open == 0
+
+
 async def test_a_call_that_is_too_slow_leaves_nothing_behind() -> None:
     hung_up = 0
 

@@ -54,9 +54,9 @@ async def test_a_stale_list_changes_nothing(tmp_path: Path) -> None:
         assert not here.lines.problems
 
 
-async def test_replayed_events_of_the_past_change_nothing(tmp_path: Path) -> None:
+async def test_replayed_events_of_the_past_change_nothing(here: World) -> None:
     """An older version that arrives late is recognised by its rank and its reviews."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         (request_id,) = here.ask()
         past = [put_event(here, request_id)]
         await here.told([request_id])
@@ -74,9 +74,9 @@ async def test_replayed_events_of_the_past_change_nothing(tmp_path: Path) -> Non
         assert len(here.replies(here.cards()[0])) == 2
 
 
-async def test_an_approval_may_be_taken_back(tmp_path: Path) -> None:
+async def test_an_approval_may_be_taken_back(here: World) -> None:
     """APPROVED -> DENIED is legal, and both are told; the way back is not, and would be older."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         (request_id,) = here.ask()
         await here.told([request_id])
         here.auth.set_state(request_id, "APPROVED", "yes")
@@ -90,9 +90,9 @@ async def test_an_approval_may_be_taken_back(tmp_path: Path) -> None:
         ]
 
 
-async def test_expiry_is_noticed_without_any_event(tmp_path: Path) -> None:
+async def test_expiry_is_noticed_without_any_event(here: World) -> None:
     """Where the backend deletes late, the time that passed and an empty get by id are the proof."""
-    async with world(tmp_path) as here, running(here.config(), times=QUICK):
+    async with running(here.config(), times=QUICK):
         here.auth.delete_lag = 3600.0
         (expires,) = here.ask(expires_in=1.2)
         (waits,) = here.ask()
@@ -101,9 +101,9 @@ async def test_expiry_is_noticed_without_any_event(tmp_path: Path) -> None:
         await here.told([waits])
 
 
-async def test_a_removal_that_no_event_told_is_found_by_a_list(tmp_path: Path) -> None:
+async def test_a_removal_that_no_event_told_is_found_by_a_list(here: World) -> None:
     """Absent from a list that held another request, and not found by id: removed."""
-    async with world(tmp_path) as here, running(here.config(), times=LISTING):
+    async with running(here.config(), times=LISTING):
         removed, waits = here.ask(2)
         await here.told([removed, waits])
         await here.released(removed)
@@ -113,46 +113,44 @@ async def test_a_removal_that_no_event_told_is_found_by_a_list(tmp_path: Path) -
         await here.told([waits])
 
 
-async def test_a_role_without_list_concludes_nothing_and_says_so_once(tmp_path: Path) -> None:
+async def test_a_role_without_list_concludes_nothing_and_says_so_once(here: World) -> None:
     """The server hides requests instead of refusing: an empty list ends no card, and names the verb."""
-    async with world(tmp_path) as here:
-        async with running(here.config(), times=LISTING):
-            ids = here.ask(3)
-            await here.told(ids)
-            for request_id in ids:
-                await here.released(request_id)
-            here.auth.add_role("access-plugin", rules={REQUEST: ("read",), PLUGIN_DATA: ("list", "read", "update")})
-            await listed(here, 4)
-            await here.told(ids)
-            (warning,) = here.lines.of("list.empty")
-            assert 'verb "list"' in warning["detail"]
-        # A cold start without the verb: neither the record nor the newest posts lead to a false end.
-        async with running(here.config(), times=LISTING):
-            await listed(here, 3)
+    async with running(here.config(), times=LISTING):
+        ids = here.ask(3)
         await here.told(ids)
-        assert not here.lines.of("orphan.closed")
-        assert here.lines.problems == ["list.empty", "list.empty"]
-
-
-async def test_a_role_that_never_had_list_is_found_out_by_the_first_request(tmp_path: Path) -> None:
-    """Nothing is on record and the list is empty, as on a quiet day; then the watch tells of a request."""
-    async with world(tmp_path) as here:
+        for request_id in ids:
+            await here.released(request_id)
         here.auth.add_role("access-plugin", rules={REQUEST: ("read",), PLUGIN_DATA: ("list", "read", "update")})
-        async with running(here.config(), times=LISTING):
-            await listed(here, 3)
-            assert here.lines.problems == []
-            await here.told(here.ask())
-            warning = await here.lines.heard("list.empty")
-            assert warning["levelname"] == "WARNING"
-            assert warning["detail"] == (
-                'Teleport lists no access request although some are open: does our role have the verb "list" on '
-                '"access_request"?'
-            )
+        await listed(here, 4)
+        await here.told(ids)
+        (warning,) = here.lines.of("list.empty")
+        assert 'verb "list"' in warning["detail"]
+    # A cold start without the verb: neither the record nor the newest posts lead to a false end.
+    async with running(here.config(), times=LISTING):
+        await listed(here, 3)
+    await here.told(ids)
+    assert not here.lines.of("orphan.closed")
+    assert here.lines.problems == ["list.empty", "list.empty"]
 
 
-async def test_an_empty_list_is_no_warning_where_nothing_should_be_in_it(tmp_path: Path) -> None:
+async def test_a_role_that_never_had_list_is_found_out_by_the_first_request(here: World) -> None:
+    """Nothing is on record and the list is empty, as on a quiet day; then the watch tells of a request."""
+    here.auth.add_role("access-plugin", rules={REQUEST: ("read",), PLUGIN_DATA: ("list", "read", "update")})
+    async with running(here.config(), times=LISTING):
+        await listed(here, 3)
+        assert here.lines.problems == []
+        await here.told(here.ask())
+        warning = await here.lines.heard("list.empty")
+        assert warning["levelname"] == "WARNING"
+        assert warning["detail"] == (
+            'Teleport lists no access request although some are open: does our role have the verb "list" on '
+            '"access_request"?'
+        )
+
+
+async def test_an_empty_list_is_no_warning_where_nothing_should_be_in_it(here: World) -> None:
     """All that was followed has ended: silence."""
-    async with world(tmp_path) as here, running(here.config(), times=LISTING):
+    async with running(here.config(), times=LISTING):
         here.auth.delete_lag = 3600.0
         (request_id,) = here.ask(expires_in=1.2)
         await here.told([request_id])
@@ -162,19 +160,18 @@ async def test_an_empty_list_is_no_warning_where_nothing_should_be_in_it(tmp_pat
         assert not here.lines.problems
 
 
-async def test_what_was_resolved_before_anybody_announced_it_is_told_to_nobody(tmp_path: Path) -> None:
+async def test_what_was_resolved_before_anybody_announced_it_is_told_to_nobody(here: World) -> None:
     """An automatic approval must not ping; unless the operator wants to hear of it, and then once."""
-    async with world(tmp_path) as here:
-        (approved,) = here.ask()
-        here.auth.set_state(approved, "APPROVED", "by a rule")
-        async with running(here.config(), times=QUICK):
-            (waits,) = here.ask()
-            await here.told([waits])
-            assert here.states().keys() == {waits}
-        async with running(here.config(announce__resolved="true"), times=QUICK):
-            await here.told([approved], "APPROVED")
-            await here.released(approved)
-        async with running(here.config(announce__resolved="true"), times=QUICK):
-            await here.lines.heard("link.ready", 3, link="teleport")
+    (approved,) = here.ask()
+    here.auth.set_state(approved, "APPROVED", "by a rule")
+    async with running(here.config(), times=QUICK):
+        (waits,) = here.ask()
+        await here.told([waits])
+        assert here.states().keys() == {waits}
+    async with running(here.config(announce__resolved="true"), times=QUICK):
         await here.told([approved], "APPROVED")
-        assert [len(here.replies(card)) for card in here.cards()] == [0, 0]
+        await here.released(approved)
+    async with running(here.config(announce__resolved="true"), times=QUICK):
+        await here.lines.heard("link.ready", 3, link="teleport")
+    await here.told([approved], "APPROVED")
+    assert [len(here.replies(card)) for card in here.cards()] == [0, 0]

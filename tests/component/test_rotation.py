@@ -9,10 +9,7 @@ import shutil
 import signal
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 import grpc
@@ -21,12 +18,11 @@ import pytest
 import trio
 import trustme
 
-from sidecar import app
 from sidecar.config import load
 from sidecar.simulator.teleport.pki import ClusterPki
 from sidecar.teleport.x509 import read_certificate
 from sidecar.times import Times
-from tests.world import Running, World, process, running, world
+from tests.world import World, process, reloading, running, world
 
 PARTS = (".crt", ".key", ".cas")
 FAST = Times(file_poll=0.02, expiry_every=0.05, call=0.05)
@@ -145,20 +141,19 @@ async def test_the_end_of_a_certificate_is_a_metric_and_a_line(
 
 
 async def test_the_end_is_a_metric_while_the_auth_service_is_away(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    here: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with world(tmp_path) as here:
-        here.auth.stop()
-        async with running(here.config(), times=FAST) as sidecar:
-            await said(caplog, "link.lost")
-            left = (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}']
-            assert 11.9 * 3600 < left <= 12 * 3600
+    here.auth.stop()
+    async with running(here.config(), times=FAST) as sidecar:
+        await said(caplog, "link.lost")
+        left = (await sidecar.metrics())['certificate_expiry_seconds{identity="main"}']
+        assert 11.9 * 3600 < left <= 12 * 3600
 
 
 async def test_a_certificate_that_is_not_taken_does_not_hide_the_end_of_the_one_in_use(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, here: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with world(tmp_path) as here, running(here.config(), times=FAST) as sidecar:
+    async with running(here.config(), times=FAST) as sidecar:
         await announced(here)
         write_expired(here, tmp_path)
         await said(caplog, "credentials.kept")
@@ -184,30 +179,29 @@ async def test_an_expired_certificate_is_survived(tmp_path: Path, caplog: pytest
         assert len(lines(caplog, "link.refused")) == 1
 
 
-async def test_an_expired_identity_file_is_spoken_of_as_one_file(tmp_path: Path) -> None:
+async def test_an_expired_identity_file_is_spoken_of_as_one_file(tmp_path: Path, here: World) -> None:
     """Both lines that name what to do name the command that makes such a file."""
-    async with world(tmp_path) as here:
-        write_expired(here, tmp_path)
-        identity = tmp_path / "auth.pem"
-        parts = (here.credentials.key, here.credentials.crt, here.credentials.cas)
-        identity.write_bytes(b"".join(part.read_bytes() for part in parts))
-        settings = {name: value for name, value in here.settings().items() if not value.endswith(PARTS)}
-        config = load(None, {}, settings | {"teleport.identity": str(identity)})
-        async with running(config, times=FAST):
-            refused = await here.lines.heard("link.refused")
-            expires = await here.lines.heard("certificate.expires")
-        ended = datetime.fromtimestamp(read_certificate(here.credentials.crt.read_bytes()).not_after, UTC)
-        sign = (
-            "Sign new credentials on the Auth Service host and put the identity file in place: "
-            "tctl auth sign --format=file --user=access-plugin --ttl=8760h --out=identity"
-        )
-        assert expires["detail"] == sign
-        assert refused["detail"] == (f"Our certificate expired on {ended:%Y-%m-%d %H:%M:%S} UTC, 24 hours ago. {sign}")
+    write_expired(here, tmp_path)
+    identity = tmp_path / "auth.pem"
+    parts = (here.credentials.key, here.credentials.crt, here.credentials.cas)
+    identity.write_bytes(b"".join(part.read_bytes() for part in parts))
+    settings = {name: value for name, value in here.settings().items() if not value.endswith(PARTS)}
+    config = load(None, {}, settings | {"teleport.identity": str(identity)})
+    async with running(config, times=FAST):
+        refused = await here.lines.heard("link.refused")
+        expires = await here.lines.heard("certificate.expires")
+    ended = datetime.fromtimestamp(read_certificate(here.credentials.crt.read_bytes()).not_after, UTC)
+    sign = (
+        "Sign new credentials on the Auth Service host and put the identity file in place: "
+        "tctl auth sign --format=file --user=access-plugin --ttl=8760h --out=identity"
+    )
+    assert expires["detail"] == sign
+    assert refused["detail"] == (f"Our certificate expired on {ended:%Y-%m-%d %H:%M:%S} UTC, 24 hours ago. {sign}")
 
 
-async def test_a_rotated_bot_token_is_used_at_once(tmp_path: Path) -> None:
+async def test_a_rotated_bot_token_is_used_at_once(here: World) -> None:
     """The old one may be revoked as soon as the file holds the new one."""
-    async with world(tmp_path) as here, running(here.config(), times=FAST):
+    async with running(here.config(), times=FAST):
         await announced(here)
         old = here.token_file.read_text()
         here.token_file.write_text(here.chat.new_token(here.bot))
@@ -218,18 +212,17 @@ async def test_a_rotated_bot_token_is_used_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("again", ["restart", "hangup"])
 @pytest.mark.parametrize("damage", ["half", "other key", "expired", "empty", "missing", "other cluster", "other user"])
 async def test_a_new_connection_goes_on_with_the_credentials_that_worked(
-    tmp_path: Path, again: str, damage: str
+    tmp_path: Path, here: World, again: str, damage: str
 ) -> None:
     """Also after the Auth Service restarted, and after a SIGHUP; good files are taken afterwards."""
-    async with world(tmp_path) as here, running_again(here) as sidecar:
+    async with reloading(here, here.config(), times=FAST) as sidecar:
         await announced(here)
         spoil(here, tmp_path, damage)
         await here.lines.heard("credentials.kept")
         if again == "restart":
             await trio.to_thread.run_sync(here.auth.restart)
         else:
-            os.kill(os.getpid(), signal.SIGHUP)
-            await here.lines.heard("link.ready", 2, link="mattermost")
+            await sidecar.reload(here.config(rules__mode="off"))
         await here.lines.heard("link.ready", 2, link="teleport")
         await announced(here)
         assert (await sidecar.readiness())["ready"]
@@ -243,8 +236,8 @@ async def test_a_new_connection_goes_on_with_the_credentials_that_worked(
         await announced(here)
 
 
-async def test_files_that_break_while_the_link_is_away_are_told_of_once(tmp_path: Path) -> None:
-    async with world(tmp_path) as here, running(here.config(), times=FAST):
+async def test_files_that_break_while_the_link_is_away_are_told_of_once(tmp_path: Path, here: World) -> None:
+    async with running(here.config(), times=FAST):
         await announced(here)
         here.auth.stop()
         await here.lines.heard("link.lost", link="teleport")
@@ -259,9 +252,9 @@ async def test_files_that_break_while_the_link_is_away_are_told_of_once(tmp_path
         assert "The key is not the one of the certificate" in line["detail"]
 
 
-async def test_new_files_are_tried_again_when_it_was_not_their_fault(tmp_path: Path) -> None:
+async def test_new_files_are_tried_again_when_it_was_not_their_fault(tmp_path: Path, here: World) -> None:
     times = msgspec.structs.replace(FAST, refused_retry=0.2)
-    async with world(tmp_path) as here, running(here.config(), times=times):
+    async with running(here.config(), times=times):
         await announced(here)
         here.auth.faults.fail("Ping", grpc.StatusCode.UNAVAILABLE, "away", times=2)
         here.auth.write_credentials(tmp_path, "access-plugin")
@@ -270,22 +263,21 @@ async def test_new_files_are_tried_again_when_it_was_not_their_fault(tmp_path: P
         assert line["reason"] == "unavailable"
 
 
-async def test_kept_credentials_serve_until_their_own_end(tmp_path: Path) -> None:
+async def test_kept_credentials_serve_until_their_own_end(tmp_path: Path, here: World) -> None:
     """What is said then is what is wrong with the files; good ones end the wait."""
-    async with world(tmp_path) as here:
-        soon = datetime.now(UTC) + timedelta(seconds=5)
-        here.auth.pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"], not_after=soon)
-        async with running(here.config(), times=FAST):
-            await here.lines.heard("link.ready", link="teleport")
-            spoil(here, tmp_path, "half")
-            await here.lines.heard("credentials.kept")
-            here.auth.stop()
-            assert "client_crt" in (await here.lines.heard("link.refused"))["detail"]
-            assert datetime.now(UTC) > soon - timedelta(seconds=1)
-            here.auth.start()
-            waiting = here.ask()
-            here.auth.write_credentials(tmp_path, "access-plugin")
-            await here.told(waiting)
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    here.auth.pki.write_credentials(tmp_path, "access-plugin", ["access-plugin"], not_after=soon)
+    async with running(here.config(), times=FAST):
+        await here.lines.heard("link.ready", link="teleport")
+        spoil(here, tmp_path, "half")
+        await here.lines.heard("credentials.kept")
+        here.auth.stop()
+        assert "/auth.crt holds no" in (await here.lines.heard("link.refused"))["detail"]
+        assert datetime.now(UTC) > soon - timedelta(seconds=1)
+        here.auth.start()
+        waiting = here.ask()
+        here.auth.write_credentials(tmp_path, "access-plugin")
+        await here.told(waiting)
 
 
 def spoil(here: World, folder: Path, damage: str) -> None:
@@ -305,19 +297,6 @@ def spoil(here: World, folder: Path, damage: str) -> None:
             here.auth.write_credentials(folder, "bob@example.com")
         case "other cluster":
             ClusterPki("other.example").write_credentials(folder, "access-plugin", ["access-plugin"])
-
-
-@asynccontextmanager
-async def running_again(here: World) -> AsyncIterator[Running]:
-    """A sidecar in this loop that holds a websocket, and that SIGHUP starts anew."""
-    stop = trio.Event()
-    config = here.config(reviewers__alice="alice@example.com")
-    async with trio.open_nursery() as nursery:
-        start = partial(app.run, config, stop=stop, times=FAST, reload=lambda: config)
-        try:
-            yield Running(await nursery.start(start), stop)
-        finally:
-            stop.set()
 
 
 async def test_an_identity_file_is_rotated_and_kept(tmp_path: Path) -> None:
@@ -358,10 +337,10 @@ def swap(folder: Path, version: str) -> None:
 @pytest.mark.parametrize("again", ["goes on", "restart", "hangup"])
 @pytest.mark.parametrize("content", [b"", b"\xff\xff", b"two words", b"wrong", None])
 async def test_a_token_file_that_does_not_serve_keeps_the_old_token(
-    tmp_path: Path, content: bytes | None, again: str
+    here: World, content: bytes | None, again: str
 ) -> None:
     """One warning names the file; the link stays, and a good token is taken at once."""
-    async with world(tmp_path) as here, running_again(here) as sidecar:
+    async with reloading(here, here.config(reviewers__alice="alice@example.com"), times=FAST) as sidecar:
         await announced(here)
         if content is None:
             here.token_file.unlink()
@@ -372,9 +351,11 @@ async def test_a_token_file_that_does_not_serve_keeps_the_old_token(
             await here.chat.restart()
             await here.lines.heard("link.ready", 2, link="mattermost")
         elif again == "hangup":
-            os.kill(os.getpid(), signal.SIGHUP)
-            for link in ("teleport", "mattermost"):
-                await here.lines.heard("link.ready", 2, link=link)
+            # The link is made anew; what was accepted for this server and file still is.
+            await sidecar.reload(
+                here.config(reviewers__alice="alice@example.com", mattermost__max_posts_per_second="999")
+            )
+            await here.lines.heard("link.ready", 2, link="mattermost")
         await announced(here)
         assert (await sidecar.readiness())["ready"]
         (line,) = here.lines.of("credentials.kept")
@@ -392,8 +373,8 @@ async def test_a_token_file_that_does_not_serve_keeps_the_old_token(
         assert len(here.lines.of("credentials.kept")) == 2
 
 
-async def test_a_kept_token_that_is_revoked_is_refused(tmp_path: Path) -> None:
-    async with world(tmp_path) as here, running(here.config(), times=FAST):
+async def test_a_kept_token_that_is_revoked_is_refused(here: World) -> None:
+    async with running(here.config(), times=FAST):
         await announced(here)
         here.token_file.write_text("wrong")
         await announced(here)
@@ -405,44 +386,42 @@ async def test_a_kept_token_that_is_revoked_is_refused(tmp_path: Path) -> None:
         await here.told(waiting)
 
 
-async def test_a_swapped_token_file_is_used_at_once(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        (tmp_path / "first").mkdir()
-        (tmp_path / "second").mkdir()
-        here.token_file.rename(tmp_path / "first" / "token")
-        (tmp_path / "..data").symlink_to("first")
-        here.token_file.symlink_to("..data/token")
-        async with running(here.config(), times=FAST):
-            await announced(here)
-            old = here.bot.token
-            (tmp_path / "second" / "token").write_text(here.chat.new_token(here.bot))
-            swap(tmp_path, "second")
-            here.chat.disable_token(here.bot, old)
-            await announced(here)
-            assert not here.lines.of("credentials.kept")
+async def test_a_swapped_token_file_is_used_at_once(tmp_path: Path, here: World) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    here.token_file.rename(tmp_path / "first" / "token")
+    (tmp_path / "..data").symlink_to("first")
+    here.token_file.symlink_to("..data/token")
+    async with running(here.config(), times=FAST):
+        await announced(here)
+        old = here.bot.token
+        (tmp_path / "second" / "token").write_text(here.chat.new_token(here.bot))
+        swap(tmp_path, "second")
+        here.chat.disable_token(here.bot, old)
+        await announced(here)
+        assert not here.lines.of("credentials.kept")
 
 
-async def test_sighup_takes_the_new_configuration(tmp_path: Path) -> None:
+async def test_sighup_takes_the_new_configuration(tmp_path: Path, here: World) -> None:
     """Other recipients from then on, nothing announced twice; a broken file changes nothing."""
-    async with world(tmp_path) as here:
-        other = here.chat.add_channel(here.team, "dba", members=(here.bot,))
-        file = tmp_path / "sidecar.toml"
-        settings = here.settings()
-        del settings["mattermost.recipients"]
-        file.write_text('mattermost.recipients = ["ops/access-requests"]\n')
-        with process(settings, "--config", str(file)) as child:
-            first = await announced(here)
-            file.write_text("mattermost.recipients = [\n")
-            os.kill(child.pid, signal.SIGHUP)
-            second = await announced(here)
-            file.write_text('mattermost.recipients = ["ops/dba"]\n')
-            os.kill(child.pid, signal.SIGHUP)
-            await here.chat.wait_for(lambda: set(here.states(other)) == {first, second})
-            third = here.auth.create_request("bob@example.com", ["dbadmin"])
-            await here.chat.wait_for(lambda: third in here.states(other))
-            child.terminate()
-            assert await trio.to_thread.run_sync(child.wait) == 0
-        assert here.states() == {first: ["PENDING"], second: ["PENDING"]}
+    other = here.chat.add_channel(here.team, "dba", members=(here.bot,))
+    file = tmp_path / "sidecar.toml"
+    settings = here.settings()
+    del settings["mattermost.recipients"]
+    file.write_text('mattermost.recipients = ["ops/access-requests"]\n')
+    with process(settings, "--config", str(file)) as child:
+        first = await announced(here)
+        file.write_text("mattermost.recipients = [\n")
+        os.kill(child.pid, signal.SIGHUP)
+        second = await announced(here)
+        file.write_text('mattermost.recipients = ["ops/dba"]\n')
+        os.kill(child.pid, signal.SIGHUP)
+        await here.chat.wait_for(lambda: set(here.states(other)) == {first, second})
+        third = here.auth.create_request("bob@example.com", ["dbadmin"])
+        await here.chat.wait_for(lambda: third in here.states(other))
+        child.terminate()
+        assert await trio.to_thread.run_sync(child.wait) == 0
+    assert here.states() == {first: ["PENDING"], second: ["PENDING"]}
 
 
 async def heard(child: subprocess.Popen[str], event: str) -> dict[str, object]:
@@ -455,17 +434,16 @@ async def heard(child: subprocess.Popen[str], event: str) -> dict[str, object]:
     raise AssertionError(f"it ended without {event}")
 
 
-async def test_sighup_with_an_authority_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
-    async with world(tmp_path) as here:
-        file = tmp_path / "sidecar.toml"
-        file.write_text('log.format = "json"\n')
-        with process(here.settings(), "--config", str(file)) as child:
-            await announced(here)
-            file.write_text('log.format = "json"\nlog.severity = "ERROR"\nmattermost.ca_file = "/nowhere.pem"\n')
-            os.kill(child.pid, signal.SIGHUP)
-            kept = await heard(child, "config.kept")
-            assert "/nowhere.pem" in str(kept["problems"])
-            await announced(here)
+async def test_sighup_with_an_authority_that_cannot_be_used_changes_nothing(tmp_path: Path, here: World) -> None:
+    file = tmp_path / "sidecar.toml"
+    file.write_text('log.format = "json"\n')
+    with process(here.settings(), "--config", str(file)) as child:
+        await announced(here)
+        file.write_text('log.format = "json"\nlog.severity = "ERROR"\nmattermost.ca_file = "/nowhere.pem"\n')
+        os.kill(child.pid, signal.SIGHUP)
+        kept = await heard(child, "config.kept")
+        assert "/nowhere.pem" in str(kept["problems"])
+        await announced(here)
 
 
 async def test_sighup_is_told_what_it_took_and_what_needs_a_restart(tmp_path: Path, ca: trustme.CA) -> None:

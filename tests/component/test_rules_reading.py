@@ -66,56 +66,59 @@ def page(*names: str, token: str) -> bytes:
     return pb.ListAccessMonitoringRulesResponse(rules=rules, next_page_token=token.encode()).SerializeToString()
 
 
-async def test_the_watch_tells_of_rules_where_that_is_granted(tmp_path: Path) -> None:
+@pytest.fixture
+async def read(tmp_path: Path) -> AsyncIterator[Read]:
+    async with reading(tmp_path) as one:
+        yield one
+
+
+async def test_the_watch_tells_of_rules_where_that_is_granted(read: Read) -> None:
     """PUT and DELETE, beside those of requests."""
-    async with reading(tmp_path) as read:
-        with trio.fail_after(10):
-            async with read.client.watch(rules=True) as events:
-                assert read.client.watches_rules
-                read.auth.add_rule("a", "true", ["x/y"])
-                event = await anext(events)
-                assert isinstance(event, RulePut)
-                assert (event.rule.name, event.rule.recipients, event.rule.unreadable) == ("a", ("x/y",), False)
-                read.auth.remove_rule("a")
-                assert await anext(events) == RuleDelete("a")
-        read.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
-        with trio.fail_after(10):
-            async with read.client.watch(rules=True):
-                assert not read.client.watches_rules
+    with trio.fail_after(10):
+        async with read.client.watch(rules=True) as events:
+            assert read.client.watches_rules
+            read.auth.add_rule("a", "true", ["x/y"])
+            event = await anext(events)
+            assert isinstance(event, RulePut)
+            assert (event.rule.name, event.rule.recipients, event.rule.unreadable) == ("a", ("x/y",), False)
+            read.auth.remove_rule("a")
+            assert await anext(events) == RuleDelete("a")
+    read.auth.add_role("access-plugin", rules={REQUEST: ("list", "read")})
+    with trio.fail_after(10):
+        async with read.client.watch(rules=True):
+            assert not read.client.watches_rules
 
 
-async def test_what_the_watch_told_meanwhile_is_newer_than_the_list(tmp_path: Path) -> None:
+async def test_what_the_watch_told_meanwhile_is_newer_than_the_list(read: Read) -> None:
     """A rule that is removed while a list is on its way is removed."""
-    async with reading(tmp_path) as read:
-        read.auth.add_rule("gone", "true", ["x/y"])
-        read.auth.add_rule("stays", "true", ["x/y"])
-        read.auth.faults.garble(LIST, page("gone", "stays", token=""))
-        read.auth.faults.hang(LIST)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read.load)
-            await trio.to_thread.run_sync(lambda: read.auth.wait_for(lambda: read.auth.calls[LIST] == 1))
-            read.rules.take(RuleDelete("gone"))
-            made = codec.decode_event(
-                pb.Event(Type=pb.PUT, AccessMonitoringRule=make_rule("new", "true", ["x/y"])).SerializeToString()
-            )
-            assert isinstance(made, RulePut)
-            read.rules.take(made)
-            read.auth.faults.release()
-        assert read.names == ["new", "stays"]
-        await read.load()
-        assert read.names == ["gone", "stays"]
+    read.auth.add_rule("gone", "true", ["x/y"])
+    read.auth.add_rule("stays", "true", ["x/y"])
+    read.auth.faults.garble(LIST, page("gone", "stays", token=""))
+    read.auth.faults.hang(LIST)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read.load)
+        await trio.to_thread.run_sync(lambda: read.auth.wait_for(lambda: read.auth.calls[LIST] == 1))
+        read.rules.take(RuleDelete("gone"))
+        made = codec.decode_event(
+            pb.Event(Type=pb.PUT, AccessMonitoringRule=make_rule("new", "true", ["x/y"])).SerializeToString()
+        )
+        assert isinstance(made, RulePut)
+        read.rules.take(made)
+        read.auth.faults.release()
+    assert read.names == ["new", "stays"]
+    await read.load()
+    assert read.names == ["gone", "stays"]
 
 
-async def test_an_older_server_lists_without_a_filter(tmp_path: Path) -> None:
+async def test_an_older_server_lists_without_a_filter(read: Read) -> None:
     """Found out once; those of other plugins are left out here."""
-    async with reading(tmp_path) as read:
-        read.auth.add_rule("ours", "true", ["x/y"])
-        read.auth.add_rule("theirs", "true", ["x/y"], plugin="slack")
-        read.auth.faults.fail(LIST, grpc.StatusCode.UNIMPLEMENTED, f"unknown method {LIST} for service x")
-        await read.load()
-        await read.load()
-        assert read.names == ["ours"]
-        assert (read.auth.calls[LIST], read.auth.calls["ListAccessMonitoringRules"]) == (1, 2)
+    read.auth.add_rule("ours", "true", ["x/y"])
+    read.auth.add_rule("theirs", "true", ["x/y"], plugin="slack")
+    read.auth.faults.fail(LIST, grpc.StatusCode.UNIMPLEMENTED, f"unknown method {LIST} for service x")
+    await read.load()
+    await read.load()
+    assert read.names == ["ours"]
+    assert (read.auth.calls[LIST], read.auth.calls["ListAccessMonitoringRules"]) == (1, 2)
 
 
 @pytest.mark.parametrize("tokens", [["x", "x"], [str(number) for number in range(60)]])
@@ -133,17 +136,16 @@ async def test_a_list_without_an_end_is_ended(
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.PERMISSION_DENIED])
-async def test_a_list_that_fails_keeps_what_was_known(tmp_path: Path, code: grpc.StatusCode) -> None:
+async def test_a_list_that_fails_keeps_what_was_known(read: Read, code: grpc.StatusCode) -> None:
     """And removes nobody until it works again."""
-    async with reading(tmp_path) as read:
-        read.auth.add_rule("a", "true", ["x/y"])
-        await read.load()
-        assert read.rules.book.replace
-        read.auth.faults.fail(LIST, code, "no")
-        assert await read.load() is False
-        assert (read.names, read.rules.book.replace) == (["a"], False)
-        await read.load()
-        assert (read.names, read.rules.book.replace) == (["a"], True)
+    read.auth.add_rule("a", "true", ["x/y"])
+    await read.load()
+    assert read.rules.book.replace
+    read.auth.faults.fail(LIST, code, "no")
+    assert await read.load() is False
+    assert (read.names, read.rules.book.replace) == (["a"], False)
+    await read.load()
+    assert (read.names, read.rules.book.replace) == (["a"], True)
 
 
 @pytest.mark.parametrize(
@@ -156,35 +158,32 @@ async def test_a_list_that_fails_keeps_what_was_known(tmp_path: Path, code: grpc
     ],
 )
 async def test_traits_are_those_of_the_last_login(
-    tmp_path: Path,
+    read: Read,
     sso: bool,  # noqa: FBT001
     state: grpc.StatusCode | None,
     expected: dict[str, tuple[str, ...]] | None,
 ) -> None:
     """The user's own where Teleport keeps no login; nothing is guessed where the login may not be read."""
-    async with reading(tmp_path) as read:
-        read.auth.add_user("bob", sso=sso, traits={"level": ["L1"]})
-        read.auth.add_rule("level", LEVEL, ["x/y"])
-        await read.load()
-        if state is not None:
-            read.auth.faults.fail("GetUserLoginState", state, "no")
-        book, traits = await read.rules.ruling(AccessRequest(id="r", user="bob", state="PENDING"))
-        assert book.needs_traits
-        assert traits == expected
+    read.auth.add_user("bob", sso=sso, traits={"level": ["L1"]})
+    read.auth.add_rule("level", LEVEL, ["x/y"])
+    await read.load()
+    if state is not None:
+        read.auth.faults.fail("GetUserLoginState", state, "no")
+    book, traits = await read.rules.ruling(AccessRequest(id="r", user="bob", state="PENDING"))
+    assert book.needs_traits
+    assert traits == expected
 
 
-async def test_traits_are_asked_for_once_a_minute(tmp_path: Path) -> None:
+async def test_traits_are_asked_for_once_a_minute(read: Read) -> None:
     """One person's requests cost one call; another's are asked for."""
-    async with reading(tmp_path) as read:
-        read.auth.add_rule("level", LEVEL, ["x/y"])
-        await read.load()
-        for user in ("bob@example.com", "bob@example.com", "alice@example.com"):
-            await read.rules.ruling(AccessRequest(id="r", user=user, state="PENDING"))
-        assert read.auth.calls["GetUser"] == 2
+    read.auth.add_rule("level", LEVEL, ["x/y"])
+    await read.load()
+    for user in ("bob@example.com", "bob@example.com", "alice@example.com"):
+        await read.rules.ruling(AccessRequest(id="r", user=user, state="PENDING"))
+    assert read.auth.calls["GetUser"] == 2
 
 
-async def test_roles_are_listed_by_name(tmp_path: Path) -> None:
+async def test_roles_are_listed_by_name(read: Read) -> None:
     """For who asks who is told."""
-    async with reading(tmp_path) as read:
-        read.auth.add_role("access-plugin", rules={"role": ("list", "read")})
-        assert await read.client.list_roles() == ["access-plugin", "dbadmin", "devops", "reviewer"]
+    read.auth.add_role("access-plugin", rules={"role": ("list", "read")})
+    assert await read.client.list_roles() == ["access-plugin", "dbadmin", "devops", "reviewer"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+import trio
 
 from sidecar.errors import Conflict, LinkGarbled, LinkLost, LinkRefused, RequestGone, ReviewRejected, SidecarError
 from sidecar.model import AccessRequest, Ping, PluginData
@@ -190,9 +191,37 @@ async def test_all_plugin_data_may_be_larger_than_any_other_answer(monkeypatch: 
         async with connect(peer) as client:
             with pytest.raises(LinkLost, match="larger than max") as caught:
                 list(await client.list_plugin_data())
-            assert caught.value.reason == "resource_exhausted"
+            assert caught.value.reason == "too_large"
             monkeypatch.setattr(client_module, "_WIDE_MIB", 256)
             assert list(await client.list_plugin_data()) == []
+
+
+async def test_a_legacy_list_may_be_long_and_others_have_their_turn_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teleport 7 gives all requests in one message, with reasons of any length."""
+    some = [pb.AccessRequestV3(Metadata=pb.Metadata(Name=b"%d" % n)) for n in range(20_000)]
+    some[0].Spec.RequestReason = b"x" * (1 << 20)
+    answer = pb.AccessRequests(AccessRequests=some).SerializeToString()
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(client_module, "_NARROW_MIB", 1)
+    with serve() as peer:
+        peer.unary["GetAccessRequests"] = lambda _request, _context: answer
+        async with connect(peer) as client, client.list_requests() as requests, trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            assert len([one async for one in requests]) == len(some)
+            nursery.cancel_scope.cancel()
+        monkeypatch.setattr(client_module, "_WIDE_MIB", 1)
+        async with connect(peer) as client:
+            with pytest.raises(LinkLost, match="larger than max") as caught:
+                await _list(client)
+    assert caught.value.reason == "too_large"
+    assert turns > 3
 
 
 async def test_review_and_state() -> None:

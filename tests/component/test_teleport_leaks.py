@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from sidecar import app
 from sidecar.errors import LinkLost
 from sidecar.teleport.client import AuthClient
 from sidecar.teleport.pb import teleport_pb2 as pb
 from sidecar.times import Times
 from tests.bench.child import child, sidecar_command
 from tests.teleport_peer import PATIENCE, Context, Peer, client_threads, connect, descriptors, hang, serve
-from tests.world import World, world
+from tests.world import reloading, world
 
 _INIT = pb.Event(Type=pb.INIT).SerializeToString()
 _LIST = [pb.AccessRequestV3(Metadata=pb.Metadata(Name=name)).SerializeToString() for name in (b"r1", b"r2", b"r3")]
@@ -107,20 +105,13 @@ async def test_a_thousand_renewals_leave_nothing_behind() -> None:
     await _renewals(500)
 
 
-@asynccontextmanager
-async def running_again(here: World) -> AsyncIterator[None]:
-    """A sidecar in this loop that SIGHUP starts anew."""
-    stop, config = trio.Event(), here.config()
-    async with trio.open_nursery() as nursery:
-        times = Times(file_poll=0.02, call=0.05, list_at_most_every=0.05)
-        await nursery.start(partial(app.run, config, stop=stop, times=times, reload=lambda: config))
-        yield
-        stop.set()
-
-
 async def _reloads(folder: Path, rounds: int) -> None:
-    """The whole sidecar: credentials renewed, configuration reloaded, watch lost."""
-    async with world(folder, version="16.0.0-dev") as here, running_again(here):
+    """The whole sidecar: credentials renewed, both links moved by another configuration, watch lost."""
+    times = Times(file_poll=0.02, call=0.05, list_at_most_every=0.05)
+    async with (
+        world(folder, version="16.0.0-dev") as here,
+        reloading(here, here.config(), times=times) as sidecar,
+    ):
         ready = partial(here.lines.heard, "link.ready", link="teleport")
         done = 0
         await ready()
@@ -132,8 +123,10 @@ async def _reloads(folder: Path, rounds: int) -> None:
             await ready(2 * done)
             here.auth.write_credentials(folder, "access-plugin")
             await here.lines.heard("credentials.replaced", done)
-            os.kill(os.getpid(), signal.SIGHUP)
+            other = {"rules__mode": "off", "mattermost__max_connections": "9"} if done % 2 else {}
+            await sidecar.reload(here.config(**other))
             await ready(2 * done + 1)
+            await here.lines.heard("link.ready", done + 1, link="mattermost")
             await here.recorded(lambda: here.auth.watchers == 1)
 
         await _flat(one_round, rounds)
@@ -156,6 +149,6 @@ async def test_reloads_of_a_process_cost_no_memory(tmp_path: Path) -> None:
         mib = []
         for number in range(300):
             program.process.send_signal(signal.SIGHUP)
-            await program.logged("link.ready", number + 2, link="teleport")
+            await program.logged("config.reloaded", number + 1)
             mib.append(program.rss_mb())
         assert mib[-1] - mib[99] < _GROWTH_MB

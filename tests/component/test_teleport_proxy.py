@@ -74,6 +74,12 @@ async def room(folder: Path, **proxy: Any) -> AsyncIterator[Room]:
             nursery.cancel_scope.cancel()
 
 
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Room]:
+    async with room(tmp_path) as one:
+        yield one
+
+
 # Found out
 
 
@@ -97,34 +103,31 @@ async def test_a_proxy_is_found_out_and_passed_through(tmp_path: Path) -> None:
         assert here.proxy.passed == 2
 
 
-async def test_a_proxy_learns_nothing_but_the_question(tmp_path: Path) -> None:
-    async with room(tmp_path) as here:
-        async with here.client() as client:
-            await client.ping()
-        question = f"GET /webapi/ping HTTP/1.0\r\nHost: {here.proxy.addr}\r\n\r\n".encode()
-        assert set(here.proxy.requests) == {question}
-        assert here.proxy.client_certificates == []
-        assert here.connector.web_addr == here.proxy.addr
+async def test_a_proxy_learns_nothing_but_the_question(here: Room) -> None:
+    async with here.client() as client:
+        await client.ping()
+    question = f"GET /webapi/ping HTTP/1.0\r\nHost: {here.proxy.addr}\r\n\r\n".encode()
+    assert set(here.proxy.requests) == {question}
+    assert here.proxy.client_certificates == []
+    assert here.connector.web_addr == here.proxy.addr
 
 
-async def test_an_auth_service_is_reached_directly(tmp_path: Path) -> None:
-    async with room(tmp_path) as here:
-        here.connector = Connector(here.nursery, here.auth.addr)
-        way, *_ = await here.look()
-        assert way.message.startswith("The Auth Service is reached directly: TCP with the Auth Service took ")
-        assert here.connector.way == "direct"
+async def test_an_auth_service_is_reached_directly(here: Room) -> None:
+    here.connector = Connector(here.nursery, here.auth.addr)
+    way, *_ = await here.look()
+    assert way.message.startswith("The Auth Service is reached directly: TCP with the Auth Service took ")
+    assert here.connector.way == "direct"
 
 
-async def test_a_proxy_that_became_an_auth_service_is_met_directly(tmp_path: Path) -> None:
+async def test_a_proxy_that_became_an_auth_service_is_met_directly(here: Room) -> None:
     """And the other way round: the address is looked at anew each time."""
-    async with room(tmp_path) as here:
-        there = {"addr": here.proxy.addr}
-        async with forwarding(lambda: there["addr"]) as addr:
-            here.connector = Connector(here.nursery, addr, proxy_ca_file=here.ca_file)
-            for server, way in ((here.proxy, "proxy"), (here.auth, "direct"), (here.proxy, "proxy")):
-                there["addr"] = server.addr
-                assert (await here.look())[-1].id == "teleport.client"
-                assert here.connector.way == way
+    there = {"addr": here.proxy.addr}
+    async with forwarding(lambda: there["addr"]) as addr:
+        here.connector = Connector(here.nursery, addr, proxy_ca_file=here.ca_file)
+        for server, way in ((here.proxy, "proxy"), (here.auth, "direct"), (here.proxy, "proxy")):
+            there["addr"] = server.addr
+            assert (await here.look())[-1].id == "teleport.client"
+            assert here.connector.way == way
 
 
 @asynccontextmanager
@@ -180,65 +183,61 @@ async def test_a_proxy_of_another_cluster(tmp_path: Path) -> None:
         assert here.proxy.passed == 0
 
 
-async def test_a_proxy_that_nobody_vouches_for(tmp_path: Path) -> None:
-    async with room(tmp_path) as here:
-        here.connector = Connector(here.nursery, here.proxy.addr)
-        (finding,) = await here.look()
-        assert finding == Finding(
-            "teleport.proxy.untrusted",
-            "failure",
-            here.proxy.addr,
-            f"{here.proxy.addr} is the Proxy of a Teleport cluster, but its certificate is not trusted: unable to get "
-            "local issuer certificate.",
-            f"Set proxy_ca_file in [teleport] to the CA that signed it. Or: s{USE_AUTH_PORT[1:]}",
-        )
+async def test_a_proxy_that_nobody_vouches_for(here: Room) -> None:
+    here.connector = Connector(here.nursery, here.proxy.addr)
+    (finding,) = await here.look()
+    assert finding == Finding(
+        "teleport.proxy.untrusted",
+        "failure",
+        here.proxy.addr,
+        f"{here.proxy.addr} is the Proxy of a Teleport cluster, but its certificate is not trusted: unable to get "
+        "local issuer certificate.",
+        f"Set proxy_ca_file in [teleport] to the CA that signed it. Or: s{USE_AUTH_PORT[1:]}",
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense"], ids=["missing", "empty", "nonsense"])
-async def test_a_ca_file_that_cannot_be_used(tmp_path: Path, content: bytes | None) -> None:
-    async with room(tmp_path) as here:
-        here.ca_file.unlink()
-        if content is not None:
-            here.ca_file.write_bytes(content)
-        (finding,) = await here.look()
-        assert (finding.id, finding.subject) == ("teleport.proxy.ca_file", str(here.ca_file))
-        assert finding.fix == "Correct proxy_ca_file in [teleport]: a PEM file with the authority's certificate."
+async def test_a_ca_file_that_cannot_be_used(here: Room, content: bytes | None) -> None:
+    here.ca_file.unlink()
+    if content is not None:
+        here.ca_file.write_bytes(content)
+    (finding,) = await here.look()
+    assert (finding.id, finding.subject) == ("teleport.proxy.ca_file", str(here.ca_file))
+    assert finding.fix == "Correct proxy_ca_file in [teleport]: a PEM file with the authority's certificate."
 
 
-async def test_a_lost_leg_is_named(tmp_path: Path) -> None:
-    async with room(tmp_path) as here:
-        await here.look()
-        here.proxy.auth_is_away = True
-        *_, last = await here.look()
-        assert last == Finding(
-            "teleport.handshake.closed",
-            "failure",
-            here.proxy.addr,
-            f"{here.proxy.addr} closed the connection during the TLS handshake. It is a Proxy that does not reach its "
-            "Auth Service.",
-            "Is the Auth Service running? Look at the log of the Proxy Service.",
-        )
-        with pytest.raises(LinkLost, match="does not reach its Auth Service") as lost:
-            async with here.connector.open(here.credentials):
-                pass
-        assert lost.value.reason == "unreachable"
-        here.proxy.stop()
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        (last,) = await here.look()
-        assert (last.id, last.message, last.fix) == (
-            "teleport.connect.refused",
-            f"Nothing is listening on {here.proxy.addr}. It is the address of a Proxy.",
-            "Is the Proxy Service running, and is this its address?",
-        )
+async def test_a_lost_leg_is_named(here: Room) -> None:
+    await here.look()
+    here.proxy.auth_is_away = True
+    *_, last = await here.look()
+    assert last == Finding(
+        "teleport.handshake.closed",
+        "failure",
+        here.proxy.addr,
+        f"{here.proxy.addr} closed the connection during the TLS handshake. It is a Proxy that does not reach its "
+        "Auth Service.",
+        "Is the Auth Service running? Look at the log of the Proxy Service.",
+    )
+    with pytest.raises(LinkLost, match="does not reach its Auth Service") as lost:
+        async with here.connector.open(here.credentials):
+            pass
+    assert lost.value.reason == "unreachable"
+    here.proxy.stop()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    (last,) = await here.look()
+    assert (last.id, last.message, last.fix) == (
+        "teleport.connect.refused",
+        f"Nothing is listening on {here.proxy.addr}. It is the address of a Proxy.",
+        "Is the Proxy Service running, and is this its address?",
+    )
 
 
-async def test_what_was_a_proxy_is_another_web_site(tmp_path: Path) -> None:
-    async with room(tmp_path) as here:
-        await here.look()
-        here.proxy.is_other_site = True
-        (finding,) = await here.look()
-        assert finding.id == "teleport.server.not_auth"
-        assert here.connector.way == "direct"
+async def test_what_was_a_proxy_is_another_web_site(here: Room) -> None:
+    await here.look()
+    here.proxy.is_other_site = True
+    (finding,) = await here.look()
+    assert finding.id == "teleport.server.not_auth"
+    assert here.connector.way == "direct"
 
 
 async def test_a_cluster_whose_name_is_too_long_for_the_way(tmp_path: Path) -> None:
@@ -284,42 +283,40 @@ async def test_a_server_that_wants_to_hear_us_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whose", ["leaf", "unpinned", "not auth"])
-async def test_another_server_behind_the_proxy_is_not_believed(tmp_path: Path, whose: str) -> None:
+async def test_another_server_behind_the_proxy_is_not_believed(here: Room, whose: str) -> None:
     """The Proxy, or whoever stands in its place, may pass us on to anybody."""
-    async with room(tmp_path) as here:
-        await here.look()
-        leaf = ClusterPki("leaf.example.com") if whose == "leaf" else here.auth.pki
-        shown = here.credentials
-        if whose == "leaf":
-            shown = replace(shown, authorities=shown.authorities + leaf.host_ca.pem)
-        elif whose == "unpinned":
-            shown = replace(shown, ca_pins=("sha256:00",))
-        here.auth.stop()
-        here.auth.certificate = leaf.server_certificate()
-        if whose == "not auth":
-            here.auth.certificate = leaf.host_ca.issue(
-                x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "p")]), names=[general_name("proxy.internal")]
-            )
-        here.auth.start()
-        with pytest.raises(LinkRefused) as refused:
-            async with here.connector.open(shown):
-                pass
-        assert refused.value.reason == ("credentials" if whose == "unpinned" else "tls")
-        assert here.auth.calls == {}
+    await here.look()
+    leaf = ClusterPki("leaf.example.com") if whose == "leaf" else here.auth.pki
+    shown = here.credentials
+    if whose == "leaf":
+        shown = replace(shown, authorities=shown.authorities + leaf.host_ca.pem)
+    elif whose == "unpinned":
+        shown = replace(shown, ca_pins=("sha256:00",))
+    here.auth.stop()
+    here.auth.certificate = leaf.server_certificate()
+    if whose == "not auth":
+        here.auth.certificate = leaf.host_ca.issue(
+            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "p")]), names=[general_name("proxy.internal")]
+        )
+    here.auth.start()
+    with pytest.raises(LinkRefused) as refused:
+        async with here.connector.open(shown):
+            pass
+    assert refused.value.reason == ("credentials" if whose == "unpinned" else "tls")
+    assert here.auth.calls == {}
 
 
-async def test_the_auth_service_does_not_take_us(tmp_path: Path) -> None:
+async def test_the_auth_service_does_not_take_us(here: Room) -> None:
     """In TLS 1.3 that comes after the handshake, and grpcio would only say that the connection was lost."""
-    async with room(tmp_path) as here:
-        await here.look()
-        stranger = ClusterPki(CLUSTER).user_certificate("access-plugin", [])
-        shown = replace(here.credentials, certificate=stranger.certificate, key=stranger.key)
-        *_, last = await here.look(shown)
-        assert last.id.startswith("teleport.client.")
-        with pytest.raises(LinkError) as refused:
-            async with here.connector.open(shown):
-                pass
-        assert refused.value.detail.startswith(last.message)
+    await here.look()
+    stranger = ClusterPki(CLUSTER).user_certificate("access-plugin", [])
+    shown = replace(here.credentials, certificate=stranger.certificate, key=stranger.key)
+    *_, last = await here.look(shown)
+    assert last.id.startswith("teleport.client.")
+    with pytest.raises(LinkError) as refused:
+        async with here.connector.open(shown):
+            pass
+    assert refused.value.detail.startswith(last.message)
 
 
 KEYS: dict[str, Callable[[], PrivateKey]] = {
@@ -356,8 +353,8 @@ async def test_identity_files_of_every_kind(tmp_path: Path, key: str, way: str) 
 # Lent to grpcio, once
 
 
-async def test_calls_and_watches(tmp_path: Path) -> None:
-    async with room(tmp_path) as here, here.client() as client:
+async def test_calls_and_watches(here: Room) -> None:
+    async with here.client() as client:
         await client.ping()
         async with client.watch() as events:
             request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
@@ -369,9 +366,9 @@ async def test_calls_and_watches(tmp_path: Path) -> None:
         assert not client.over
 
 
-async def test_a_lost_connection_is_a_lost_link(tmp_path: Path) -> None:
+async def test_a_lost_connection_is_a_lost_link(here: Room) -> None:
     """Grpcio would open another one, to whoever answers there by then."""
-    async with room(tmp_path) as here, here.client() as client:
+    async with here.client() as client:
         await client.ping()
         passed = here.proxy.passed
         async with client.watch() as events:
@@ -446,66 +443,64 @@ async def test_who_does_not_read_holds_the_server_back(tmp_path: Path) -> None:
 # Gone when it is over
 
 
-async def test_nothing_is_left(tmp_path: Path) -> None:
+async def test_nothing_is_left(here: Room) -> None:
     """Ended, cut, refused or cancelled at any step, there are as many tasks, threads and descriptors as before."""
-    async with room(tmp_path) as here:
 
-        async def use() -> None:
-            async with here.client() as client, client.watch():
+    async def use() -> None:
+        async with here.client() as client, client.watch():
+            await client.ping()
+
+    async def cancelled_after(steps: int) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(use)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+
+    async def cut() -> None:
+        async with here.client() as client:
+            here.proxy.cut()
+            with pytest.raises(LinkLost):
                 await client.ping()
 
-        async def cancelled_after(steps: int) -> None:
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(use)
-                    for _ in range(steps):
-                        await trio.lowlevel.checkpoint()
-                    scope.cancel()
+    async def settled() -> tuple[int, int, int]:
+        with trio.move_on_after(PATIENCE):
+            while here.proxy.connections or here.auth.watchers:  # noqa: ASYNC110 - threads tell nobody
+                await trio.sleep(0.01)
+        await trio.sleep(0.3)  # grpcio's core closes its sockets in threads of its own
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        return tasks, len(client_threads()), descriptors()
 
-        async def cut() -> None:
-            async with here.client() as client:
-                here.proxy.cut()
-                with pytest.raises(LinkLost):
-                    await client.ping()
-
-        async def settled() -> tuple[int, int, int]:
-            with trio.move_on_after(PATIENCE):
-                while here.proxy.connections or here.auth.watchers:  # noqa: ASYNC110 - threads tell nobody
-                    await trio.sleep(0.01)
-            await trio.sleep(0.3)  # grpcio's core closes its sockets in threads of its own
-            tasks = trio.lowlevel.current_statistics().tasks_living
-            return tasks, len(client_threads()), descriptors()
-
+    await use()
+    before = await settled()
+    for steps in range(0, 400, 20):
         await use()
-        before = await settled()
-        for steps in range(0, 400, 20):
-            await use()
-            await cut()
-            await cancelled_after(steps)
-        assert await settled() <= before
+        await cut()
+        await cancelled_after(steps)
+    assert await settled() <= before
 
 
-async def test_out_of_descriptors_it_is_a_lost_link(tmp_path: Path) -> None:
+async def test_out_of_descriptors_it_is_a_lost_link(here: Room) -> None:
     """At whichever step they run out, nothing but this connection is lost, and there is one later."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with room(tmp_path) as here:
-        await here.look()
-        async with here.connector.open(here.credentials) as client:
-            await client.ping()
-        for free in range(8):
-            with ExitStack() as stack:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-                stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-                taken = take_all()
-                for one in taken[:free]:
-                    os.close(one)
-                for one in taken[free:]:
-                    stack.callback(os.close, one)
-                with suppress(LinkLost):
-                    async with here.connector.open(here.credentials) as client:
-                        await client.ping()
-        async with here.connector.open(here.credentials) as client:
-            await client.ping()
+    await here.look()
+    async with here.connector.open(here.credentials) as client:
+        await client.ping()
+    for free in range(8):
+        with ExitStack() as stack:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+            taken = take_all()
+            for one in taken[:free]:
+                os.close(one)
+            for one in taken[free:]:
+                stack.callback(os.close, one)
+            with suppress(LinkLost):
+                async with here.connector.open(here.credentials) as client:
+                    await client.ping()
+    async with here.connector.open(here.credentials) as client:
+        await client.ping()
 
 
 def take_all() -> list[int]:
@@ -516,13 +511,12 @@ def take_all() -> list[int]:
     return taken
 
 
-async def test_it_may_be_closed_from_another_task(tmp_path: Path) -> None:
+async def test_it_may_be_closed_from_another_task(here: Room) -> None:
     """As the link closes the connection of before, whose calls may still end."""
-    async with room(tmp_path) as here:
-        await here.look()
-        stack = AsyncExitStack()
-        client = await stack.enter_async_context(here.connector.open(here.credentials))
-        await client.ping()
-        here.nursery.start_soon(stack.aclose)
-        while not client.over:  # noqa: ASYNC110 - only its own task is told
-            await trio.sleep(0.01)
+    await here.look()
+    stack = AsyncExitStack()
+    client = await stack.enter_async_context(here.connector.open(here.credentials))
+    await client.ping()
+    here.nursery.start_soon(stack.aclose)
+    while not client.over:  # noqa: ASYNC110 - only its own task is told
+        await trio.sleep(0.01)

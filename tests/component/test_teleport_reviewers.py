@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,16 +47,16 @@ class Room:
         return len(request.reviews)
 
 
-@asynccontextmanager
-async def room(folder: Path) -> AsyncIterator[Room]:
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Room]:
     with AuthServer.dual_authorization() as auth:
-        inside = folder / "reviewers"
+        inside = tmp_path / "reviewers"
         inside.mkdir()
-        files = auth.write_credentials(folder, "access-plugin", name="access-plugin")
+        files = auth.write_credentials(tmp_path, "access-plugin", name="access-plugin")
         async with open_reviewers(inside, files.cas, partial(open_client, auth.addr)) as pool:
-            here = Room(auth, inside, pool)
-            here.write()
-            yield here
+            one = Room(auth, inside, pool)
+            one.write()
+            yield one
 
 
 def somebody_else(here: Room) -> None:
@@ -86,6 +85,11 @@ def half_written(here: Room) -> None:
     crt.write_bytes(crt.read_bytes()[:300])
 
 
+def damaged(here: Room) -> None:
+    crt = here.folder / f"{ALICE}.crt"
+    crt.write_bytes(crt.read_bytes()[:300] + b"\n-----END CERTIFICATE-----\n")
+
+
 def without_authorities(here: Room) -> None:
     (here.folder.parent / "access-plugin.cas").write_bytes(b"")
 
@@ -96,188 +100,175 @@ BROKEN = [
     (readable_by_others, "its mode must be 0600"),
     (a_foreign_key, "do not belong together"),
     (garbled, "holds no PEM block CERTIFICATE"),
-    (half_written, "the certificate in alice@example.com.crt cannot be read"),
-    (without_authorities, "access-plugin.cas holds no PEM block CERTIFICATE"),
+    (half_written, "holds no PEM block CERTIFICATE"),
+    (damaged, "the certificate in alice@example.com.crt cannot be read"),
+    (without_authorities, "access-plugin.cas is empty"),
 ]
 
 
-async def test_a_server_of_another_cluster_gets_no_review(tmp_path: Path) -> None:
+async def test_a_server_of_another_cluster_gets_no_review(here: Room) -> None:
     """However often it is tried: that there is a connection proves nothing."""
-    with trio.fail_after(10):
-        async with room(tmp_path) as here:
-            other = pb.PingResponse(ClusterName=b"other.example").SerializeToString()
-            here.auth.faults.garble("Ping", other, times=2)
-            for _ in range(2):
-                with pytest.raises(ReviewRejected) as refused:
-                    await here.approve()
-                assert refused.value.reason == "credential"
-            assert not here.auth.submissions
-            assert await here.approve() == 1
+    other = pb.PingResponse(ClusterName=b"other.example").SerializeToString()
+    here.auth.faults.garble("Ping", other, times=2)
+    for _ in range(2):
+        with pytest.raises(ReviewRejected) as refused:
+            await here.approve()
+        assert refused.value.reason == "credential"
+    assert not here.auth.submissions
+    assert await here.approve() == 1
 
 
 @pytest.mark.parametrize(("spoil", "words"), BROKEN)
 async def test_credentials_that_do_not_serve(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Room], None], words: str
+    here: Room, caplog: pytest.LogCaptureFixture, spoil: Callable[[Room], None], words: str
 ) -> None:
     """One warning for each state of the files names them."""
-    async with room(tmp_path) as here:
-        spoil(here)
-        for _ in range(2):
-            with pytest.raises(ReviewRejected, match=r"credentials|certificate|mode") as refused:
-                await here.approve()
-            assert refused.value.reason == "credential"
-        assert not here.auth.submissions
-        (line,) = told(caplog, "credentials.unusable")
-        assert line["reviewer"] == ALICE
-        assert line["detail"].startswith(f"{here.folder / ALICE}.crt, {ALICE}.key: ")
-        assert re.search(words, line["detail"])
-        (here.folder / f"{ALICE}.crt").write_bytes(b"")
-        with pytest.raises(ReviewRejected):
+    spoil(here)
+    for _ in range(2):
+        with pytest.raises(ReviewRejected, match=r"credentials|certificate|mode") as refused:
             await here.approve()
-        assert len(told(caplog, "credentials.unusable")) == 2
+        assert refused.value.reason == "credential"
+    assert not here.auth.submissions
+    (line,) = told(caplog, "credentials.unusable")
+    assert line["reviewer"] == ALICE
+    assert line["detail"].startswith(f"{here.folder / ALICE}.crt, {ALICE}.key: ")
+    assert re.search(words, line["detail"])
+    (here.folder / f"{ALICE}.crt").write_bytes(b"")
+    with pytest.raises(ReviewRejected):
+        await here.approve()
+    assert len(told(caplog, "credentials.unusable")) == 2
 
 
 @pytest.mark.parametrize(("spoil", "words"), BROKEN)
 async def test_broken_files_keep_the_open_connection(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Room], None], words: str
+    here: Room, caplog: pytest.LogCaptureFixture, spoil: Callable[[Room], None], words: str
 ) -> None:
     """One warning, and the next review is Alice's as the one before."""
-    async with room(tmp_path) as here:
-        await here.approve()
-        spoil(here)
-        for _ in range(2):
-            here.request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
-            assert await here.approve() == 1
-        (line,) = told(caplog, "credentials.kept")
-        assert (line["reviewer"], line["reason"]) == (ALICE, "credential")
-        assert re.search(words, line["detail"])
-        assert line["detail"].startswith(f"{here.folder / ALICE}.crt, {ALICE}.key: ")
-        assert not told(caplog, "credentials.unusable")
+    await here.approve()
+    spoil(here)
+    for _ in range(2):
+        here.request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
+        assert await here.approve() == 1
+    (line,) = told(caplog, "credentials.kept")
+    assert (line["reviewer"], line["reason"]) == (ALICE, "credential")
+    assert re.search(words, line["detail"])
+    assert line["detail"].startswith(f"{here.folder / ALICE}.crt, {ALICE}.key: ")
+    assert not told(caplog, "credentials.unusable")
 
 
 @pytest.mark.parametrize("suffix", ["crt", "key"])
 @pytest.mark.parametrize("used_before", [False, True])
-async def test_a_removed_file_ends_an_identity(tmp_path: Path, suffix: str, *, used_before: bool) -> None:
-    async with room(tmp_path) as here:
-        if used_before:
-            await here.approve()
-        (here.folder / f"{ALICE}.{suffix}").unlink()
-        with pytest.raises(ReviewRejected, match="there are no credentials for") as refused:
-            await here.approve()
-        assert refused.value.reason == "credential"
-        assert len(here.auth.submissions) == used_before
-        # The connection of before is gone for good.
-        (here.folder / f"{ALICE}.{suffix}").write_bytes(b"")
-        with pytest.raises(ReviewRejected, match="cannot be read"):
-            await here.approve()
-
-
-async def test_who_never_had_files_is_no_broken_reviewer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with room(tmp_path) as here:
-        with pytest.raises(ReviewRejected, match="there are no credentials for"):
-            await here.approve(IVAN)
-        assert not caplog.records
-
-
-async def test_credentials_that_teleport_refuses_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with room(tmp_path) as here:
-        here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAUTHENTICATED, "no", times=2)
-        for _ in range(2):
-            with pytest.raises(ReviewRejected, match="does not accept"):
-                await here.approve()
-        (line,) = told(caplog, "credentials.unusable")
-        assert line["reviewer"] == ALICE
-
-
-async def test_a_swapped_folder_of_links_opens_a_new_connection(tmp_path: Path) -> None:
-    """As Kubernetes updates a mounted secret."""
-    async with room(tmp_path) as here:
-        names = [f"{ALICE}.crt", f"{ALICE}.key"]
-        for version in ("first", "second"):
-            (here.folder / version).mkdir()
-            here.write()
-            for name in names:
-                (here.folder / name).rename(here.folder / version / name)
-        (here.folder / "..data").symlink_to("first")
-        for name in names:
-            (here.folder / name).symlink_to(f"..data/{name}")
+async def test_a_removed_file_ends_an_identity(here: Room, suffix: str, *, used_before: bool) -> None:
+    if used_before:
         await here.approve()
-        before = here.pool._open[ALICE].client
-        (here.folder / "..new").symlink_to("second")
-        (here.folder / "..new").rename(here.folder / "..data")
-        here.request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
-        assert await here.approve() == 1
-        assert here.pool._open[ALICE].client is not before
+    (here.folder / f"{ALICE}.{suffix}").unlink()
+    with pytest.raises(ReviewRejected, match="there are no credentials for") as refused:
+        await here.approve()
+    assert refused.value.reason == "credential"
+    assert len(here.auth.submissions) == used_before
+    # The connection of before is gone for good.
+    (here.folder / f"{ALICE}.{suffix}").write_bytes(b"")
+    with pytest.raises(ReviewRejected, match="cannot be read"):
+        await here.approve()
 
 
-async def test_the_certificates_that_can_be_read(tmp_path: Path) -> None:
+async def test_who_never_had_files_is_no_broken_reviewer(here: Room, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ReviewRejected, match="there are no credentials for"):
+        await here.approve(IVAN)
+    assert not caplog.records
+
+
+async def test_credentials_that_teleport_refuses_are_told_of(here: Room, caplog: pytest.LogCaptureFixture) -> None:
+    here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode.UNAUTHENTICATED, "no", times=2)
+    for _ in range(2):
+        with pytest.raises(ReviewRejected, match="does not accept"):
+            await here.approve()
+    (line,) = told(caplog, "credentials.unusable")
+    assert line["reviewer"] == ALICE
+
+
+async def test_a_swapped_folder_of_links_opens_a_new_connection(here: Room) -> None:
+    """As Kubernetes updates a mounted secret."""
+    names = [f"{ALICE}.crt", f"{ALICE}.key"]
+    for version in ("first", "second"):
+        (here.folder / version).mkdir()
+        here.write()
+        for name in names:
+            (here.folder / name).rename(here.folder / version / name)
+    (here.folder / "..data").symlink_to("first")
+    for name in names:
+        (here.folder / name).symlink_to(f"..data/{name}")
+    await here.approve()
+    before = here.pool._open[ALICE].client
+    (here.folder / "..new").symlink_to("second")
+    (here.folder / "..new").rename(here.folder / "..data")
+    here.request_id = here.auth.create_request("bob@example.com", ["dbadmin"])
+    assert await here.approve() == 1
+    assert here.pool._open[ALICE].client is not before
+
+
+async def test_the_certificates_that_can_be_read(here: Room) -> None:
     """Their ends are watched, each by its reviewer."""
-    async with room(tmp_path) as here:
-        here.write(IVAN)
-        garbled(here)
-        assert list(here.pool.certificates()) == [IVAN]
+    here.write(IVAN)
+    garbled(here)
+    assert list(here.pool.certificates()) == [IVAN]
 
 
 async def test_a_certificate_that_ends_while_its_connection_is_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with room(tmp_path) as here:
+    await here.approve()
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    with pytest.raises(ReviewRejected, match="has expired"):
         await here.approve()
-        monkeypatch.setattr(time, "time", lambda: 1e12)
-        with pytest.raises(ReviewRejected, match="has expired"):
-            await here.approve()
 
 
-async def test_a_replaced_file_opens_a_new_connection(tmp_path: Path) -> None:
+async def test_a_replaced_file_opens_a_new_connection(here: Room) -> None:
     """The second review is Teleport's to refuse: it is asked."""
-    async with room(tmp_path) as here:
-        assert await here.approve() == 1
-        here.write()
-        with pytest.raises(ReviewRejected) as refused:
-            await here.approve()
-        assert refused.value.reason == "duplicate"
+    assert await here.approve() == 1
+    here.write()
+    with pytest.raises(ReviewRejected) as refused:
+        await here.approve()
+    assert refused.value.reason == "duplicate"
 
 
 @pytest.mark.parametrize("name", ["../auth", "", ".hidden", "a/b", "a\x00b", "x" * 300])
-async def test_a_user_name_never_leaves_the_folder(tmp_path: Path, name: str) -> None:
-    async with room(tmp_path) as here:
-        with pytest.raises(ReviewRejected, match="cannot have a file"):
-            await here.approve(name)
+async def test_a_user_name_never_leaves_the_folder(here: Room, name: str) -> None:
+    with pytest.raises(ReviewRejected, match="cannot have a file"):
+        await here.approve(name)
 
 
-async def test_connections_are_bounded_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_bounded_and_shared(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many at once open one each; beyond the bound the one unused for longest makes room, in use or not."""
     monkeypatch.setattr(module, "MOST_OPEN", 2)
     users = [f"reviewer{number}@example.com" for number in range(5)]
-    async with room(tmp_path) as here:
-        for user in users:
-            here.auth.add_user(user, ["reviewer"])
-            here.write(user)
-        here.auth.faults.hang("SubmitAccessReview")
-        refused = []
+    for user in users:
+        here.auth.add_user(user, ["reviewer"])
+        here.write(user)
+    here.auth.faults.hang("SubmitAccessReview")
+    refused = []
 
-        async def approve(user: str) -> None:
-            try:
-                await here.approve(user)
-            except ReviewRejected as exc:
-                refused.append(exc.reason)
+    async def approve(user: str) -> None:
+        try:
+            await here.approve(user)
+        except ReviewRejected as exc:
+            refused.append(exc.reason)
 
-        async with trio.open_nursery() as nursery:
-            for user in users * 2:
-                nursery.start_soon(approve, user)
-            await trio.to_thread.run_sync(
-                here.auth.wait_for, lambda: here.auth.calls["SubmitAccessReview"] == len(users) * 2
-            )
-            assert len(here.pool._open) == 2
-            here.auth.faults.release()
-        assert refused == ["duplicate"] * len(users)
+    async with trio.open_nursery() as nursery:
+        for user in users * 2:
+            nursery.start_soon(approve, user)
+        await trio.to_thread.run_sync(
+            here.auth.wait_for, lambda: here.auth.calls["SubmitAccessReview"] == len(users) * 2
+        )
+        assert len(here.pool._open) == 2
+        here.auth.faults.release()
+    assert refused == ["duplicate"] * len(users)
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED"])
-async def test_a_teleport_that_is_away_is_no_refusal(tmp_path: Path, code: str) -> None:
+async def test_a_teleport_that_is_away_is_no_refusal(here: Room, code: str) -> None:
     """It is tried again by whoever asked."""
-    async with room(tmp_path) as here:
-        here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode[code], "away")
-        with pytest.raises(LinkLost):
-            await here.approve()
-        assert await here.approve() == 1
+    here.auth.faults.fail("SubmitAccessReview", grpc.StatusCode[code], "away")
+    with pytest.raises(LinkLost):
+        await here.approve()
+    assert await here.approve() == 1

@@ -162,7 +162,7 @@ async def test_a_server_is_met_again_on_each_new_connection() -> None:
                     assert [method for method, _ in peer.calls] == ["Ping"] * count
                     network.cut()
                     with trio.fail_after(PATIENCE):
-                        while client._channel.connected:  # noqa: ASYNC110 - grpcio's core tells nobody
+                        while await client._channel.is_connected():  # noqa: ASYNC110 - grpcio's core tells nobody
                             await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
 

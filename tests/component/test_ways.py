@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,11 +11,12 @@ import trio
 import trio.testing
 from msgspec.structs import replace
 
-from sidecar import app, check
+from sidecar import check
 from sidecar.config import Config
 from sidecar.simulator.teleport.proxy import ProxyServer
+from sidecar.simulator.teleport.roles import RULE
 from tests.deciding import APPROVE, LISTENING, card_of, linked, listening
-from tests.world import QUICK, World, running, world
+from tests.world import QUICK, World, reloading, running, world
 
 TIMES = replace(QUICK, call=0.05)
 WAYS = pytest.mark.parametrize("way", ["direct", "proxy"])
@@ -91,20 +89,17 @@ async def test_the_way_is_found_out_and_told(tmp_path: Path, way: str) -> None:
 @WAYS
 async def test_new_credentials_and_a_new_configuration(tmp_path: Path, way: str) -> None:
     async with way_to(tmp_path, way) as there:
-        stop, config = trio.Event(), there.config()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(app.run, config, stop=stop, times=TIMES, reload=lambda: config))
+        async with reloading(there.here, there.config(), times=TIMES) as sidecar:
             await there.announced()
             there.here.auth.write_credentials(tmp_path, "access-plugin")
             await there.here.lines.heard("credentials.replaced")
             await there.announced()
-            os.kill(os.getpid(), signal.SIGHUP)
+            await sidecar.reload(there.config(rules__mode="off"))
             await there.here.lines.heard("link.ready", 2, link="teleport")
             await there.announced()
             if way == "proxy":
                 # The connection of now alone: those of before are gone, at both ends.
                 await there.connections(1)
-            stop.set()
         await there.connections(0)
 
 
@@ -208,3 +203,12 @@ async def test_check_tells_the_way_and_each_hop(tmp_path: Path, way: str) -> Non
         assert by_id["teleport.way"].message.startswith(f"The Auth Service is reached {reached} took ")
         assert by_id["reviewer.rights"].status == "ok"
         await there.connections(0)
+
+
+@WAYS
+async def test_who_is_told_is_asked_by_the_same_way(tmp_path: Path, way: str) -> None:
+    async with way_to(tmp_path, way) as there:
+        there.here.auth.add_rule("all", "true", ["ops/dba"])
+        there.here.auth.add_role("access-plugin", rules={RULE: ("list", "read")})
+        findings, _ = await check.who_is_told(there.config(), ("dbadmin",), "")
+    assert [(one.subject, one.message) for one in findings] == [("ops/dba", 'the access monitoring rule "all".')]

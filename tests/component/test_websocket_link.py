@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.deciding import ALICE, APPROVE, LISTENING, ask, deciding, linked, listening, says, submitted
-from tests.world import World, running, world
+from tests.world import World, running
 
 # A ping each moment finds a socket that went deaf.
 PINGING = msgspec.structs.replace(LISTENING, socket_ping_every=0.05, socket_ping_limit=0.5, hello=0.3)
@@ -106,19 +106,18 @@ async def test_events_told_twice_or_in_the_wrong_order_are_judged_once(tmp_path:
         assert submitted(here) == [(ALICE, "APPROVED")]
 
 
-async def test_a_bad_token_is_told_apart_from_a_silent_network(tmp_path: Path) -> None:
+async def test_a_bad_token_is_told_apart_from_a_silent_network(here: World) -> None:
     """Both look like a websocket without hello; only one of them is the operator's to mend."""
-    async with world(tmp_path) as here:
-        here.chat.hello = False
-        async with running(here.config(**linked(here)), times=PINGING):
-            await here.lines.heard("link.lost", link="mattermost", reason="no_hello")
-            here.chat.disable_token(here.bot)
-            line = await here.lines.heard("link.refused", link="mattermost")
-            assert "token" in line["detail"]
-            here.chat.enable_token(here.bot)
-            here.chat.hello = True
-            here.token_file.write_text(here.bot.token + "\n")
-            await here.lines.heard("link.ready", link="mattermost")
+    here.chat.hello = False
+    async with running(here.config(**linked(here)), times=PINGING):
+        await here.lines.heard("link.lost", link="mattermost", reason="no_hello")
+        here.chat.disable_token(here.bot)
+        line = await here.lines.heard("link.refused", link="mattermost")
+        assert "token" in line["detail"]
+        here.chat.enable_token(here.bot)
+        here.chat.hello = True
+        here.token_file.write_text(here.bot.token + "\n")
+        await here.lines.heard("link.ready", link="mattermost")
 
 
 async def test_no_line_of_any_log_bears_the_token(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -137,18 +136,18 @@ async def test_no_line_of_any_log_bears_the_token(tmp_path: Path, caplog: pytest
     assert not [record for record in ours if here.bot.token in f"{record.getMessage()} {record.__dict__}"]
 
 
-async def test_without_decisions_no_websocket_is_opened(tmp_path: Path) -> None:
+async def test_without_decisions_no_websocket_is_opened(here: World) -> None:
     """With nobody linked there is nothing to hear."""
-    async with world(tmp_path) as here, running(here.config(), times=PINGING):
+    async with running(here.config(), times=PINGING):
         await here.watched()
         await here.lines.heard("link.ready", link="mattermost")
         await ask(here)
         assert not here.chat.hub.sockets
 
 
-async def test_a_sidecar_that_decides_nothing_still_answers_the_linked(tmp_path: Path) -> None:
+async def test_a_sidecar_that_decides_nothing_still_answers_the_linked(here: World) -> None:
     """`list` works, a decision is refused in one sentence, and reactions are not even read."""
-    async with world(tmp_path) as here, running(here.config(reviewers__alice=ALICE), times=LISTENING):
+    async with running(here.config(reviewers__alice=ALICE), times=LISTENING):
         await listening(here)
         request_id, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)

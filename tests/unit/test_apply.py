@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar.decisions.posts import MAX_ATTEMPTS
+from sidecar.decisions.proof import MAX_ATTEMPTS
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, post_key
 from sidecar.decisions.seen import Action, Answer, Context, Create, Delete, Patch, Place, Reply
 from sidecar.decisions.settle import Result
@@ -51,7 +51,15 @@ class Board:
         return fault
 
     async def create_post(
-        self, channel_id: str, draft: Draft, *, key: str, tm: dict[str, object], root_id: str = "", guard: Any
+        self,
+        channel_id: str,
+        draft: Draft,
+        *,
+        key: str,
+        tm: dict[str, object],
+        root_id: str = "",
+        announces: bool = False,
+        guard: Any,
     ) -> Post:
         fault = await self._begin(guard)
         self.marks.append(tm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -175,10 +176,29 @@ def test_endpoints_for_everybody(settings: dict[str, str], golden: Golden) -> No
     golden(to_lines(finding))
 
 
-def test_networks_in_no_proxy_are_named(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Curl and Go understand them, so that an operator believes them."""
-    monkeypatch.setenv("no_proxy", "localhost,10.0.0.0/8")
-    assert not [one for one in check_local(config(settings)) if one.id == "environment.no_proxy"]
-    monkeypatch.setenv("https_proxy", "http://proxy.example.com:3128")
-    (finding,) = (one for one in check_local(config(settings)) if one.id == "environment.no_proxy")
-    assert (finding.status, finding.message.partition(":")[0]) == ("warning", "10.0.0.0/8")
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "teleport.client_crt",
+        "teleport.client_key",
+        "teleport.root_cas",
+        "teleport.identity",
+        "mattermost.token_file",
+        "mattermost.ca_file",
+        "endpoints.bearer_token_file",
+        "endpoints.tls_crt endpoints.tls_key",
+    ],
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_file_that_may_never_end_is_named_and_not_read(
+    settings: dict[str, str], tmp_path: Path, keys: str, kind: str
+) -> None:
+    """`run` reads these anew all the time, where whatever waits stops everything."""
+    path = tmp_path / "pipe" if kind == "pipe" else Path("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    if keys == "teleport.identity":
+        settings = {name: text for name, text in settings.items() if not name.startswith("teleport.")}
+    (finding,) = wrong(config(settings | dict.fromkeys(keys.split(), str(path))))
+    assert finding.status == "failure"
+    assert str(path) in finding.message
+    assert "it is a pipe or a device, not a file" in finding.message

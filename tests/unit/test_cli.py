@@ -258,8 +258,9 @@ def test_configure_prints_examples_and_the_bot(capsys: pytest.CaptureFixture[str
     assert cli.main(["configure", "--for", "tbot", "--rbac", "plugin"]) == 2
 
 
-def test_output_that_cannot_be_written_is_one_line() -> None:
-    command = [sys.executable, "-m", "sidecar", "configure"]
+@pytest.mark.parametrize("words", ["configure", "configure --rbac", "version", "health --url http://127.0.0.1:9"])
+def test_output_that_cannot_be_written_is_one_line(words: str) -> None:
+    command = [sys.executable, "-m", "sidecar", *words.split()]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (1, b"standard output: No space left on device\n")

@@ -142,14 +142,14 @@ def test_every_problem_is_told_at_once() -> None:
     assert caught.value.problems == [
         "zeleport: unknown key, did you mean teleport?",
         "teleport.adr: unknown key, did you mean addr?",
-        "teleport.client_crt: must be text in quotes",
+        "teleport.client_crt: must be text in quotes, not 3",
         'teleport.verify: must be one of cluster, hostname, not "host"',
         'teleport.lease: must be a duration such as "90s", "10m" or "1h30m", not 30',
-        "mattermost.max_connections: must be a whole number from 1 to 100",
-        "mattermost.recipients: must be text in quotes (item 2)",
-        "limits.workers: must be a whole number from 1 upwards",
+        'mattermost.max_connections: must be a whole number from 1 to 100, not "8"',
+        "mattermost.recipients: must be text in quotes, not 3 (item 2)",
+        "limits.workers: must be a whole number from 1 upwards, not 0",
         "teleport.client_key: is missing: client_crt, client_key, root_cas belong together",
-        "mattermost.url: must be an http:// or https:// address",
+        "mattermost.url: must be an http:// or https:// address, not mattermost.example.com",
         "reviews.policy.dbadmin.approvals: is 2, but reviewers names only 1",
         "reviews.policy.dbadmin.denials: is missing or below 1",
     ]
@@ -164,7 +164,7 @@ def test_problems_of_reviews_and_people() -> None:
         'reviewers.eve: is missing its user: write "alice@example.com" or { id = "…", user = "alice@example.com" }',
         "reviewers.david: has the id of reviewers.carol",
         "requesters.a: b stands on both sides of the table, so nobody can tell who is who",
-        "reviews.deny: must hold emoji names, such as white_check_mark",
+        "reviews.deny: must hold emoji names, such as white_check_mark, not ok, no way",
         "reviews.ways: is empty, and reviews.submit_as is set: name at least one way",
         'reviews.identities: is missing: submit_as = "reviewer" needs the folder with reviewers\' credentials',
         "reviewers: alice without an id: " + WITHOUT_ID,
@@ -203,7 +203,7 @@ def test_what_never_ends_or_is_nested_too_deeply_is_one_problem(tmp_path: Path) 
         (deep, "is nested"),
         (pipe, "a pipe"),
         (Path("/dev/zero"), "a device"),
-        (tmp_path, "a folder"),
+        (tmp_path, "Is a directory"),
     ):
         with pytest.raises(ConfigError) as caught:
             load(path)
@@ -282,11 +282,12 @@ def test_a_variable_that_resembles_none_gets_no_suggestion() -> None:
         ({"requesters__bob": ""}, "requesters.bob: must name one Mattermost user"),
         ({"requesters__bob": '{ id = "short" }'}, "requesters.bob: has an id that is not a Mattermost user id"),
         ({"requesters__bob": f'{{ id = "{ID}", name = "@bob" }}'}, "requesters.bob: must name one Mattermost user"),
-        ({"role_to_recipients__dba": "[1]"}, "role_to_recipients.dba: must be text in quotes (item 1)"),
+        ({"role_to_recipients__dba": "[1]"}, "role_to_recipients.dba: must be text in quotes, not 1 (item 1)"),
         ({"teleport__lease": "soon"}, "teleport.lease: must be a duration"),
         ({"mattermost": "x"}, "mattermost: expected section.key"),
         ({"notices__x": "y"}, "notices: unknown key"),
         ({"mattermost__role": "y"}, "mattermost.role: unknown key"),
+        ({"mattermost__recipients": "[" * 5000}, "mattermost.recipients: is nested too deeply"),
     ],
 )
 def test_what_is_refused(flags: dict[str, str], problem: str) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecar.config import Policy
+from sidecar.config.sections import RemindersConfig
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide, settled
-from sidecar.decisions.judge import Expression, Person, Policy, Rules
+from sidecar.decisions.judge import Expression, Person, Rules, key_of
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
-from sidecar.decisions.reminders import Account, Nudge, Reminders
+from sidecar.decisions.reminders import Account, Nudge
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -78,11 +80,14 @@ def slot(shows: AccessRequest | None = PENDING, **changes: Any) -> Slot:
 
 
 ASKED = asked(PENDING)
+# As whom their accounts review is on record before they do.
+NOTED = (("a", "alice"), ("i", "ivan"))
 
 
 def record(*slots: Slot, seen: tuple[str, int] = ("PENDING", 0), **more: Any) -> Record:
     fields: dict[str, Any] = {
         "seed": "seed", "owner": "", "at": 1000, "exp": 5000, "seen": seen, "posts": slots, "q": ASKED,
+        "heads": NOTED,
     }  # fmt: skip
     return Record(**fields | more)
 
@@ -104,6 +109,8 @@ def keyed(post_id: str, kind: str = "card", which: int | str = 0, **more: Any) -
 
 
 READ = {"p1": keyed("p1")}
+# What was read before and found to be cards; nobody has told so of a row that says otherwise.
+SEEN = tuple(hash(f"p{number}") for number in range(10))
 
 
 def ask(**given: Any) -> Plan:
@@ -119,7 +126,7 @@ def ask(**given: Any) -> Plan:
     parts = (
         take(Seen),
         take(Facts),
-        take(Memory),
+        take(Memory, told=SEEN),
         take(Context, request_id="id-1", owner="me", bot_id="bot", seed="seed", options=OPTIONS),
         take(Now, wall=2000.0, mono=100.0, boot=50.0),
     )
@@ -205,6 +212,7 @@ NEW: dict[str, Any] = {"stored": None}
     ("nothing by id proves nothing before its expiry", {**GONE, "record": TOLD}, "again 3060"),
     ("nor just after it", {**GONE, "record": TOLD, "wall": 5059.0}, "again 1"),
     ("past its expiry it does", {**GONE, "record": TOLD, "wall": 5060.0}, "read card p1, take"),
+    ("not past it by our clock alone", {**GONE, "record": TOLD, "wall": 5060.0, "offset": -60.0}, "again 60"),
     ("absent from a list and by id it is gone", {**GONE, "record": TOLD, "absent_since": 100.0}, "read card p1, take"),
     (
         "mode plugin narrows lists: again in five minutes",
@@ -287,6 +295,8 @@ NEW: dict[str, Any] = {"stored": None}
     ("one that is not due waits", {"request": PENDING, "record": TOLD, "doubts": (Doubt(CARD, 130.0),)}, "again 30"),
     ("at the end all are read", {"gone": True, "record": TOLD, "doubts": (Doubt(CARD, math.inf, 0),)},
      "read thread p1"),
+    ("and where the card changes", {**HELD, "request": REVIEWED, "record": TOLD, "cards": READ,
+     "doubts": (Doubt(Place("ops"), math.inf, 0),)}, "read ops, patch ops PENDING, reply ops 1"),
     ("before that they are not", {"request": PENDING, "record": TOLD, "doubts": (Doubt(CARD, math.inf, 0),)},
      "again 3030"),
     (
@@ -428,7 +438,11 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     ("its expiry is 30 s past, and Teleport lists it",
      {**HELD, "record": record(slot()), "cards": READ, "wall": 5030.0}, "patch ops EXPIRED"),
     ("a moment before", {**HELD, "record": record(slot()), "wall": 5029.0}, "save, again 1"),
-    ("not by our clock alone", {**HELD, "record": record(slot()), "wall": 5030.0, "offset": -9.0}, "save, again 30"),
+    ("not by our clock alone", {**HELD, "record": record(slot()), "wall": 5030.0, "offset": -9.0}, "save, again 9"),
+    ("but by any two", {**HELD, "record": record(slot()), "cards": READ, "wall": 4000.0, "offset": 1030.0,
+     "teleport": 5030.0}, "patch ops EXPIRED"),
+    ("not by Teleport's alone, which may be another's", {**HELD, "record": record(slot()), "wall": 4000.0,
+     "teleport": 1e10}, "save, again 1030"),
     ("it was prolonged", {**HELD, "record": record(slot(shown=("EXPIRED", 0), h="e")), "cards": READ},
      "patch ops PENDING"),
 )  # fmt: skip
@@ -438,7 +452,7 @@ def test_what_is_posted(given: dict[str, Any], expected: str) -> None:
 
 # -- reminders ---------------------------------------------------------------------------------------------------------
 
-REMINDERS = Reminders(after=60.0, every=100.0, most=3)
+REMINDERS = RemindersConfig(after=60.0, every=100.0, most=3)
 ACCOUNTS = {"alice": Account("a", "alice"), "ivan": Account("i", "ivan")}
 # It waits since 60 s by the wall clock, which is 40 s by trio's.
 WAITS: dict[str, Any] = {**HELD, "by_id": True, "reminders": REMINDERS, "pending_since": 40.0, "wall": 120.0,
@@ -447,7 +461,7 @@ REMINDED = record(slot(rem=(1,)))
 
 
 @table(
-    ("nobody asked for reminders", {**WAITS, "reminders": Reminders()}, "save, again 4910"),
+    ("nobody asked for reminders", {**WAITS, "reminders": RemindersConfig()}, "save, again 4910"),
     ("not yet", {**WAITS, "mono": 90.0, "wall": 110.0}, "save, again 0"),
     ("its time is a reason to look again", {"request": PENDING, "record": TOLD, "reminders": REMINDERS,
      "pending_since": 90.0}, "again 50"),
@@ -516,6 +530,7 @@ PEOPLE = {
     "i": Person("i", "ivan"),
     "b": Person("b", "bob"),
     "m": Person("m", problem="unmapped"),
+    "g": Person("g", "gina", problem="guest"),
 }
 REVIEWER = Rules(mode="reviewer")
 QUORUM = Rules(mode="plugin", policies={"*": Policy(("alice", "ivan"), 2, 1)})
@@ -551,6 +566,10 @@ UNREAD: dict[str, Any] = {"unread": ("a thread",)}
     ("nothing was said after all", heard(), "save, again 3030"),
     ("an approval", heard(say()), "submit alice approve"),
     ("is submitted by who holds the record", heard(say()) | {"held": False}, "take"),
+    ("as whom somebody reviews is on record first", heard(say()) | {"record": record(slot(), heads=())}, "take"),
+    ("of nobody who was refused", heard(say("b"), say()) | {"record": record(slot(), heads=())}, "go on"),
+    ("nor where the sidecar counts", heard(say("i", "deny")) | {"record": record(slot(), heads=()), "rules": QUORUM},
+     "resolve DENIED ivan"),
     ("two, one at a time", heard(say("i", at=11), say()), "submit alice approve"),
     ("a refusal is noted at once", heard(say("b")), "go on"),
     ("before anything is submitted", heard(say("b", at=11), say()), "go on"),
@@ -593,10 +612,18 @@ def test_what_people_say(given: dict[str, Any], expected: str) -> None:
     ("said", "more", "ledger", "owed"),
     [
         ((say("b"),), {}, [("b", "own_request")], ["b:approve:reaction|p1:10"]),
-        # Of a stranger all that was said until then.
-        ((say("m"), say("m", "deny", 11)), {}, [("m", "unmapped")], ["m:approve:reaction|p1:10"]),
-        # A name of theirs is told once.
-        ((say("m", at=12),), {"dec": (("m", "*", "*", 10, "unmapped"),)}, [("m", "unmapped")], []),
+        # People without a link leave nothing.
+        ((say("m"), say("b")), {}, [("b", "own_request")], ["b:approve:reaction|p1:10"]),
+        # Of a reviewer who is none now, all that was said until then; it is told once.
+        ((say("g"), say("g", "deny", 11)), {}, [("g", "guest")], ["g:approve:reaction|p1:10"]),
+        ((say("g", at=12),), {"dec": (("g", "*", "*", 10, "guest"),)}, [("g", "guest")], []),
+        # A direct message that counted before a restart is asked for once more.
+        (
+            (say(way="direct", post_id="d", channel_id="dm", root_id="", flaw="unheard"),),
+            {"rules": QUORUM, "dec": (("a", "approve", "direct|d", 10, "counted"),)},
+            [("a", "unheard")],
+            ["a:approve:direct|d:10:again"],
+        ),
         ((say("a"),), {"rules": QUORUM}, [("a", "counted")], ["a:approve:reaction|p1:10"]),
     ],
 )
@@ -614,6 +641,79 @@ def test_what_is_on_record_of_it(
 def test_what_is_judged_is_listened_to_no_longer() -> None:
     assert not ask(**heard()).memory.listen
     assert ask(**heard(say(), **UNREAD)).memory.listen
+    assert not ask(**heard(say("m"))).memory.listen
+
+
+def test_people_without_a_link_are_answered_where_an_event_named_them() -> None:
+    said = say("m"), say("m", "deny", 11), say("b"), say("a", flaw="forged")
+    plan = ask(**heard(*said) | {"speakers": ("m", "a"), "record": record(slot(), dec=(("b", "*", "*", 10, "x"),))})
+    assert summary(plan) == "save, again 3030"
+    assert plan.strangers == (said[1],)
+    assert not ask(**heard(*said)).strangers
+
+
+def test_a_reason_has_the_words_of_what_counts_alone() -> None:
+    reply: dict[str, Any] = {"way": "reply", "root_id": "p1"}
+    said = (
+        say(post_id="r1", reason="fine", **reply),
+        say("i", post_id="r2", reason="good", at=11, **reply),
+        say(post_id="r3", reason="not mine", flaw="edited", at=8, **reply),
+        say("b", post_id="r4", reason="me too", **reply),
+    )
+    dec = (("a", "approve", "reply|r3", 8, "edited"), ("b", "approve", "reply|r4", 10, "own_request"))
+    (action,) = ask(**heard(*said) | {"rules": QUORUM, "record": record(slot(), dec=dec)}).actions
+    assert isinstance(action, Resolve)
+    assert action.reason == "Decided in Mattermost by alice, ivan: fine; good"
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (UNASKED, "read card p1"),
+        (keyed("p1"), "save, again 3030"),
+        # Whatever it is, it is not this request's card: that is looked for, and made.
+        (keyed("p1", request_id="id-2"), "read ops"),
+        (post("p1"), "read ops"),
+        (None, "read ops"),
+        (AWAY, "save, again 3030"),
+        (FORBIDDEN, "save, again 60"),
+    ],
+)
+@pytest.mark.parametrize("status", ["posted", "waiting"])
+def test_a_record_alone_tells_nobody(card: Any, expected: str, status: Any) -> None:
+    """A slot counts as told only while its post was seen to be a card."""
+    given = {"record": record(slot(s=status)), "told": (), "cards": {"p1": card}, **HELD}
+    plan = ask(**given)
+    assert summary(plan) == (expected.replace("3030", "60") if status == "waiting" else expected)
+    assert (hash("p1") in plan.memory.told) == (card == keyed("p1"))
+    assert plan.unproven == (expected == "read ops")
+
+
+def test_who_decided_on_a_second_card_is_asked_to_do_so_again() -> None:
+    """Its thread and its reactions go with it; whose review reached Teleport already is asked nothing."""
+    second = {Place("ops"): (keyed("p1"), keyed("p2", create_at=6))}
+    given = {**UNSURE, "record": TOLD, "posts": second, "cards": READ, "rules": REVIEWER}
+    plan = ask(**given)
+    assert (summary(plan), plan.look.words) == ("", frozenset({Place("ops", "p2")}))
+    words = ((say(post_id="p2"), PEOPLE["a"]), (say("i", post_id="p2"), PEOPLE["i"]), (say(at=9), PEOPLE["a"]))
+    plan = ask(
+        **given
+        | {"words": {"p2": words}, "record": record(slot(), dec=(("i", *key_of(words[1][0])[1:], "submitted"),))}
+    )
+    assert summary(plan) == "delete p2, answer a:moved:p2"
+    assert plan.record is not None
+    (owed,) = plan.record.owe
+    assert (owed.c, owed.t) == ("ops", "p1")
+    assert (
+        summary(ask(**given | {"words": {"p2": words}, "record": msgspec.structs.replace(plan.record, owe=())}))
+        == "delete p2"
+    )
+    assert summary(ask(**given | {"words": {"p2": AWAY}, "error": AWAY.why})) == "save, again 0.5"
+
+
+def test_a_card_of_ours_that_was_deleted_is_never_made_again() -> None:
+    assert summary(ask(**HELD, record=TOLD, cards={"p1": None}, touched=frozenset({"ops"}))) == "save, again 3030"
+    assert summary(ask(**HELD, record=record(slot(s="gone")), told=())) == "save, again 3030"
 
 
 # -- what is found ---------------------------------------------------------------------------------------------------
@@ -754,7 +854,10 @@ def test_a_card_is_made_where_an_adopted_post_was_none() -> None:
     ("older than the record's", {"record": record(slot(since=11))}, "go on"),
     ("not older", {"record": record(slot(since=10)), "cards": {"p1": keyed("p1", since=9)}}, "submit alice approve"),
     ("the card is of other rules", {"rules_digest": "new"}, "patch ops PENDING"),
-    ("they matter to nobody where nobody decides", {"rules_digest": "new", "rules": Rules()}, "save, again 3030"),
+    ("the record is of other rules", {"record": record(slot(), rules="old")}, "save, again 0.5"),
+    ("older than the record's word", {"record": record(slot(), since=11)}, "go on"),
+    ("where nobody decides, words must not count later", {"rules_digest": "new", "rules": Rules()},
+     "patch ops PENDING"),
 )  # fmt: skip
 def test_what_counts_on_a_card(given: dict[str, Any], expected: str) -> None:
     given = given.copy()
@@ -767,7 +870,10 @@ def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
     (patch,) = ask(**given).actions
     assert isinstance(patch, Patch)
     assert patch.since == 2_001_000
-    marked = {"record": record(slot(since=patch.since)), "cards": {"p1": keyed("p1", rules="new", since=patch.since)}}
+    marked = {
+        "record": record(slot(since=patch.since), rules="new", since=patch.since),
+        "cards": {"p1": keyed("p1", rules="new", since=patch.since)},
+    }
     told = ask(**given | marked)
     assert [one.outcome for one in told.outcomes] == ["stale"]
     assert told.record is not None
@@ -829,9 +935,10 @@ def test_a_direct_message_that_nobody_heard_live_is_to_be_said_again() -> None:
     [
         # Another died: whatever it wrote last is on no record.
         ((slot(),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True), Doubt(CARD, 100.0, 2)}),
-        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2)}),
+        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True)}),
         ((slot(s="gone"), slot(None, c="")), {"owner": "other"}, set()),
         ((), {"owner": "other", "owe": (Owed("i", "dm", "No.", "t"),)}, {Doubt(Place("dm", "t"), 100.0, 2)}),
+        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0, card=True), Doubt(CARD, math.inf, 0)}),
         # It gave up on purpose: what waits is looked for at the end, in case it was made all the same.
         ((slot(None), slot(), slot(None, s="failed")), {}, {Doubt(Place("ops"), math.inf, 0)}),
     ],
@@ -857,14 +964,26 @@ def test_our_own_record_is_taken_again_without_doubts_and_older_doubts_stay() ->
         (1, (), [(0, math.inf)]),
         (0, (), [(0, math.inf)]),  # not due before the end
         (1, AWAY, [(1, 160.0)]),
-        (1, FORBIDDEN, []),  # no longer ours to read, so not ours to repair
+        (1, FORBIDDEN, [(0, math.inf)]),  # no longer ours to read, so not ours to repair until it is again
     ],
 )
 def test_a_place_in_doubt_is_looked_at_again(stage: int, posts: Any, left: list[tuple[int, float]]) -> None:
-    """At once, when the longest late write may have landed, and at the end."""
+    """At once, and when the longest late write may have landed."""
     doubt = Doubt(CARD, 100.0 if stage else math.inf, stage)
     plan = ask(**HELD, record=TOLD, doubts=(doubt,), posts={CARD: posts})
     assert [(one.stage, one.due) for one in plan.memory.doubts] == left
+
+
+def test_what_is_in_doubt_is_on_record_for_whoever_comes_next() -> None:
+    """While we hold it: it is no reason to write by itself."""
+    doubts = (Doubt(Place("ops"), math.inf, 0),)
+    marked = ask(**HELD, record=TOLD, doubts=doubts).record
+    assert marked is not None
+    assert [one.d for one in marked.posts] == [True]
+    assert summary(ask(request=PENDING, record=TOLD, doubts=doubts)) == "again 3030"
+    cleared = ask(**HELD, record=marked).record
+    assert cleared is not None
+    assert [one.d for one in cleared.posts] == [False]
 
 
 def test_at_the_end_the_last_look_ends_the_doubt() -> None:

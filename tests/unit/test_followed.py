@@ -11,20 +11,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sidecar.config.sections import LimitsConfig
 from sidecar.decisions.judge import Expression
 from sidecar.decisions.record import KEY, Record, Slot, encode
 from sidecar.decisions.routing import Routes
 from sidecar.decisions.seen import Memory
 from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
+from sidecar.reconcile.entry import KEEP_RECORD_LENGTH, MOST_SPEAKERS, Entry
 from sidecar.reconcile.followed import (
-    DIRECT_MESSAGES,
-    EARLY_HINTS,
-    KEEP_RECORD_LENGTH,
     KEEP_WAITING,
-    MOST_SPEAKERS,
-    Entry,
     Followed,
 )
+from sidecar.reconcile.heard import DIRECT_MESSAGES, EARLY_HINTS
 from sidecar.times import Times
 
 ROUTES = Routes(roles={"*": ("ops/x",)}, notify_requester=False)
@@ -44,7 +42,7 @@ def record(**changes: object) -> str:
 
 @pytest.fixture
 def followed() -> Followed:
-    return Followed(ROUTES, open_requests=10, queue=5)
+    return Followed(ROUTES, LimitsConfig(open_requests=10, queue=5))
 
 
 async def take(followed: Followed) -> Entry:
@@ -86,6 +84,21 @@ async def test_what_is_old_or_known_is_no_news(followed: Followed, stale: Access
     assert len(followed.queue) == 0
 
 
+async def test_another_request_under_the_same_id_is_news(followed: Followed) -> None:
+    """Its DELETE was missed, or it was not; what lags behind tells of the former one."""
+    former, another = request("a", "DENIED", REVIEW, created=10.0), request("a", created=11.0)
+    followed.look(former)
+    entry = await take(followed)
+    followed.event(Delete("a"))
+    followed.queue.done("a")
+    assert followed.look(another)
+    assert (entry.gone, entry.version, entry.facts.gone) == (False, another.version, False)
+    assert entry.take_request() == another
+    assert not followed.look(former)
+    assert not followed.look(another)
+    assert entry.version == another.version
+
+
 async def test_news_without_a_new_version_is_looked_at_but_not_expected_from_the_watch(followed: Followed) -> None:
     assert followed.look(request())
     followed.queue.done((await take(followed)).id)
@@ -100,7 +113,7 @@ async def test_dry_runs_are_nobodys_business(followed: Followed) -> None:
 
 async def test_waiting_requests_are_kept_whole_only_so_many(followed: Followed) -> None:
     """Beyond that, and for long texts, they are read again by id: memory is bounded."""
-    many = Followed(ROUTES, open_requests=5000, queue=5000)
+    many = Followed(ROUTES, LimitsConfig(open_requests=5000, queue=5000))
     for number in range(KEEP_WAITING + 10):
         many.look(request(str(number)))
     many.look(request("long", reason="x" * 5000))
@@ -185,9 +198,11 @@ async def test_a_deletion_is_a_proof(followed: Followed) -> None:
     assert (await take(followed)).gone
 
 
-def test_expiry_is_checked_a_minute_after_it(followed: Followed) -> None:
-    assert followed.expiry_check(time.time() + 100) == pytest.approx(160, abs=1)
-    assert followed.expiry_check(None) == math.inf
+async def test_expiry_is_checked_a_minute_after_it(followed: Followed) -> None:
+    for expires, seconds in ((time.time() + 100, 160.0), (None, math.inf)):
+        entry = Entry("a")
+        entry.learn(request(expires=expires))
+        assert entry.over_in(60.0) == pytest.approx(seconds, abs=1)
 
 
 @pytest.mark.parametrize(("left", "seconds"), [(3600, 3660), (-30, 30), (-600, 60)])
@@ -195,7 +210,19 @@ async def test_the_look_at_what_should_be_over_is_never_now(
     left: float, seconds: float, followed: Followed, autojump_clock: MockClock
 ) -> None:
     """A request that Teleport still has although by our clock it is over: one of the clocks is wrong."""
-    assert followed.expiry_look(time.time() + left) - trio.current_time() == pytest.approx(seconds, abs=1)
+    followed.look(request())
+    entry = await take(followed)
+    entry.keep(Memory(known=True, text=record(), told=(hash("p"),)))
+    followed.queue.done("a")
+    followed.look(request(expires=time.time() + left))
+    assert len(followed.queue) == 0
+    with trio.fail_after(4000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(followed.queue.run_timers)
+            begun = trio.current_time()
+            await followed.queue.get()
+            nursery.cancel_scope.cancel()
+    assert trio.current_time() - begun == pytest.approx(seconds, abs=1)
 
 
 @pytest.mark.parametrize(("age", "seconds"), [(100, 100), (-100, 0)])
@@ -213,7 +240,7 @@ async def test_a_read_by_id_that_overtakes_the_events_is_not_forgotten(followed:
     entry = await take(followed)
     entry.take_request()
     followed.look(first)
-    followed.learn(entry, last)  # as its worker does, who leaves it to the next look
+    entry.learn(last)  # as its worker does, who leaves it to the next look
     followed.look(last)
     followed.queue.done(entry.id)
     assert await take(followed) is entry
@@ -224,12 +251,12 @@ async def test_a_record_that_comes_after_all_is_offered(followed: Followed) -> N
     """Resolved when we first read it; a replica that had read it before has claimed it since, and died."""
     followed.look(request("a", "DENIED", REVIEW))
     entry = await take(followed)
-    followed.keep(entry, Memory(silent=True))
+    entry.keep(Memory(silent=True))
     followed.queue.done("a")
     followed.know(PluginData("a", {KEY: record(owner="dead")}))
     assert await take(followed) is entry
     assert entry.offered == record(owner="dead")
-    followed.keep(entry, Memory(known=True))
+    entry.keep(Memory(known=True))
     followed.queue.done("a")
     followed.know(PluginData("a", {KEY: record(owner="dead", n=9)}))
     assert len(followed.queue) == 0
@@ -239,7 +266,7 @@ async def test_a_long_record_is_read_again_instead_of_being_kept(followed: Follo
     followed.look(request())
     entry = await take(followed)
     for length, kept in ((KEEP_RECORD_LENGTH, True), (KEEP_RECORD_LENGTH + 1, False)):
-        followed.keep(entry, Memory(known=True, text="x" * length))
+        entry.keep(Memory(known=True, text="x" * length))
         assert (entry.memory.text is not None, entry.memory.known) == (kept, True)
 
 
@@ -258,70 +285,72 @@ def card(*posts: str) -> Record:
 async def announced(followed: Followed, name: str = "a") -> Entry:
     followed.look(request(name))
     entry = await take(followed)
-    followed.keep(entry, Memory(known=True))
-    followed.show_cards(entry, card(f"p-{name}"))
+    entry.keep(Memory(known=True))
+    followed.heard.show_cards(entry, card(f"p-{name}"))
     followed.queue.done(entry.id)
     return entry
 
 
 async def test_what_is_said_on_a_card_is_heard_and_taken_once(followed: Followed) -> None:
     entry = await announced(followed)
-    followed.hear("elsewhere", "u")
+    followed.heard.hear("elsewhere", "u")
     assert len(followed.queue) == 0
     for number in range(MOST_SPEAKERS + 2):
-        followed.hear("p-a", f"u{number}")
-    followed.hear("p-a", "u5")
+        followed.heard.hear("p-a", f"u{number}")
+    followed.heard.hear("p-a", "u5")
     assert len(followed.queue) == 1
-    assert entry.take_hints() == (True, ("u2", "u3", "u4", "u5"), ())
-    assert entry.take_hints() == (False, (), ())
+    assert entry.remember() == Memory(known=True, listen=True, speakers=("u2", "u3", "u4", "u5"))
+    assert not entry.hinted
+    # A visit that is cut leaves them to the next.
+    assert entry.remember().speakers == ("u2", "u3", "u4", "u5")
 
 
 async def test_what_was_said_before_the_card_was_known_is_not_lost(followed: Followed) -> None:
-    followed.hear("p-a", "u")
+    followed.heard.hear("p-a", "u")
     entry = await announced(followed)
     assert len(followed.queue) == 1
-    assert entry.take_hints() == (True, ("u",), ())
+    assert entry.remember().speakers == ("u",)
 
 
 async def test_posts_of_no_concern_take_no_memory(followed: Followed) -> None:
     for number in range(EARLY_HINTS + 100):
-        followed.hear(f"x{number}")
-    assert len(followed._early) == EARLY_HINTS
+        followed.heard.hear(f"x{number}")
+    assert len(followed.heard._early) == EARLY_HINTS
 
 
 async def test_a_card_that_is_replaced_or_gone_is_heard_no_more(followed: Followed) -> None:
     entry = await announced(followed)
-    followed.show_cards(entry, card("p-2"))
-    assert followed.open_cards() == {"p-2": "c-p-2"}
-    followed.hear("p-a")
+    followed.heard.show_cards(entry, card("p-2"))
+    assert followed.heard.open_cards() == {"p-2": "c-p-2"}
+    followed.heard.hear("p-a")
     assert len(followed.queue) == 0
     followed.drop(entry)
-    followed.show_cards(entry, card("p-3"))
-    followed.hear("p-2")
-    assert (len(followed.queue), followed.open_cards(), followed._cards) == (0, {}, {})
+    followed.heard.show_cards(entry, card("p-3"))
+    followed.heard.hear("p-2")
+    assert (len(followed.queue), followed.heard.open_cards(), followed.heard._cards) == (0, {}, {})
 
 
 async def test_only_what_is_open_is_decided_on(followed: Followed) -> None:
     """The oldest comes first: who names the end of an id alone is asked in that order."""
     await announced(followed)
     await announced(followed, "b")
-    assert followed.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
+    assert followed.heard.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
     followed.look(request("a", "APPROVED", REVIEW))
-    assert list(followed.open_requests()) == ["b"]
-    assert list(followed.open_requests(decided=True)) == ["a"]
-    assert followed.open_cards() == {"p-b": "c-p-b"}
+    assert list(followed.heard.open_requests()) == ["b"]
+    assert list(followed.heard.open_requests(decided=True)) == ["a"]
+    assert followed.heard.open_cards() == {"p-b": "c-p-b"}
 
 
 async def test_direct_messages_wait_once_each_and_are_bounded(followed: Followed) -> None:
     entry = await announced(followed)
-    assert not followed.tell("unknown", said())
-    assert followed.tell("a", said())
-    assert followed.tell("a", said())
-    _, _, direct = entry.take_hints()
+    assert not followed.heard.tell("unknown", said())
+    assert followed.heard.tell("a", said())
+    assert followed.heard.tell("a", said())
+    direct = entry.remember().direct
     assert direct == (said(),)
-    followed.keep(entry, Memory(known=True, direct=direct))
-    assert all(followed.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
-    assert not followed.tell("a", said(99))
+    entry.keep(Memory(known=True, direct=direct))
+    assert all(followed.heard.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
+    assert not followed.heard.tell("a", said(99))
 
 
 async def test_decisions_go_before_changes_before_announcements(followed: Followed) -> None:
@@ -331,7 +360,7 @@ async def test_decisions_go_before_changes_before_announcements(followed: Follow
     for number, user in enumerate(("bob", "bob", "eve")):
         followed.look(request(f"{user}{number}", user=user))
     followed.look(request("change", "PENDING", REVIEW))
-    followed.hear("p-decision", "u")
+    followed.heard.hear("p-decision", "u")
     followed.queue.add("direct channel")
     order = [await followed.queue.get() for _ in range(6)]
     assert order == ["decision", "direct channel", "change", "bob0", "eve2", "bob1"]

@@ -7,12 +7,12 @@ import graphlib
 
 from tests.tree import imported, modules, room_of, when_loaded
 
-GROUND = "model errors times once files log metrics"
+GROUND = "model errors times once sliced files log metrics"
 PURE = "decisions text"
 
 # A folder or a module of the top level -> what it may import beside itself.
 ALLOWED = {
-    "errors times once log metrics rbac model notify": "",
+    "errors times once sliced log metrics rbac model notify": "",
     "files": "errors",
     "text": "model",
     "config teleport mattermost endpoints": GROUND,

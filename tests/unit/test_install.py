@@ -43,7 +43,7 @@ def test_the_unit_speaks_the_protocol_and_keeps_what_is_wrong_from_looping() -> 
     unit = settings(COMPOSE / "systemd/teleport-mattermost-sidecar.service")
     assert unit["Type"] == ["notify"]
     assert unit["WatchdogSec"] == ["60"]
-    assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert unit["ExecReload"] == ["/bin/sh -c 'kill -HUP $MAINPID'"]
     assert unit["RestartPreventExitStatus"] == ["2"]
     assert "LoadCredential" not in unit, "a copy of the start never hears of a renewal"
 

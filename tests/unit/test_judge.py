@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.config import Policy
 from sidecar.decisions import judge as judging
 from sidecar.decisions.judge import (
     ACCEPTED,
     ANYTHING,
     COUNTED,
     FORGED,
+    MOST_BY_ALL,
     MOST_BY_ONE,
-    MOST_STRANGERS,
     Expression,
     Person,
-    Policy,
     Rules,
     entry_for,
     find_flaw,
@@ -33,7 +33,7 @@ from sidecar.decisions.judge import (
     with_room,
 )
 from sidecar.decisions.record import Slot
-from sidecar.model import AccessRequest, Post, Reaction, Resource, Review
+from sidecar.model import AccessRequest, Post, Reaction, Resource, Review, Threshold
 
 BOT, CARD, CHANNEL = "bot", "card", "channel"
 REQUEST = AccessRequest(id="r1", user="bob", state="PENDING", roles=("dbadmin",))
@@ -107,10 +107,69 @@ def test_verdicts(said: list[Expression], more: dict[str, Any], expected: list[s
     assert outcomes(*said, **more) == expected
 
 
-def test_a_request_that_the_table_of_requesters_gives_to_the_same_account_is_their_own() -> None:
-    people = {"a": Person("a", "alice-admin", also=("bob",))}
-    (verdict,) = judge([say()], [say()], people, REQUEST, SINGLE)
-    assert verdict.outcome == "own_request"
+@pytest.mark.parametrize(
+    ("person", "more", "expected"),
+    [
+        (Person("a", "alice-admin", also=("Bob",)), {}, "own_request"),
+        (Person("a", "alice"), {"asker": frozenset({"a"})}, "own_request"),
+        (Person("a", "alice"), {"asker": frozenset({"x"})}, ACCEPTED),
+        # The account that asks is linked to this Teleport user, too.
+        (Person("a", "Alice"), {"asker": frozenset({"x"}), "linked": {"x": "alice"}}, "own_request"),
+        (Person("a", "alice"), {"asker": None}, "requester_unknown"),
+        # One account is one head, whatever it is linked to by now; what was refused of it does not matter.
+        (Person("a", "alice2"), {"heads": (("a", "alice"),)}, "another_name"),
+        (Person("a", "alice"), {"heads": (("a", "alice"),)}, ACCEPTED),
+        (Person("a", "alice2"), {"ledger": (("a", "approve", "reply|p", 5, "submitted"),)}, "another_name"),
+        (Person("a", "alice2"), {"heads": (("i", "ivan"),)}, ACCEPTED),
+        (Person("a", "alice2"), {"ledger": (("a", "approve", "reply|p", 5, "not_allowed"),)}, ACCEPTED),
+    ],
+)
+def test_one_account_is_one_head_and_never_the_requesters(person: Person, more: dict[str, Any], expected: str) -> None:
+    rules = msgspec.structs.replace(SINGLE, linked=more.pop("linked", {}))
+    (verdict,) = judge([say()], [say()], {"a": person}, REQUEST, rules, **more)
+    assert verdict.outcome == expected
+
+
+def test_teleport_users_that_share_an_account_are_one_head() -> None:
+    """The account of one of them need not speak: the tables tell that the two are one."""
+    people = {"a": Person("a", "alice", also=("ivan",)), "i": Person("i", "ivan", also=("alice",))}
+    said = [say(), say("i", at=11)]
+    verdicts = judge(said, said, people, REQUEST, QUORUM)
+    assert votes(said, (), verdicts, people, QUORUM, REQUEST) == {"alice": "approve"}
+    said = [say(), say("i", "deny", at=11)]
+    verdicts = judge(said, said, people, REQUEST, QUORUM)
+    assert votes(said, (), verdicts, people, QUORUM, REQUEST) == {}
+
+
+def test_who_reviewed_on_teleport_is_no_head_here() -> None:
+    counted = (("a", "approve", f"reaction|{CARD}", 10, COUNTED),)
+    request = but(reviews=(Review("Alice", "APPROVED"),))
+    assert votes([say()], counted, [], PEOPLE, QUORUM, request) == {}
+    assert outcomes(say(), rules=QUORUM, request=request) == ["on_record"]
+    assert outcomes(say(verb="deny"), rules=QUORUM, request=request) == ["duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "thresholds", "expected"),
+    [
+        ("plugin", (Threshold(1, 1),), ACCEPTED),
+        ("plugin", (Threshold(2, 1),), "unfiltered"),
+        ("plugin", (Threshold(1, 2),), "unfiltered"),
+        ("plugin", (Threshold(2, 1, filter="x"),), ACCEPTED),
+        ("plugin", (Threshold(1, 1, filter="x"), Threshold(2, 1)), "unfiltered"),
+        ("reviewer", (Threshold(2, 1),), ACCEPTED),
+    ],
+)
+def test_our_own_review_adds_up_with_nobodys(mode: Any, thresholds: Any, expected: str) -> None:
+    rules = msgspec.structs.replace(QUORUM, mode=mode)
+    assert outcomes(say(), rules=rules, request=but(thresholds=thresholds)) == [expected]
+
+
+def test_a_direct_message_that_counted_before_a_restart_is_asked_for_once_more() -> None:
+    lost = say(way="direct", post_id="dm", flaw="unheard")
+    assert unjudged([lost], (("a", "approve", "direct|dm", 10, COUNTED),)) == [lost]
+    assert unjudged([lost], (("a", "approve", "direct|dm", 10, "unheard"),)) == []
+    assert unjudged([lost], (("a", "approve", "direct|dm", 10, "submitted"),)) == []
 
 
 def test_reactions_count_by_emoji_post_and_author() -> None:
@@ -180,17 +239,18 @@ def test_of_a_stranger_all_that_was_said_until_then_is_refused() -> None:
 def test_one_person_fills_their_own_room_alone() -> None:
     many = [say("a", at=n, way="reply", post_id=f"p{n}") for n in range(1, MOST_BY_ONE + 5)]
     ledger = tuple(("a", one.verb, one.source, one.at, "malformed") for one in many[:MOST_BY_ONE])
-    assert len(unjudged(many, ())) == MOST_BY_ONE
-    assert unjudged(many, ledger) == []
-    assert unjudged([say("i")], ledger) == [say("i")]
+    assert len(with_room(many, PEOPLE, ())) == MOST_BY_ONE
+    assert with_room(unjudged(many, ledger), PEOPLE, ledger) == []
+    assert with_room([say("i")], PEOPLE, ledger) == [say("i")]
     # What is given again takes no more room.
-    assert unjudged([msgspec.structs.replace(many[0], at=99)], ledger)
+    assert with_room([msgspec.structs.replace(many[0], at=99)], PEOPLE, ledger)
 
 
-def test_strangers_never_crowd_out_a_reviewer() -> None:
-    ledger = tuple((f"s{n}", ANYTHING, ANYTHING, 10, "unmapped") for n in range(MOST_STRANGERS))
-    fresh = [say("s1", at=11), say("new", at=11), say("a", at=12)]
-    assert with_room(unjudged(fresh, ledger), PEOPLE, ledger) == [fresh[0], fresh[2]]
+def test_nobody_else_fills_the_room_of_a_reviewer() -> None:
+    ledger = tuple((f"s{n}", "approve", "reply|p", 10, "not_reviewer") for n in range(MOST_BY_ALL))
+    fresh = [say("m", at=11), say("nobody", at=11), say("a", at=12), say("a", "deny", at=12)]
+    assert with_room(fresh, PEOPLE, ledger) == [fresh[2]]
+    assert with_room(fresh, PEOPLE, ()) == fresh[2:]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +289,7 @@ def test_progress_is_told_by_role_where_several_count_apart() -> None:
 
 def cast(*said: Expression, ledger: tuple[judging.LedgerEntry, ...] = ()) -> dict[str, str]:
     fresh = unjudged(said, ledger)
-    return votes(said, ledger, judge(fresh, said, PEOPLE, REQUEST, QUORUM), PEOPLE, QUORUM)
+    return votes(said, ledger, judge(fresh, said, PEOPLE, REQUEST, QUORUM), PEOPLE, QUORUM, REQUEST)
 
 
 def test_a_vote_counts_while_it_stands_and_is_of_one_mind() -> None:
@@ -314,7 +374,7 @@ def test_the_order_of_reading_changes_nothing(
     first = judge(unjudged(said, ()), said, people, request, rules)
     second = judge(unjudged(shuffled, ()), shuffled, people, request, rules)
     assert first == second
-    assert votes(said, (), first, people, rules) == votes(shuffled, (), second, people, rules)
+    assert votes(said, (), first, people, rules, request) == votes(shuffled, (), second, people, rules, request)
 
 
 @given(speech, crowds, requests, rule_sets)
@@ -332,7 +392,7 @@ def test_an_approval_needs_as_many_people_as_the_policy_says(
 ) -> None:
     rules = Rules(mode="plugin", policies={"*": Policy(("alice", "ivan", "bob"), 2, 1)})
     verdicts = judge(unjudged(said, ()), said, people, request, rules)
-    counted = votes(said, (), verdicts, people, rules)
+    counted = votes(said, (), verdicts, people, rules, request)
     if tally(request, counted, rules) == "APPROVED":
         approving = {
             people[one.user_id].teleport_user for one in said if one.verb == "approve" and one.user_id in people

@@ -57,8 +57,8 @@ def observer(channel: Channel) -> Observer:
     return Observer(nothing, channel, nothing, colleague, nobody, Metrics())  # type: ignore[arg-type]
 
 
-async def read(observer: Observer) -> Seen:
-    record = Record(seed="s", owner="me", at=CLAIMED, exp=CLAIMED, seen=("PENDING", 0), posts=())
+async def read(observer: Observer, off: int | None = 0) -> Seen:
+    record = Record(seed="s", owner="me", at=CLAIMED, exp=CLAIMED, seen=("PENDING", 0), posts=(), off=off)
     seen = Seen(stored=Stored(record, "x"))
     return await observer.look(Look(places=frozenset({OPS})), seen, Memory(), Context(bot_id="bot"))
 
@@ -80,23 +80,29 @@ async def test_a_direct_message_stays_as_it_was_heard_or_not(flaw: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offset", "before", "reads", "found"),
+    ("off", "offset", "before", "reads", "found"),
     [
-        # Ten minutes before the claim, for clocks that disagree.
-        (0.0, 3600, 1, 1),
-        (0.0, 300, 6, 2),
-        # By Mattermost's clock, which is an hour behind.
-        (-3600.0, 3600, 6, 2),
+        # Ten minutes before the claim, whatever the clock of who reads.
+        (0, 0.0, 3600, 1, 1),
+        (0, 7200.0, 3600, 1, 1),
+        (0, 0.0, 300, 6, 2),
+        # The clock of who claimed it was an hour ahead of Mattermost's.
+        (-3600, 0.0, 3600, 6, 2),
+        # The version before did not say: an hour, and by the clock that is further back.
+        (None, 0.0, 3500, 6, 2),
+        (None, 7200.0, 3500, 6, 2),
+        (None, -3600.0, 7100, 6, 2),
+        (None, 0.0, 3700, 1, 1),
     ],
 )
 async def test_a_look_up_reads_back_to_the_claim_and_no_further(
-    offset: float, before: int, reads: int, found: int
+    off: int | None, offset: float, before: int, reads: int, found: int
 ) -> None:
     channel = Channel(offset)
     channel.put(CLAIMED - before, "bot")
     channel.put(CLAIMED - before, count=5 * PAGE)
-    channel.put(CLAIMED + offset, "bot")
-    seen = await read(observer(channel))
+    channel.put(CLAIMED + min(off or 0, 0), "bot")
+    seen = await read(observer(channel), off)
     posts = seen.posts[OPS]
     assert not isinstance(posts, Unknown)
     assert (channel.reads, len(posts), seen.error) == (reads, found, None)

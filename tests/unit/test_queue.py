@@ -159,3 +159,27 @@ async def test_a_key_that_was_dropped_while_it_waited_may_come_again(queue: Work
     queue.drop("0")
     queue.add("0")
     assert sorted(await drain(queue)) == [f"{number}" for number in range(keys)]
+
+
+async def test_workers_that_are_kept_for_one_lane_take_nothing_of_the_others(nursery: trio.Nursery) -> None:
+    queue = WorkQueue[str](lambda key: (int(key[0]), ""))
+    taken: list[tuple[str, int | None]] = []
+
+    async def work(lanes: int | None) -> None:
+        while True:
+            taken.append((await queue.get(lanes), lanes))
+
+    nursery.start_soon(work, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    for key in ("2a", "1a", "0a"):
+        queue.add(key)
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken == [("0a", 1)]
+    nursery.start_soon(work, None)
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken == [("0a", 1), ("1a", None), ("2a", None)]
+    queue.add("0b")
+    queue.add("2b")
+    await trio.testing.wait_all_tasks_blocked()
+    assert min(taken[3:])[0] == "0b"
+    assert len(taken) == 5

@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.rbac import render, render_bot, render_example
 from tests.tree import ROOT
+from tests.yaml_files import parse_all
 
 MODES = ("none", "reviewer", "plugin", "on_behalf", "state")
 
@@ -38,6 +39,12 @@ def test_each_document_is_whole_and_none_is_empty(mode: str) -> None:
     for page in (render(mode), render_example(mode), render_bot()):
         assert not page.startswith("---")
         assert "---\n#\n" not in page
+
+
+def test_the_readme_shows_the_rules_that_are_printed() -> None:
+    (shown,) = re.findall(r"^```yaml\n(rules:\n.*?)```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    role, _ = parse_all(render("none"))
+    assert parse_all(shown) == [{"rules": role["spec"]["allow"]["rules"]}]
 
 
 def test_a_bot_holds_the_sidecars_role() -> None:

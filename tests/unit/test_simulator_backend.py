@@ -32,6 +32,11 @@ def story(version: str = "7.0.0-dev", **options: Any) -> AuthServer:
     return AuthServer.dual_authorization(version=version, **options)
 
 
+@pytest.fixture(name="server")
+def _server() -> AuthServer:
+    return story()
+
+
 def call_as(server: AuthServer, user: str, *, impersonator: str = "") -> Caller:
     return server.authenticate(Identity(user, server.users[user].roles, impersonator))
 
@@ -89,9 +94,8 @@ def recorded(name: str) -> Message:
     return normal(pb.Event.FromString((RECORDED / f"event-{name}.binpb").read_bytes()))
 
 
-def test_events_are_those_of_the_recorded_server() -> None:
+def test_events_are_those_of_the_recorded_server(server: AuthServer) -> None:
     """The dual request, a denial, and what a deletion looks like, field by field."""
-    server = story()
     with recording(server) as events:
         dual = ask(server, reason="need to fix the *prod* db, cc @all", suggested_reviewers=[ALICE, IVAN])
         server.review(dual, ALICE, "APPROVED", "ok by me")
@@ -112,10 +116,9 @@ def test_events_are_those_of_the_recorded_server() -> None:
     assert [normal(pb.Event.FromString(event)) for event in events] == [recorded(name) for name in names]
 
 
-def test_encoded_fields_stand_in_the_recorded_order() -> None:
+def test_encoded_fields_stand_in_the_recorded_order(server: AuthServer) -> None:
     """The same bytes but for the id; and a PUT is canonical protobuf."""
     event = (RECORDED / "event-07-delete.binpb").read_bytes()
-    server = story()
     with recording(server) as events:
         server.delete_request(ask(server))
     put, delete = events
@@ -133,14 +136,12 @@ def test_init_is_empty_before_16_and_names_the_kinds_after() -> None:
     assert [kind.Kind for kind in pb.Event.FromString(init).WatchStatus.Spec.Kinds] == [b"access_request"]
 
 
-def test_ping_is_that_of_the_recorded_server() -> None:
-    server = story()
+def test_ping_is_that_of_the_recorded_server(server: AuthServer) -> None:
     answer = server.ping(call_as(server, PLUGIN), pb.PingRequest())
     assert answer.SerializeToString() == (RECORDED / "ping-response.binpb").read_bytes()
 
 
-def test_plugin_data_is_that_of_the_recorded_server() -> None:
-    server = story()
+def test_plugin_data_is_that_of_the_recorded_server(server: AuthServer) -> None:
     server.write_plugin_data(ask(server), {"state": "claimed"})
     answer = server.get_plugin_data(call_as(server, PLUGIN), pb.PluginDataFilter(Kind=b"access_request"))
     expected = pb.PluginDataSeq.FromString((RECORDED / "plugin-data.binpb").read_bytes())
@@ -192,8 +193,7 @@ def test_which_list_exists(version: str, present: str, absent: str) -> None:
     assert absent not in Profile.of(version).methods
 
 
-def test_hostile_bytes_go_out_as_they_came_in() -> None:
-    server = story()
+def test_hostile_bytes_go_out_as_they_came_in(server: AuthServer) -> None:
     request_id = ask(server, reason=b"bad \xff\xfe text")
     assert encoded(server, request_id).Spec.RequestReason == b"bad \xff\xfe text"
 
@@ -226,8 +226,7 @@ def test_constraints_and_kinds_reach_the_sidecar_as_they_were_stored() -> None:
 # Reviews
 
 
-def test_two_people_approve_and_the_second_decides() -> None:
-    server = story()
+def test_two_people_approve_and_the_second_decides(server: AuthServer) -> None:
     request_id = ask(server)
     first = server.review(request_id, ALICE, "APPROVED", "ok")
     assert (first.state, first.resolve_reason) == ("PENDING", "")
@@ -236,8 +235,7 @@ def test_two_people_approve_and_the_second_decides() -> None:
     assert second.expires == second.access_until
 
 
-def test_one_denial_decides_at_once() -> None:
-    server = story()
+def test_one_denial_decides_at_once(server: AuthServer) -> None:
     request_id = ask(server)
     server.review(request_id, ALICE, "APPROVED")
     denied = server.review(request_id, IVAN, "DENIED", "no")
@@ -245,8 +243,7 @@ def test_one_denial_decides_at_once() -> None:
     assert denied.expires != denied.access_until
 
 
-def test_without_thresholds_one_review_is_enough() -> None:
-    server = story()
+def test_without_thresholds_one_review_is_enough(server: AuthServer) -> None:
     server.add_role("devops", request_roles=["dbadmin"])
     request_id = ask(server)
     request = server.review(request_id, ALICE, "APPROVED")
@@ -254,9 +251,8 @@ def test_without_thresholds_one_review_is_enough() -> None:
     assert request.thresholds == (Threshold(name="default", approve=1, deny=1),)
 
 
-def test_a_filter_decides_whose_review_counts() -> None:
+def test_a_filter_decides_whose_review_counts(server: AuthServer) -> None:
     """The way of `submit_as = "plugin"`: its own threshold, met by its own review."""
-    server = story()
     own = Threshold(name="chat", approve=1, deny=1, filter='contains(reviewer.roles, "chat-quorum")')
     server.add_role("devops", request_roles=["dbadmin"], thresholds=[Threshold(approve=2, deny=1), own])
     server.add_role("chat-quorum", review_roles=["db*"])
@@ -267,9 +263,8 @@ def test_a_filter_decides_whose_review_counts() -> None:
     assert [list(each.ThresholdIndexes) for each in encoded(server, request_id).Spec.Reviews] == [[0], [0, 1]]
 
 
-def test_each_role_needs_its_own_quorum() -> None:
+def test_each_role_needs_its_own_quorum(server: AuthServer) -> None:
     """Two of the requester's roles: their thresholds are collected, and every index set must be met."""
-    server = story()
     server.add_role("web", request_roles=["www"], thresholds=[Threshold(approve=1, deny=1)])
     server.add_role("reviewer", review_roles=["dbadmin", "www"])
     server.add_user(BOB, ["devops", "web"])
@@ -305,8 +300,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 MISSING = grpc.StatusCode.NOT_FOUND
 
 
-def test_reviews_that_teleport_refuses() -> None:
-    server = story()
+def test_reviews_that_teleport_refuses(server: AuthServer) -> None:
     server.add_user("lead@example.com", ["devops", "reviewer"])
     own = server.create_request("lead@example.com", ["dbadmin"])
     request_id = ask(server)
@@ -445,8 +439,7 @@ def test_nobody_sets_the_state_of_their_own_request_on_18() -> None:
         server.set_access_request_state(call_as(server, BOB), setter(other, pb.APPROVED))
 
 
-def test_pending_with_a_reason_poisons_every_list_on_7_and_is_skipped_on_16() -> None:
-    server = story()
+def test_pending_with_a_reason_poisons_every_list_on_7_and_is_skipped_on_16(server: AuthServer) -> None:
     bad, good = ask(server), ask(server)
     server.set_state(bad, "PENDING", "oops")
     with refused(INVALID, "pending requests cannot include resolve reason"):
@@ -472,8 +465,7 @@ def listed(server: AuthServer, user: str, **wanted: Any) -> list[str]:
     return [pb.AccessRequestV3.FromString(each).Metadata.Name.decode() for each in found]
 
 
-def test_missing_rights_narrow_a_list_silently() -> None:
-    server = story()
+def test_missing_rights_narrow_a_list_silently(server: AuthServer) -> None:
     request_id = ask(server)
     server.add_user("nobody")
     assert {user: listed(server, user) for user in (PLUGIN, BOB, ALICE, "nobody")} == {
@@ -493,8 +485,7 @@ def test_a_deny_rule_is_told_on_16() -> None:
         listed(server, PLUGIN)
 
 
-def test_list_filters() -> None:
-    server = story()
+def test_list_filters(server: AuthServer) -> None:
     server.add_user("carol@example.com", ["devops"])
     first, second = ask(server), server.create_request("carol@example.com", ["dbadmin"])
     server.set_state(second, "DENIED")
@@ -516,8 +507,7 @@ def test_a_frozen_cache_shows_old_lists_but_true_gets() -> None:
         assert set(listed(server, PLUGIN)) == {first, second}
 
 
-def test_a_deleted_user_fails_every_call() -> None:
-    server = story()
+def test_a_deleted_user_fails_every_call(server: AuthServer) -> None:
     server.remove_user(PLUGIN)
     with refused(MISSING, f'user "{PLUGIN}" is not found'):
         server.authenticate(Identity(PLUGIN, ("access-plugin",)))
@@ -548,14 +538,14 @@ def test_roles_come_from_the_certificate_from_12_on() -> None:
         ),
     ],
 )
-def test_watches_that_teleport_refuses(kinds: list[dict[str, Any]], code: grpc.StatusCode, details: str) -> None:
-    server = story()
+def test_watches_that_teleport_refuses(
+    server: AuthServer, kinds: list[dict[str, Any]], code: grpc.StatusCode, details: str
+) -> None:
     with refused(code, details):
         server.watch(call_as(server, PLUGIN), pb.Watch(Kinds=[pb.WatchKind(**kind) for kind in kinds]))
 
 
-def test_a_watch_needs_read_except_for_ones_own() -> None:
-    server = story()
+def test_a_watch_needs_read_except_for_ones_own(server: AuthServer) -> None:
     bob = call_as(server, BOB)
     kind = pb.WatchKind(Kind=b"access_request")
     with refused(PERMISSION_DENIED, 'access denied to perform action "read" on "access_request"'):
@@ -568,8 +558,7 @@ def test_a_watch_needs_read_except_for_ones_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x"])
-def test_filters_act_on_puts_and_names_on_both(name: str) -> None:
-    server = story()
+def test_filters_act_on_puts_and_names_on_both(server: AuthServer, name: str) -> None:
     request_id = ask(server)
     request = server.request(request_id)
     interest = Interest(name=name, state="DENIED")
@@ -591,8 +580,7 @@ def update(server: AuthServer, request_id: str, user: str = PLUGIN, **maps: dict
     server.update_plugin_data(call_as(server, user), message)
 
 
-def test_compare_and_swap() -> None:
-    server = story()
+def test_compare_and_swap(server: AuthServer) -> None:
     request_id = ask(server)
     update(server, request_id, Set={"a": "1", "b": "2"}, Expect={"a": "", "zzz": ""})
     with refused(grpc.StatusCode.FAILED_PRECONDITION, 'expectations not met for field "a"'):
@@ -603,8 +591,7 @@ def test_compare_and_swap() -> None:
     assert server.plugin_data(request_id) == {"b": "2", "c": "3", "d": "4"}
 
 
-def test_plugins_share_the_object_but_not_their_entries() -> None:
-    server = story()
+def test_plugins_share_the_object_but_not_their_entries(server: AuthServer) -> None:
     request_id = ask(server)
     update(server, request_id, Set={"a": "1"})
     server.write_plugin_data(request_id, {"z": "9"}, plugin="slack")
@@ -615,8 +602,7 @@ def test_plugins_share_the_object_but_not_their_entries() -> None:
     assert server.plugin_data(request_id, "slack") == {"z": "9"}
 
 
-def test_plugin_data_has_a_size() -> None:
-    server = story()
+def test_plugin_data_has_a_size(server: AuthServer) -> None:
     request_id = ask(server)
     update(server, request_id, Set={"a": "x" * 999_000})
     with refused(INVALID, "plugin data size limit exceeded"):
@@ -624,9 +610,8 @@ def test_plugin_data_has_a_size() -> None:
     assert set(server.plugin_data(request_id)) == {"a"}
 
 
-def test_plugin_data_outlives_its_request() -> None:
+def test_plugin_data_outlives_its_request(server: AuthServer) -> None:
     """Until an hour after the access would end; the first write needs the request."""
-    server = story()
     request_id, other = ask(server, access_for=600), ask(server)
     update(server, request_id, Set={"a": "1"})
     server.delete_request(request_id)
@@ -638,8 +623,7 @@ def test_plugin_data_outlives_its_request() -> None:
         update(server, other, Set={"a": "1"})
 
 
-def test_plugin_data_rights() -> None:
-    server = story()
+def test_plugin_data_rights(server: AuthServer) -> None:
     request_id = ask(server)
     with refused(PERMISSION_DENIED, 'access denied to perform action "update" on "access_plugin_data"'):
         update(server, request_id, ALICE, Set={"a": "1"})
@@ -653,9 +637,8 @@ def test_plugin_data_rights() -> None:
 # Time and watches
 
 
-def test_an_expired_request_is_hidden_at_once() -> None:
+def test_an_expired_request_is_hidden_at_once(server: AuthServer) -> None:
     """Even where its DELETE is late; nothing deletes here, since no clock runs."""
-    server = story()
     request_id = ask(server)
     server.rewrite(request_id, expires=time.time() - 1)
     assert server.request(request_id) is None

@@ -33,6 +33,7 @@ class Place(msgspec.Struct):
     id: str
     type: str
     posts: list[Post] = []
+    name: str = "alice__bot"
 
     @property
     def last_post_at(self) -> int:
@@ -95,11 +96,12 @@ class World:
         self.taken: list[str] = []
         self.suspicions = 0
         self.sweeper = Sweeper(
-            self.chat,
-            self.followed,
+            self.chat,  # type: ignore[arg-type]
+            self.followed.heard,
             Rules(mode="reviewer"),
             self._take,
             self.metrics,
+            linked=lambda user: user not in {"bot", "stranger"},
             known=trio.lowlevel.checkpoint,
             suspect=self._suspect,
             times=USUAL,
@@ -122,7 +124,7 @@ class World:
         entry = self.followed.get(request_id)
         assert entry is not None
         slots = tuple(Slot(post.channel_id, c=post.channel_id, p=post.id, s="posted") for post in posts)
-        self.followed.show_cards(entry, Record("seed", "", 0, 0, ("PENDING", 0), slots))
+        self.followed.heard.show_cards(entry, Record("seed", "", 0, 0, ("PENDING", 0), slots))
         entry.hinted = False
         return [post.id for post in posts]
 
@@ -275,3 +277,32 @@ async def test_a_bug_over_one_message_leaves_the_other_channels(
     await here.swept()
     assert here.taken == ["alice-0"]
     assert [line.getMessage() for line in caplog.records] == ["sweep.bug"]
+
+
+@pytest.mark.parametrize("requests", [100, 1000, 6000])
+async def test_the_first_look_at_many_cards_costs_two_calls_for_a_hundred(
+    autojump_clock: MockClock, here: World, requests: int
+) -> None:
+    """In one channel; the page that one look starts with, and the list of channels, come once."""
+    cards = [card for _ in range(requests) for card in here.card("ops")]
+    here.chat.say("ops", "alice", root_id=cards[7])
+    made = await here.swept()
+    assert sum(made.values()) <= 2 + 2 * requests / 100
+    assert [card for card in cards if here.heard(card)] == [cards[7]]
+    assert sum((await here.swept()).values()) <= 2 + requests / 100
+
+
+async def test_what_strangers_say_is_not_even_read(autojump_clock: MockClock, here: World) -> None:
+    """The sweep answers nobody without a link."""
+    (card,) = here.card("ops")
+    here.chat.say("hers", "stranger", message="help")
+    here.chat.place("hers").type, here.chat.place("hers").name = "D", "bot__stranger"
+    await here.swept()
+    for n in range(5):
+        here.chat.say("ops", "stranger", root_id=card)
+        here.chat.reacted[card] = [Reaction("stranger", card, "white_check_mark", NOW + n)]
+        assert (await here.swept()).keys() == {"channels", "reactions", "posts ops"}
+    assert (here.heard(card), here.taken) == (False, [])
+    here.chat.say("ops", "alice", root_id=card)
+    await here.swept()
+    assert here.heard(card)

@@ -51,12 +51,13 @@ def _expected(certificate: x509.Certificate) -> CertificateFacts:
     spki = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    issuer = next(iter(_names(certificate.issuer, NameOID.ORGANIZATION_NAME)), "")
     return CertificateFacts(
         user=next(iter(_names(subject, NameOID.COMMON_NAME)), ""),
         roles=_names(subject, NameOID.ORGANIZATION_NAME),
-        cluster=next(iter(_names(subject, pki.CLUSTER_OID)), ""),
+        cluster=next(iter(_names(subject, pki.CLUSTER_OID)), "") or issuer,
         impersonator=next(iter(_names(subject, pki.IMPERSONATOR_OID)), ""),
-        issuer_organisation=next(iter(_names(certificate.issuer, NameOID.ORGANIZATION_NAME)), ""),
+        issuer_organisation=issuer,
         serial=certificate.serial_number,
         not_before=certificate.not_valid_before_utc.timestamp(),
         not_after=certificate.not_valid_after_utc.timestamp(),

@@ -52,7 +52,7 @@ class Api:
             "scheme_id": None,
             "props": None,
             "group_constrained": None,
-            "shared": False if channel.type == "D" else None,
+            "shared": channel.shared or (False if channel.type == "D" else None),
             "total_msg_count_root": channel.total,
             "policy_id": None,
         }

@@ -78,6 +78,7 @@ class Channel(msgspec.Struct, kw_only=True):
     delete_at: int = 0
     last_post_at: int = 0
     total: int = 0
+    shared: bool = False
     members: dict[str, int] = msgspec.field(default_factory=dict)
     posts: list[Post] = msgspec.field(default_factory=list)
     history: list[Post] = msgspec.field(default_factory=list)

@@ -95,6 +95,11 @@ class Profile:
         return _WEEK if self.major >= 15 else _HOUR
 
     @property
+    def expired_seconds(self) -> float:
+        """How long an expired request is still there: a task of its own removes it (seen on 18.0: up to 97 s)."""
+        return 90.0 if self.major >= 17 else 0.0
+
+    @property
     def has_metadata_id(self) -> bool:
         """Metadata.ID; reserved in 18."""
         return self.major < 18

@@ -29,6 +29,8 @@ class Store:
     def __init__(self, version: str, *, watch_buffer: int | None = None) -> None:
         self.profile = Profile.of(version)
         self.faults = Faults()
+        # Seconds for which a request stays as it was after its expiry, until its DELETE.
+        self.expired_seconds = self.profile.expired_seconds
         # Seconds by which the DELETE of an expired request is late (DynamoDB: hours); reads hide it at once.
         self.delete_lag = 0.0
         lock = threading.RLock()
@@ -45,7 +47,7 @@ class Store:
     def live(self, request_id: str) -> StoredRequest | None:
         """Give the request unless it is gone or expired."""
         stored = self._requests.get(request_id)
-        return None if stored is None or _is_expired(stored) else stored
+        return None if stored is None or self._is_over(stored) else stored
 
     def scan(self, request_id: str = "", *, cached: bool = False) -> list[StoredRequest]:
         """Read one, or all by id as a backend's range does; `cached` is what a list without an id sees.
@@ -55,7 +57,7 @@ class Store:
         with self.changed:
             table = self._cached if cached and not request_id and self._cached is not None else self._requests
             names = [request_id] if request_id else sorted(table)
-            found = [table[name] for name in names if name in table and not _is_expired(table[name])]
+            found = [table[name] for name in names if name in table and not self._is_over(table[name])]
         sound = [stored for stored in found if not is_poisoned(stored.request)]
         if len(sound) < len(found) and not self.profile.skips_poison:
             raise invalid("pending requests cannot include resolve reason")
@@ -170,12 +172,13 @@ class Store:
         with self.changed:
             while not stopped():
                 now = time.time()
-                while self._expiries and self._expiries[0][0] + self.delete_lag <= now:
+                lag = max(self.delete_lag, self.expired_seconds)
+                while self._expiries and self._expiries[0][0] + lag <= now:
                     _, request_id = heapq.heappop(self._expiries)
                     stored = self._requests.get(request_id)
-                    if stored and _is_expired(stored):
+                    if stored and self._is_over(stored):
                         self.remove(request_id)
-                self._due.wait(self._expiries[0][0] + self.delete_lag - now if self._expiries else None)
+                self._due.wait(self._expiries[0][0] + lag - now if self._expiries else None)
 
     def wake_expiry(self) -> None:
         """Let `expire_until` look at its stop."""
@@ -187,7 +190,6 @@ class Store:
         overflow: Ending = "ok" if self.profile.watch_ends_ok else "overflow"
         self._fanout.publish(self.faults.due(), event, name, request, overflow, kind)
 
-
-def _is_expired(stored: StoredRequest) -> bool:
-    expires = stored.request.expires
-    return expires is not None and expires <= time.time()
+    def _is_over(self, stored: StoredRequest) -> bool:
+        expires = stored.request.expires
+        return expires is not None and expires + self.expired_seconds <= time.time()
