@@ -222,9 +222,17 @@ def _doubles(read: dict[Place, tuple[Post, ...]], bot_id: str, request_id: str) 
 
 
 def still_open(record: Record, state: str) -> tuple[int, ...]:
-    """The positions whose messages do not say yet that a request that is gone ended in `state`."""
+    """The positions whose messages do not say yet that a request that is gone ended in `state`.
+
+    A card may have said so by the clock alone; its thread tells once it is so.
+    """
     return tuple(
         position
         for position, slot in enumerate(record.posts)
-        if (slot.p and slot.s != "gone" and slot.shown[0] != state) or (slot.s == "waiting" and slot.c)
+        if (slot.p and slot.s != "gone" and (slot.shown[0] != state or _owes_end(slot, state)))
+        or (slot.s == "waiting" and slot.c)
     )
+
+
+def _owes_end(slot: Slot, state: str) -> bool:
+    return state == EXPIRED and end_number(state) not in slot.rep

@@ -68,6 +68,13 @@ class View(NamedTuple):
         return int((self.now.wall + self.now.offset - 1) * 1000)
 
     @property
+    def proven(self) -> bool:
+        """Whether every card is still as this process last wrote or read it, under the rules of now."""
+        memory = self.memory
+        held = memory.text is not None and not memory.doubts and not memory.touched
+        return held and memory.proven == self.context.rules_digest != ""
+
+    @property
     def retry_failed(self) -> bool:
         """Whether recipients that failed are due again."""
         return not self.memory.retries or self.now.mono >= self.memory.retry_at

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from sidecar.errors import LinkGarbled
-from sidecar.mattermost.decoder import Decoder
+from sidecar.mattermost.decoder import Decoder, Items
 from sidecar.model import Id, Mark, Millis, Post, Reaction, User
 
 # A longer message is cut: no decision with the longest reason that Teleport takes, and no card of anybody's, is longer.
@@ -128,7 +128,6 @@ _mark = Decoder[Mark](Mark, "a mark")
 _attachments = Decoder[list[_Attachment]](list[_Attachment], "an attachment")
 _reactions = Decoder[dict[str, list[Reaction] | None]](dict[str, list[Reaction] | None], "a map of reactions")
 _users = Decoder[list[User] | None](list[User] | None, "a list of users")
-_channels = Decoder[list[Channel] | None](list[Channel] | None, "a list of channels")
 _teams = Decoder[list[Team] | None](list[Team] | None, "a list of teams")
 _settings = Decoder[dict[str, str]](dict[str, str], "the client configuration")
 _error = Decoder[_Error](_Error, "an error")
@@ -223,7 +222,14 @@ def decode_users(body: bytes) -> list[User]:
 
 def decode_channels(body: bytes) -> list[Channel]:
     """Decode a list of channels."""
-    return _channels(body) or []
+    items = channels()
+    items.feed(body)
+    return items.end()
+
+
+def channels() -> Items[Channel]:
+    """What decodes a list of channels as it arrives; a bot may be in tens of thousands."""
+    return Items(decode_channel)
 
 
 def decode_teams(body: bytes) -> list[Team]:

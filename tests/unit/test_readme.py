@@ -247,7 +247,7 @@ def test_the_alerts_are_listed_with_their_severity() -> None:
 
 def test_symptoms_are_in_the_words_of_the_log() -> None:
     """An operator searches for what is written there."""
-    source = (ROOT / "sidecar/teleport/certificates.py").read_text()
+    source = "".join((ROOT / "sidecar/teleport" / name).read_text() for name in ("certificates.py", "findings.txt"))
     symptoms = [one for row in table(README, "## Troubleshooting", "What you see") for one in code(row[0])]
     said = [one for one in symptoms if one.startswith("x509: ")]
     assert len(said) == 3
