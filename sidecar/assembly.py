@@ -18,9 +18,9 @@ from sidecar.decisions.terms import digest_of, options_of, rules_of
 from sidecar.errors import LinkError
 from sidecar.files import trusting
 from sidecar.intake.dialer import Dialer
-from sidecar.intake.direct import Direct
+from sidecar.intake.direct import Asked, Direct
 from sidecar.intake.expiry import Expiry
-from sidecar.intake.hints import Ear
+from sidecar.intake.hints import HintConsumer
 from sidecar.intake.keep import Part, keep
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
@@ -84,7 +84,9 @@ class Assembly:
         self._statuses = statuses
         self._fail_fast = fail_fast
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
-        self._followed = Followed(routes_of(config), config.limits, lambda: self._monitoring.book, times)
+        self._followed = Followed(
+            routes_of(config), config.limits, lambda: self._monitoring.book, times, config.reminders
+        )
         self._gate = Gate(self._followed.queue.add, statuses[1].wrote)
         self._dialer = Dialer(config.teleport, statuses[0], metrics)
         self._teleport = TeleportLink(self._dialer, self._followed, self._monitoring, statuses[0], metrics)
@@ -96,7 +98,7 @@ class Assembly:
             statuses[1],
             self._gate,
             metrics,
-            lambda: self._ear if listens(self._config) else None,
+            lambda: self._consumer if listens(self._config) else None,
             self._recipients.clear,
         )
         self._people = People(self._client, config.reviewers, config.reviews.identity, config.requester_recipients())
@@ -104,12 +106,13 @@ class Assembly:
         self._direct = Direct(
             self._client,
             self._followed.heard,
-            self._teleport.store.get_request,
+            Asked(self._teleport.store.get_request, lambda: statuses[0].working),
             self._people.find,
             self._rules,
             self._text_options,
             bot_id=lambda: self._link.bot_id,
             secret=self._secret,
+            url=lambda: self._config.mattermost.url,
             times=times,
         )
         self._sweeper = Sweeper(
@@ -124,7 +127,7 @@ class Assembly:
             suspect=self._gate.suspect,
             times=times,
         )
-        self._ear = Ear(
+        self._consumer = HintConsumer(
             self._open_events, self._followed.heard, self._people, self._strangers, self._sweeper, self._direct, times
         )
         self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
@@ -142,8 +145,11 @@ class Assembly:
         async with trio.open_nursery() as nursery:
             for part in (*self._links.values(), self._workers):
                 part.begin(nursery)
-            nursery.start_soon(self._take_over, nursery, name="app.reload")
-            await stop.wait()
+            async with trio.open_nursery() as reloads:
+                reloads.start_soon(self._take_over, nursery, name="app.reload")
+                await stop.wait()
+                # Half of a reload is no harm: what ended is not begun again.
+                reloads.cancel_scope.cancel()
             self._teleport.quiesce()
             complete = await self._drain()
             nursery.cancel_scope.cancel()
@@ -198,11 +204,12 @@ class Assembly:
             self._followed.clear()
         if token_place(before) != token_place(config):
             self._token = token(config)
-        self._followed.configure(routes_of(config), config.limits)
+        self._followed.configure(routes_of(config), config.limits, config.reminders)
         self._monitoring.configure(config.teleport.plugin_name, config.rules.mode)
         self._dialer.configure(config.teleport)
         self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
         self._direct.rules = self._sweeper.rules = self._rules
+        self._followed.heard.swept = "reply" in self._rules.ways
 
     # -- what is ended and begun again -------------------------------------------------------------------------------
 
@@ -240,7 +247,7 @@ class Assembly:
         """Everything that is built for one configuration: the workers, and what they turn to."""
         if self._moved:
             await self._teleport.store.ready()
-        config, store = self._config, self._teleport.store
+        config, store, people = self._config, self._teleport.store, self._people
         async with self._open_pool() as pool, trio.open_nursery() as nursery:
             resolver = Resolver(
                 self._recipients,
@@ -255,7 +262,15 @@ class Assembly:
             peers = Peers(
                 store,
                 self._client,
-                Observer(store, self._client, resolver, self._people.judge, self._people.find_requester, self._metrics),
+                Observer(
+                    store,
+                    self._client,
+                    resolver,
+                    people.judge,
+                    people.find_requester,
+                    self._metrics,
+                    people.find_accounts,
+                ),
                 resolver,
                 Submitter(
                     config.reviews.submit_as, store, lambda: self._dialer.own_user, pool.submit if pool else None
@@ -312,9 +327,11 @@ class Assembly:
             rules=self._rules,
             rules_digest=self._digest,
             times=self._times,
+            reminders=config.reminders,
             announce_resolved=config.announce.resolved,
             announce_delay=config.announce.delay,
             bot_id=self._link.bot_id,
+            own_user=self._dialer.own_user,
             options=self._text_options(),
             keep_recipients=self._monitoring.book.used,
         )

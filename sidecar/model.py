@@ -228,7 +228,7 @@ class Post(msgspec.Struct, frozen=True):
     shown_state: str = ""
     mark: Mark = Mark()
     props: frozenset[str] = frozenset()
-    # What a card of ours shows of the first attachment: `fallback`, `color`, `pretext`, `fields`.
+    # What a card of ours shows of the first attachment: `fallback`, `color`, `pretext`, `fields`, `footer`.
     attachment: dict[str, object] | None = None
     skipped: bool = False
 

@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.decisions.deliberate import deliberate, moved, strangers, unheard
 from sidecar.decisions.doubts import after_reading, marked, taken
-from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
+from sidecar.decisions.due import reminder_at, settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import Found, find, unfinished
 from sidecar.decisions.record import Record, Unreadable
@@ -33,7 +33,7 @@ from sidecar.decisions.seen import (
 )
 from sidecar.decisions.view import GONE, TAKEOVER, View
 from sidecar.errors import Conflict, LinkError, RequestGone
-from sidecar.model import EXPIRED, PENDING
+from sidecar.model import EXPIRED, PENDING, Post
 
 __all__ = ["Facts", "Memory", "decide", "settled"]
 
@@ -275,7 +275,9 @@ def _found(view: View, record: Record) -> Found:
         return Found(record)
     reviews = max(record.seen[1], len(view.request.reviews) if view.request is not None else 0)
     context = view.context
-    return find(record, read, context, view.wanted, reviews=reviews, adopting=view.memory.mentions)
+    most = context.reminders.most if context.reminders.after > 0 else 0
+    adopting = view.memory.mentions
+    return find(record, read, context, view.wanted, reviews=reviews, reminders=most, adopting=adopting)
 
 
 _QUESTIONS: tuple[Callable[[View], Plan | None], ...] = (
@@ -304,6 +306,8 @@ def _rest(view: View, plan: Plan) -> Plan:
     assert record is not None  # noqa: S101 - whatever must be posted is on one
     memory, times = view.memory, view.context.times
     again = [view.expiry_at, *(doubt.due for doubt in memory.doubts)]
+    if (reminder := reminder_at(view, record)) > view.now.mono:
+        again.append(reminder)
     if view.another and view.record is not None and view.record.q != record.q:
         # The new seed is on record before anything is posted with it.
         again.append(view.now.mono + times.failure_first)
@@ -314,7 +318,7 @@ def _rest(view: View, plan: Plan) -> Plan:
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
-    memory, unheard_of = _heard(view, memory, record)
+    memory, unheard_of = _heard(view, memory.but(proven=_proven(view, record)), record)
     if view.seen.error is not None or unheard_of:
         link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
         again.append(view.now.mono + times.wait(memory.failures, link=link))
@@ -330,6 +334,14 @@ def _rest(view: View, plan: Plan) -> Plan:
         drop=record.done and view.gone,
         strangers=strangers(view.seen, view.memory, record, view.context),
     )
+
+
+def _proven(view: View, record: Record) -> str:
+    """The rules under which every card stands, as far as this process wrote or read it itself; "" where it did not."""
+    rules = view.context.rules_digest
+    cards = (view.seen.cards.get(slot.p, UNASKED) for slot in record.posts if slot.p)
+    known = all(one.mark.rules == rules if isinstance(one, Post) else one is UNASKED and view.proven for one in cards)
+    return rules if known else ""
 
 
 def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:

@@ -23,6 +23,7 @@ def rules_of(config: Config) -> Rules:
         approve=reviews.approve,
         deny=reviews.deny,
         require_reason=reviews.require_reason,
+        looking=reviews.looking,
         policies=reviews.policy,
         linked={one.id: one.user for one in config.reviewers.values() if one.id},
     )

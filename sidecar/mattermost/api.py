@@ -30,7 +30,7 @@ class MattermostClient(Directory):
 
     def __init__(self, rest: Rest, skipped: Callable[[], object] = lambda: None) -> None:
         self._skipped = skipped
-        self.use(rest)
+        super().__init__(rest)
         # The last answer of `me`.
         self.bot: User | None = None
         # Posts whose reactions could not be read, the one last tried at the end.
@@ -93,8 +93,10 @@ class MattermostClient(Directory):
         tm: dict[str, object],
         message: bool = False,
         guard: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Replace the attachment of a post, and its message only where asked. 403 also means: no such post any more.
+    ) -> int:
+        """Replace the attachment of a post, and its message only where asked; when, by Mattermost's clock.
+
+        403 also means: no such post any more.
 
         A patch replaces all props, `from_bot` with them, so it is sent along. Edits of the message may be limited in
         time (400 with `time_limit` in the error id), those of the attachment never are.
@@ -103,7 +105,9 @@ class MattermostClient(Directory):
         if message:
             body["message"] = draft.message
         path = f"/posts/{part(post_id)}/patch"
-        await self._rest.call("PUT", path, codec.decode_done, body=body, write=True, paced=Lane.CHANGE, guard=guard)
+        return await self._rest.call(
+            "PUT", path, codec.decode_change, body=body, write=True, paced=Lane.CHANGE, guard=guard
+        )
 
     async def delete_post(self, post_id: str, *, guard: Callable[[], None] = lambda: None) -> None:
         """Delete a post; one that is gone already is a 403."""
@@ -168,3 +172,8 @@ class MattermostClient(Directory):
         """React as the bot, whose id `user_id` must be; a repeated one changes nothing."""
         body = {"user_id": user_id, "post_id": post_id, "emoji_name": emoji}
         await self._rest.call("POST", "/reactions", codec.decode_done, body=body, write=True)
+
+    async def remove_reaction(self, user_id: str, post_id: str, emoji: str) -> None:
+        """Take a reaction of the bot's back; one that does not stand changes nothing."""
+        path = f"/users/{part(user_id)}/posts/{part(post_id)}/reactions/{part(emoji)}"
+        await self._rest.call("DELETE", path, codec.decode_done, write=True)

@@ -108,6 +108,7 @@ class _Attachment(msgspec.Struct):
     fallback: str = ""
     color: str = ""
     pretext: str = ""
+    footer: str = ""
     fields: Annotated[list[_Field], msgspec.Meta(max_length=_MAX_FIELDS)] | None = None
 
 
@@ -117,6 +118,8 @@ class _Error(msgspec.Struct):
 
 class _Object(msgspec.Struct):
     """Any object."""
+
+    update_at: Millis = 0
 
 
 _post = Decoder[_WirePost](_WirePost, "a post")
@@ -243,6 +246,11 @@ def decode_done(body: bytes) -> bool:
     """Check that an answer without news in it is at least a JSON object, not the page of some proxy."""
     _object(body)
     return True
+
+
+def decode_change(body: bytes) -> int:
+    """Decode when a post was changed, which is all that matters in the answer to a patch."""
+    return _object(body).update_at
 
 
 def decode_error_id(body: bytes) -> str:

@@ -14,9 +14,9 @@ from sidecar.mattermost.pages import Rest, if_found, part
 from sidecar.model import User
 from sidecar.once import Bounded
 
-_MOST_CHANNELS: Final = 10_000
 # The list of the bot's channels is read each minute where people decide.
 _SHARED_SECONDS: Final = 120.0
+_MOST_CHANNELS: Final = 10_000
 
 
 class Directory:
@@ -118,4 +118,7 @@ class Directory:
         return list(found.values())
 
     async def _channels(self, path: str) -> list[Channel]:
-        return await self._rest.call("GET", path, codec.decode_channels, items=codec.channels)
+        channels = await self._rest.call("GET", path, codec.decode_channels, items=codec.channels)
+        for channel in channels:
+            self._noted(channel)
+        return channels

@@ -48,7 +48,7 @@ async def close_orphans(
             # No longer a member: nothing there can be changed.
             continue
         for post in newest:
-            if not _looks_open(post, bot_id) or text.cluster_of(post.attachment) != text.shown_cluster(cluster):
+            if not _looks_open(post, bot_id) or not text.is_of_cluster(post, cluster):
                 continue
             if not followed(post.request_id) and await _forgotten(lookups, post):
                 ended += await _close(posts, post)

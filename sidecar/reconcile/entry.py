@@ -18,6 +18,7 @@ from sidecar.reconcile.lease import boottime
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Expression
+    from sidecar.decisions.record import Record
     from sidecar.model import AccessRequest
 
 # Longer records are read again instead of being kept: a followed request costs at most 2 KB.
@@ -94,6 +95,11 @@ class Entry:
         self.absent_since = math.inf
         self.party = sys.intern(request.user)
         self.expires = math.inf if request.expires is None else request.expires
+
+    def unseen(self, record: Record) -> int:
+        """How many of its cards only this record tells of."""
+        told = set(self.memory.told)
+        return sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
 
     def outdates(self, request: AccessRequest) -> bool:
         """Whether more than this version is known, or it is one of a former request under the same id."""

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.config.sections import LimitsConfig
+from sidecar.config.sections import LimitsConfig, RemindersConfig
 from sidecar.decisions.due import settled
 from sidecar.decisions.record import KEY, Record, decode
+from sidecar.decisions.reminders import due_in
 from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import Put
 from sidecar.reconcile.entry import Entry
-from sidecar.reconcile.heard import Heard, unseen
+from sidecar.reconcile.heard import Heard
 from sidecar.reconcile.lease import boottime
 from sidecar.reconcile.queue import WorkQueue
 from sidecar.times import USUAL, Times
@@ -43,6 +44,7 @@ SWEEP_SECONDS = 300.0
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
 _USUAL_LIMITS = LimitsConfig()
+_NO_REMINDERS = RemindersConfig()
 
 
 class Followed:
@@ -57,11 +59,12 @@ class Followed:
         limits: LimitsConfig = _USUAL_LIMITS,
         book: Callable[[], RuleBook] = RuleBook,
         times: Times = USUAL,
+        reminders: RemindersConfig = _NO_REMINDERS,
     ) -> None:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
         self._book = book
-        self.configure(routes, limits)
+        self.configure(routes, limits, reminders)
         self._entries: dict[str, Entry] = {}
         self.heard = Heard(self._entries, self.queue, times)
         self._parties: Counter[str] = Counter()
@@ -72,9 +75,9 @@ class Followed:
         self.booted = -math.inf
         self._looked_at = -math.inf
 
-    def configure(self, routes: Routes, limits: LimitsConfig) -> None:
+    def configure(self, routes: Routes, limits: LimitsConfig, reminders: RemindersConfig) -> None:
         """Go on by another configuration."""
-        self.routes, self._limits = routes, limits
+        self.routes, self._limits, self._reminders = routes, limits, reminders
 
     def look_again(self, *, cards: bool) -> None:
         """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
@@ -143,7 +146,8 @@ class Followed:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            look = self._turn(entry, record)
+            now = trio.current_time()
+            look = min(self._turn(entry, record), now + due_in(record, now - entry.pending_since, self._reminders))
             if look == math.inf:
                 entry.rest()
             self.queue.add_at(entry.id, min(expiry_look, look))
@@ -241,7 +245,7 @@ class Followed:
 
     def _turn(self, entry: Entry, record: Record) -> float:
         """When the cards that only a record tells of are looked at, one request after the other."""
-        cards = unseen(entry, record)
+        cards = entry.unseen(record)
         if not cards:
             return math.inf
         now = trio.current_time()

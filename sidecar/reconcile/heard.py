@@ -14,7 +14,6 @@ import trio
 from sidecar.decisions.proof import is_card
 from sidecar.decisions.record import Record, decode
 from sidecar.once import Bounded
-from sidecar.times import USUAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,12 +33,12 @@ DIRECT_MESSAGES = 20
 class Heard:
     """Adds to `queue` whatever somebody may have spoken about; `entries` are the followed requests by id."""
 
-    def __init__(self, entries: Mapping[str, Entry], queue: WorkQueue[str], times: Times = USUAL) -> None:
+    def __init__(self, entries: Mapping[str, Entry], queue: WorkQueue[str], times: Times) -> None:
         self.queue = queue
+        self._entries = entries
         self._times = times
         # Whether somebody reads the channels with cards, and shows what stands there to `see`.
         self.swept = False
-        self._entries = entries
         # Card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
@@ -91,7 +90,7 @@ class Heard:
             for slot in record.posts:
                 if slot.p == post.id and is_card(post, slot, record, ours, None):
                     entry.keep(entry.memory.but(told=(*entry.memory.told, hash(post.id))))
-            if not unseen(entry, record):
+            if entry.unseen(record) == 0:
                 entry.rest()
                 self.queue.put_off(entry.id, trio.current_time() + max(entry.over_in(self._times.expiry_grace), 0.0))
 
@@ -104,16 +103,21 @@ class Heard:
             for post, channel in zip(entry.cards[::2], entry.cards[1::2], strict=True)
         }
 
-    def open_requests(self) -> dict[str, tuple[str, ...]]:
+    def open_requests(self, *, decided: bool = False) -> dict[str, tuple[str, ...]]:
         """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
 
-        The oldest comes first.
+        With `decided` of those that are resolved, and followed still. The oldest comes first.
         """
         return {
             entry.id: channels
             for entry in self._entries.values()
-            if entry.version.rank <= 0 and (channels := entry.channels)
+            if (entry.version.rank > 0) == decided and (channels := entry.channels)
         }
+
+    def cards_of(self, request_id: str) -> tuple[tuple[str, str], ...]:
+        """The cards of a request, as (post, channel)."""
+        entry = self._entries.get(request_id)
+        return tuple(zip(entry.cards[::2], entry.cards[1::2], strict=True)) if entry is not None else ()
 
     def show_cards(self, entry: Entry, record: Record) -> None:
         """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
@@ -133,9 +137,3 @@ class Heard:
         """Listen to the cards of this request no longer."""
         for post_id in entry.cards[::2]:
             self._cards.pop(post_id, None)
-
-
-def unseen(entry: Entry, record: Record) -> int:
-    """How many cards of a record nobody has seen."""
-    told = set(entry.memory.told)
-    return sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")

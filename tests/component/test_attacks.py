@@ -298,7 +298,7 @@ async def test_an_id_that_two_requests_share(tmp_path: Path, monkeypatch: pytest
         assert "More than one" in await says(here, here.alice, "approve deadbeef")
         assert "More than one" in await says(here, here.alice, "show deadbeef")
         assert not submitted(here)
-        assert "Done" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
+        assert "counts (" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
         assert submitted(here) == [(ALICE, "APPROVED")]
         assert not here.auth.request(ids[0]).reviews  # type: ignore[union-attr]
 
@@ -313,7 +313,7 @@ async def test_two_accounts_of_one_teleport_user(tmp_path: Path) -> None:
         here.chat.react(second, card, APPROVE)
         here.chat.post(second, here.channel, "approve because twice", root_id=card.id)
         await here.lines.heard("decision.taken", 3, outcome="counted")
-        await here.chat.wait_for(lambda: any("1 of 2 approvals" in text for text in here.replies(card)))
+        await here.chat.wait_for(lambda: any("counts (1 of 2), as" in text for text in here.replies(card)))
         assert not here.auth.state_changes
 
 

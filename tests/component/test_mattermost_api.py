@@ -93,6 +93,9 @@ async def test_reactions(server: MattermostServer, people: tuple[User, User], ch
         }
         with pytest.raises(PostRejected):
             await client.add_reaction(alice.id, cards[0].id, "x")
+        for _ in range(2):
+            await client.remove_reaction(bot.id, cards[0].id, "white_check_mark")
+        assert await client.reactions([cards[0].id]) == {cards[0].id: []}
 
 
 async def test_people_and_places(server: MattermostServer, people: tuple[User, User], channel: Channel) -> None:

@@ -362,6 +362,7 @@ async def test_only_what_is_open_is_decided_on(followed: Followed) -> None:
     assert followed.heard.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
     followed.look(request("a", "APPROVED", REVIEW))
     assert list(followed.heard.open_requests()) == ["b"]
+    assert list(followed.heard.open_requests(decided=True)) == ["a"]
     assert followed.heard.open_cards() == {"p-b": "c-p-b"}
 
 

@@ -21,7 +21,7 @@ from sidecar.errors import LinkGarbled, UnreadableAnswer
 from sidecar.mattermost import codec, frames
 from sidecar.mattermost.decoder import Decoder, Items
 from sidecar.model import Mark, Post, Reaction, User
-from sidecar.text.card import close_card, cluster_of
+from sidecar.text.card import close_card, is_of_cluster
 from sidecar.text.command import REASON_BYTES, Decision, parse_direct, parse_thread
 
 FIXTURES = sorted((Path(__file__).parent.parent / "data" / "mattermost-5.37").glob("*.json"))
@@ -330,7 +330,7 @@ def test_whatever_decodes_can_be_computed_with(posts: list[dict[str, Any]]) -> N
     read_thread(SLOT, found, Rules(), "bot")
     for post in found:
         find_flaw(post)
-        cluster_of(post.attachment)
+        is_of_cluster(post, "example.com")
         json.dumps(close_card(post.attachment, post.request_id, "EXPIRED").attachment)
         parse_direct(post.message)
 
