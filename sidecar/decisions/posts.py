@@ -98,7 +98,7 @@ def merge(record: Record, targets: tuple[Target, ...], *, rep: tuple[int, ...]) 
                 refused += 1
             else:
                 slots.append(slot)
-        elif not slots[known].c:
+        elif not slots[known].c or _is_elsewhere(slots[known], target):
             if target.channel_id in channels:
                 del slots[known]
             else:
@@ -106,6 +106,11 @@ def merge(record: Record, targets: tuple[Target, ...], *, rep: tuple[int, ...]) 
                     slots[known], c=target.channel_id, s=_status(target), rep=rep if target.channel_id else ()
                 )
     return msgspec.structs.replace(record, posts=tuple(slots)), refused
+
+
+def _is_elsewhere(slot: Slot, target: Target) -> bool:
+    """Whether a record sends a card that was not posted yet where its recipient is not: anybody may have written it."""
+    return not slot.p and slot.s != "gone" and target.channel_id not in ("", slot.c)
 
 
 def _status(target: Target) -> SlotStatus:

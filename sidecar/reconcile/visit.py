@@ -318,7 +318,7 @@ def _kept(entry: Entry, memory: Memory) -> Stored | Unreadable | Unknown | None:
     """The record as last known, without asking for it."""
     text = memory.text if memory.known else entry.offered
     entry.offered = None
-    return UNASKED if text is None else stored(text)
+    return stored(text) if text else UNASKED
 
 
 def _is_wedge(one: Stored) -> bool:

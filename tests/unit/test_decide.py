@@ -691,6 +691,16 @@ def test_a_record_alone_tells_nobody(card: Any, expected: str, status: Any) -> N
     assert plan.unproven == (expected == "read ops")
 
 
+def test_a_record_does_not_say_where_a_recipient_is() -> None:
+    """A card that was not posted yet goes where the name leads now; one that stands stays where it is."""
+    plan = ask(**HELD, record=record(Slot(r="ops/x", c="elsewhere")))
+    assert summary(plan) == "post ops"
+    stands = record(slot(), Slot(r="dba/y", c="dba", p="p2", s="posted"))
+    plan = ask(**HELD, record=stands, targets=(OPS, Target("dba/y", "card", "moved")), cards={"p2": AWAY})
+    assert plan.record is not None
+    assert [one.c for one in plan.record.posts] == ["ops", "dba"]
+
+
 def test_who_decided_on_a_second_card_is_asked_to_do_so_again() -> None:
     """Its thread and its reactions go with it; whose review reached Teleport already is asked nothing."""
     second = {Place("ops"): (keyed("p1"), keyed("p2", create_at=6))}
@@ -798,6 +808,39 @@ def test_an_adopted_post_gets_our_message_once() -> None:
         assert patch.message is message
 
 
+OURS: dict[str, Any] = {
+    **HELD, "request": REVIEWED, "record": TOLD, "text": "text", "proven": "now", "rules_digest": "now",
+}  # fmt: skip
+
+
+@table(
+    ("it wrote or read every card itself", {}, "patch ops PENDING, reply ops 1"),
+    ("it did not", {"proven": ""}, "read card p1, reply ops 1"),
+    ("somebody else may have held the record since", {"text": None}, "read card p1, reply ops 1"),
+    ("words count by other rules now", {"proven": "before"}, "read card p1, reply ops 1"),
+    ("something late may have landed", {"doubts": (Doubt(CARD, math.inf, 0),)}, "read thread p1, read card p1"),
+    ("it may show anything", {"touched": frozenset({"ops"})}, "read card p1, reply ops 1"),
+)
+def test_a_card_that_nobody_else_can_have_changed_is_not_read_before_it_is(
+    given: dict[str, Any], expected: str
+) -> None:
+    """The answer to our own write is a reading, as long as nobody else had the record."""
+    assert summary(ask(**OURS | given)) == expected
+
+
+def test_what_was_written_or_read_by_ourselves_is_remembered() -> None:
+    def rests(**given: Any) -> str:
+        plan = ask(**HELD | {"record": TOLD, "rules_digest": "now"} | given)
+        assert plan.over
+        return plan.memory.proven
+
+    assert rests(cards={"p1": keyed("p1", rules="now")}) == "now"
+    assert rests(text="text", proven="now") == "now"
+    assert rests(text="text", proven="now", doubts=(Doubt(CARD, math.inf, 0),)) == ""
+    assert rests(proven="now") == ""
+    assert rests() == ""
+
+
 # -- what proves a card ----------------------------------------------------------------------------------------------
 
 UNPROVEN: dict[str, Post] = {
@@ -868,10 +911,10 @@ def test_what_counts_on_a_card(given: dict[str, Any], expected: str) -> None:
 
 def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
     """By Mattermost's clock; what was said before is told to be stale, and counts when it is given again."""
-    given = heard(say(at=2_000_000)) | {"rules_digest": "new", "offset": 1.0}
+    given = heard(say(at=1_999_000)) | {"rules_digest": "new", "offset": 1.0}
     (patch,) = ask(**given).actions
     assert isinstance(patch, Patch)
-    assert patch.since == 2_001_000
+    assert patch.since == 2_000_000, "that clock is known to half a second"
     marked = {
         "record": record(slot(since=patch.since), rules="new", since=patch.since),
         "cards": {"p1": keyed("p1", rules="new", since=patch.since)},
