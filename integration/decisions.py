@@ -11,7 +11,7 @@ from collections.abc import Callable
 from integration.stage import Card, Channel, Review, Scenario, Stage
 
 APPROVE = "white_check_mark"
-DONE = "Done: Teleport has your "
+DONE = " counts ("
 
 
 async def two_reactions_approve(stage: Stage) -> None:
@@ -57,7 +57,7 @@ async def a_direct_message_approves(stage: Stage) -> None:
         await stage.chat.say(person, direct, f"approve {request_id} go ahead")
         await _told(stage, direct, lambda text: request_id[-8:] in text and DONE in text)
         card = await stage.shows(request_id, "APPROVED")
-        assert _said(card, DONE) == 1
+        assert (_said(card, DONE), _said(card, f"{alice} approved ")) == (1, 1)
     assert await stage.cluster.reviews(request_id) == [
         Review(ivan, "APPROVED", ""),
         Review(alice, "APPROVED", "go ahead"),
@@ -138,11 +138,11 @@ async def a_policy_of_two(stage: Stage) -> None:
         (request_id,) = await stage.ask(policed=True)
         card = await stage.shows(request_id, "PENDING")
         await stage.chat.react(stage.chat.people["alice"], card, APPROVE)
-        await _answered(stage, request_id, 1, "1 of 2 approvals")
+        await _answered(stage, request_id, 1, " counts (1 of 2), as ")
         assert await stage.cluster.reviews(request_id) == []
         await stage.chat.say(stage.chat.people["ivan"], stage.channel, "approve because it is urgent", card)
         await stage.shows(request_id, "APPROVED")
-        await _answered(stage, request_id, 2, "Noted: your approval")
+        await _answered(stage, request_id, 1, " counts (2 of 2), as ")
     (review,) = await stage.cluster.reviews(request_id)
     assert (review.author, review.proposed_state) == (stage.cluster.decider, "APPROVED")
     assert review.reason == f"Decided in Mattermost by {alice}, {ivan}: it is urgent"
@@ -211,18 +211,19 @@ async def _told(stage: Stage, direct: Channel, true: Callable[[str], bool]) -> N
 
 
 async def _all_is_told(stage: Stage, request_id: str) -> None:
-    """Return once an approval by two is: a review and an answer for each, and the end."""
+    """Return once an approval by two is: a reply for each review, of which the last tells the end."""
     await stage.shows(request_id, "APPROVED")
-    await stage.until(lambda cards: any(card.request_id == request_id and len(card.replies) >= 5 for card in cards))
+    await stage.until(lambda cards: any(card.request_id == request_id and len(card.replies) >= 2 for card in cards))
 
 
 async def _counted_twice(stage: Stage, request_id: str) -> None:
-    """A review and an answer for each of the two, and nothing twice."""
+    """A review of each of the two, told to them in one reply, and nothing twice."""
     assert sorted(await stage.cluster.reviews(request_id)) == sorted(
         Review(author, "APPROVED", "") for author in stage.cluster.reviewers
     )
     (card,) = [card for card in await stage.chat.cards(stage.channel) if card.request_id == request_id]
-    assert (_said(card, DONE), len(card.replies)) == (2, 5)
+    assert (_said(card, DONE), len(card.replies)) == (2, 2)
+    assert sum("The request is now APPROVED." in reply for reply in card.replies) == 1
 
 
 def _said(card: Card, words: str) -> int:

@@ -359,4 +359,4 @@ def _states(cards: Sequence[Card]) -> dict[str, list[str]]:
 
 
 def _told(card: Card, state: str) -> bool:
-    return state == "PENDING" or any(reply.startswith(f"Request is now {state}") for reply in card.replies)
+    return state == "PENDING" or any(f" is now {state}." in reply for reply in card.replies)

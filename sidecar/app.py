@@ -50,7 +50,9 @@ async def run(
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
-    process = _Process(config, trio.Event() if stop is None else stop, (reload, tell), manager, times)
+    process = _Process(
+        config, trio.Event() if stop is None else stop, (reload, tell), manager, times, fail_fast=fail_fast
+    )
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.listen_to_signals, nursery.cancel_scope, name="app.signals")
@@ -60,7 +62,7 @@ async def run(
             # Not after the links: a peer that is away must not keep what is ordered after us from starting.
             manager(notify.READY)
             task_status.started(address)
-            await process.work(fail_fast=fail_fast)
+            await process.work()
             nursery.cancel_scope.cancel()
     except* LinkRefused:
         # Said by the link itself; `--fail-fast` asked for it.
@@ -78,15 +80,14 @@ class _Process:
         reload: tuple[Callable[[], Config] | None, Callable[[Config], None]],
         manager: Callable[[str], None],
         times: Times,
+        *,
+        fail_fast: bool,
     ) -> None:
         self.exit_code = 0
-        self._config = config
         self._stop = stop
         self._reload, self._tell = reload
         self._manager = manager
-        self._times = times
         self._metrics = Metrics()
-        self._assembly: Assembly | None = None
         # What the endpoints are served by: changing more than the certificate's content needs a restart.
         self._served = config.endpoints
         self._context: ssl.SSLContext | None = None
@@ -94,10 +95,10 @@ class _Process:
             LinkStatus("teleport", self._metrics, times),
             LinkStatus("mattermost", self._metrics, times),
         )
+        self._assembly = Assembly(config, self._metrics, times, self._statuses, fail_fast=fail_fast)
 
-    async def work(self, *, fail_fast: bool) -> None:
+    async def work(self) -> None:
         """Work until asked to stop."""
-        self._assembly = Assembly(self._config, self._metrics, self._times, self._statuses, fail_fast=fail_fast)
         complete = await self._assembly.run(self._stop)
         log.info("process.stopped", extra={"complete": complete})
 
@@ -149,8 +150,7 @@ class _Process:
         self._tell(config)
         if config.endpoints != self._served:
             log.warning("config.unchangeable", extra={"detail": "[endpoints] needs a restart; the rest is taken over"})
-        if self._assembly is not None:
-            self._assembly.reload(config)
+        self._assembly.reload(config)
 
     async def watch_loop(self) -> None:
         """Measure how late the loop runs its timers, and what of the log nobody read."""

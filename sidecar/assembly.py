@@ -18,14 +18,13 @@ from sidecar.decisions.terms import digest_of, options_of, rules_of
 from sidecar.errors import LinkError
 from sidecar.files import trusting
 from sidecar.intake.dialer import Dialer
-from sidecar.intake.direct import Direct
+from sidecar.intake.direct import Asked, Direct
 from sidecar.intake.expiry import Expiry
-from sidecar.intake.hints import Ear
+from sidecar.intake.hints import HintConsumer
 from sidecar.intake.keep import Part, keep
-from sidecar.intake.kept import Proven
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
-from sidecar.intake.settings import link_settings, listens, place, request_seconds, token, token_place
+from sidecar.intake.settings import link_settings, listens, request_seconds, token, token_place
 from sidecar.intake.sweep import Sweeper
 from sidecar.intake.teleport import TeleportLink
 from sidecar.mattermost.client import Away, MattermostClient
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
     from sidecar.config import Config
     from sidecar.intake.keep import LinkStatus
-    from sidecar.intake.mattermost import Events
+    from sidecar.mattermost.inbox import Events
     from sidecar.metrics import Metrics
     from sidecar.teleport.reviewers import Reviewers
     from sidecar.text.fields import TextOptions
@@ -85,20 +84,12 @@ class Assembly:
         self._statuses = statuses
         self._fail_fast = fail_fast
         self._monitoring = MonitoringRules(config.teleport.plugin_name, config.rules.mode, metrics)
-        self._followed = Followed(routes_of(config), config.limits, lambda: self._monitoring.book, times)
-        self._gate = Gate(self._followed.queue.add, statuses[1])
-        self._proven = Proven()
-        self._dialer = Dialer(config.teleport, statuses[0], metrics)
-        self._teleport = TeleportLink(
-            self._dialer.connect,
-            self._dialer.adopt,
-            self._dialer.files,
-            self._proven,
-            self._followed,
-            self._monitoring,
-            statuses[0],
-            metrics,
+        self._followed = Followed(
+            routes_of(config), config.limits, lambda: self._monitoring.book, times, config.reminders
         )
+        self._gate = Gate(self._followed.queue.add, statuses[1].wrote)
+        self._dialer = Dialer(config.teleport, statuses[0], metrics)
+        self._teleport = TeleportLink(self._dialer, self._followed, self._monitoring, statuses[0], metrics)
         self._token = token(config)
         self._client = MattermostClient(Away(), metrics.posts_skipped_total.inc)
         self._recipients = Recipients(self._client, unknown_seconds=times.unknown_recipient)
@@ -107,35 +98,37 @@ class Assembly:
             statuses[1],
             self._gate,
             metrics,
-            lambda: self._ear if listens(self._config) else None,
+            lambda: self._consumer if listens(self._config) else None,
             self._recipients.clear,
         )
         self._people = People(self._client, config.reviewers, config.reviews.identity, config.requester_recipients())
         self._strangers = Strangers(self._client, self._people.find, metrics)
         self._direct = Direct(
             self._client,
-            self._followed,
-            self._teleport.store.get_request,
+            self._followed.heard,
+            Asked(self._teleport.store.get_request, lambda: statuses[0].working),
             self._people.find,
             self._rules,
             self._text_options,
             bot_id=lambda: self._link.bot_id,
             secret=self._secret,
+            url=lambda: self._config.mattermost.url,
             times=times,
         )
         self._sweeper = Sweeper(
             self._client,
-            self._followed,
+            self._followed.heard,
             self._rules,
             self._direct.take,
             metrics,
+            options=self._text_options,
             linked=self._people.linked,
             known=self._teleport.listed.wait,
             suspect=self._gate.suspect,
             times=times,
         )
-        self._ear = Ear(
-            self._open_events, self._followed, self._people, self._strangers, self._sweeper, self._direct, times
+        self._consumer = HintConsumer(
+            self._open_events, self._followed.heard, self._people, self._strangers, self._sweeper, self._direct, times
         )
         self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
         self._links = {
@@ -152,8 +145,11 @@ class Assembly:
         async with trio.open_nursery() as nursery:
             for part in (*self._links.values(), self._workers):
                 part.begin(nursery)
-            nursery.start_soon(self._take_over, nursery, name="app.reload")
-            await stop.wait()
+            async with trio.open_nursery() as reloads:
+                reloads.start_soon(self._take_over, nursery, name="app.reload")
+                await stop.wait()
+                # Half of a reload is no harm: what ended is not begun again.
+                reloads.cancel_scope.cancel()
             self._teleport.quiesce()
             complete = await self._drain()
             nursery.cancel_scope.cancel()
@@ -203,19 +199,17 @@ class Assembly:
         """Let it count for everything that outlives a configuration; nothing works meanwhile."""
         before, self._config = self._config, config
         self._rules, self._digest = rules_of(config), digest_of(config)
-        if place(before) != place(config):
-            self._proven.forget()
         if before.teleport.plugin_name != config.teleport.plugin_name:
             # What is known of records is true of the other name's.
             self._followed.clear()
         if token_place(before) != token_place(config):
             self._token = token(config)
-        self._followed.configure(routes_of(config), config.limits)
+        self._followed.configure(routes_of(config), config.limits, config.reminders)
         self._monitoring.configure(config.teleport.plugin_name, config.rules.mode)
-        self._dialer.settings = config.teleport
+        self._dialer.configure(config.teleport)
         self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
-        self._direct.configure(self._rules)
-        self._sweeper.configure(self._rules)
+        self._direct.rules = self._sweeper.rules = self._rules
+        self._followed.heard.swept = "reply" in self._rules.ways
 
     # -- what is ended and begun again -------------------------------------------------------------------------------
 
@@ -253,7 +247,7 @@ class Assembly:
         """Everything that is built for one configuration: the workers, and what they turn to."""
         if self._moved:
             await self._teleport.store.ready()
-        config, store = self._config, self._teleport.store
+        config, store, people = self._config, self._teleport.store, self._people
         async with self._open_pool() as pool, trio.open_nursery() as nursery:
             resolver = Resolver(
                 self._recipients,
@@ -261,16 +255,26 @@ class Assembly:
                 self._monitoring.ruling,
                 self._metrics,
                 self._followed.queue.add,
-                self._followed.retry,
+                self._followed.heard.retry,
                 self._gate.suspect,
                 self._times,
             )
             peers = Peers(
                 store,
                 self._client,
-                Observer(store, self._client, resolver, self._people.judge, self._people.find_requester, self._metrics),
+                Observer(
+                    store,
+                    self._client,
+                    resolver,
+                    people.judge,
+                    people.find_requester,
+                    self._metrics,
+                    people.find_accounts,
+                ),
                 resolver,
-                Submitter(config.reviews.submit_as, store, lambda: self._dialer.own_user, pool),
+                Submitter(
+                    config.reviews.submit_as, store, lambda: self._dialer.own_user, pool.submit if pool else None
+                ),
                 self._gate,
                 self._recipients.forget,
                 self._strangers,
@@ -323,9 +327,11 @@ class Assembly:
             rules=self._rules,
             rules_digest=self._digest,
             times=self._times,
+            reminders=config.reminders,
             announce_resolved=config.announce.resolved,
             announce_delay=config.announce.delay,
             bot_id=self._link.bot_id,
+            own_user=self._dialer.own_user,
             options=self._text_options(),
             keep_recipients=self._monitoring.book.used,
         )

@@ -153,9 +153,9 @@ class Ping(msgspec.Struct, frozen=True):
     cluster: str
     server_version: str
     proxy_public_addr: str = ""
-    # Features.AdvancedAccessWorkflows (7) or an enabled entitlement (35): reviews exist on this edition.
+    # Features.AdvancedAccessWorkflows (7) or an entitlement (35) that is paid for: reviews exist on this edition.
     advanced_workflows: bool = False
-    any_entitlement: bool = False
+    paid_entitlement: bool = False
 
     @property
     def major(self) -> int:
@@ -228,7 +228,7 @@ class Post(msgspec.Struct, frozen=True):
     shown_state: str = ""
     mark: Mark = Mark()
     props: frozenset[str] = frozenset()
-    # What a card of ours shows of the first attachment: `fallback`, `color`, `pretext`, `fields`.
+    # What a card of ours shows of the first attachment: `fallback`, `color`, `pretext`, `fields`, `footer`.
     attachment: dict[str, object] | None = None
     skipped: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,11 @@ def untrue(here: World, channels: list[Channel], gone: dict[str, AccessRequest])
             cards = [
                 one for one in posts if one.channel_id == channel.id and not one.root_id and _id(one) == request.id
             ]
+            # Another request had that id before: its card is over.
+            q = record.get("q")
+            former = [one for one in cards if q and one.props["tm"].get("q", q) != q]
+            cards = [one for one in cards if one not in former]
+            found += [f"{request.id[-8:]}: the card of another one is open" for one in former if _state(one) == PENDING]
             begun = _begun(here, cards[0]) if cards else {}
             wrong = _card_is_wrong(request, record, cards, begun, is_gone=request.id not in living)
             found += [f"{request.id[-8:]} in {channel.name or 'direct'}: {sentence}" for sentence in wrong]
@@ -51,6 +57,10 @@ def _id(post: Post) -> str:
     return str(post.props.get("tm", {}).get("id", ""))
 
 
+def _state(card: Post) -> str:
+    return field(card, "State").split()[-1]
+
+
 def _begun(here: World, card: Post) -> dict[str, Any]:
     """What a card told of itself when it was made: Mattermost keeps what was edited away."""
     versions = [one for one in here.chat.all_posts.values() if one.original_id == card.id]
@@ -61,7 +71,9 @@ def _begun(here: World, card: Post) -> dict[str, Any]:
 def _twice(posts: list[Post]) -> Iterator[str]:
     """P2: one post for each identity. Attempts of one identity differ in their keys, so the words count too."""
     keys = Counter((one.channel_id, one.root_id, one.props.get("tm", {}).get("k")) for one in posts)
-    cards = Counter((one.channel_id, _id(one)) for one in posts if not one.root_id and _id(one))
+    cards = Counter(
+        (one.channel_id, _id(one), one.props["tm"].get("q")) for one in posts if _id(one) and not one.root_id
+    )
     words = Counter((one.root_id, one.message) for one in posts if one.root_id)
     for what, counted in (("a key", keys), ("a card", cards), ("a reply", words)):
         for identity, count in counted.items():
@@ -78,7 +90,7 @@ def _card_is_wrong(
             yield f"it is {request.state}, and has no card"
         return
     card = cards[0]
-    shown = field(card, "State").split()[-1]
+    shown = _state(card)
     if is_gone:
         # Its last turn may have come while nobody could see it.
         if shown not in _OVER:
@@ -88,10 +100,19 @@ def _card_is_wrong(
         yield f"it is {request.state}, and its card shows {shown}"
     if card.props["tm"]["n"] != len(request.reviews):
         yield f"it has {len(request.reviews)} reviews, and its card was written for {card.props['tm']['n']}"
-    replies = [one.message.partition("\n")[0] for one in card.replies if not one.delete_at]
+    yield from _told_wrong(request, card, begun)
+
+
+def _told_wrong(request: AccessRequest, card: Post, begun: dict[str, Any]) -> Iterator[str]:
+    """Each review is told once, and so is the end, by the reply to the deciding review or by one of its own."""
+    replies = [
+        one.message.partition("\n")[0] for one in card.replies if not one.delete_at and one.user_id == card.user_id
+    ]
     # A card that first appears resolved says itself what went before.
     first: dict[str, Any] = {"n": 0, "state": PENDING} if begun["state"] == PENDING else begun
-    wanted = [f"`{one.author}` reviewed: {one.proposed_state}" for one in request.reviews[first["n"] :]]
+    wanted = [f"{one.author} (approved|denied) |, as {one.author}[.]" for one in request.reviews[first["n"] :]]
     if request.state != first["state"]:
-        wanted.append(f"Request is now {request.state}")
-    yield from (f"nobody was told: {line}" for line in wanted if replies.count(line) != 1)
+        wanted.append(f" is now {request.state}[. ]")
+    for line in wanted:
+        if (told := sum(bool(re.search(line, reply)) for reply in replies)) != 1:
+            yield f"told {told} times: {line}"

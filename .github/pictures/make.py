@@ -190,33 +190,35 @@ BOXES = (
     ),
 )
 ARROWS = (
-    (455, 105, 322, "watch, list"),
-    (455, 150, 322, "read request"),
-    (455, 195, 322, "save record"),
-    (645, 105, 778, "post the card"),
-    (645, 150, 778, "edit the card"),
-    (645, 195, 778, "reply, look up"),
-    (66, 125, 128, "asks"),
-    (972, 95, 1034, "tells"),
-    (972, 180, 1034, "tells"),
+    (323, 112, 452, "requests, reviews"),
+    (452, 157, 323, "approve, deny"),
+    (452, 202, 323, "its record"),
+    (648, 112, 777, "cards, answers"),
+    (777, 157, 648, "reactions, replies"),
+    (777, 202, 648, "direct messages"),
+    (66, 125, 127, "asks"),
+    (974, 90, 1030, "tells"),
+    (1030, 118, 974, "decides"),
+    (974, 180, 1030, "tells"),
+    (1030, 208, 974, "decides"),
 )
 NOTES = (
-    (388, 222, "gRPC, mutual TLS"),
-    (711, 222, "REST, HTTPS"),
-    (775, 292, "review in Teleport: the link and the tsh commands are in the card"),
+    (388, 226, "gRPC, mutual TLS"),
+    (712, 226, "websocket, REST"),
+    (775, 288, "or in Teleport: the card has the link, or the tsh commands"),
     (550, 364, "Prometheus, probes"),
-    (640, 328, "/metrics /healthz /readyz"),
+    (644, 330, "/metrics /healthz /readyz"),
 )
-PATHS = ("M1055 225V300H225V234", "M550 345V232")
+PATHS = ("M1055 236V300H225V234", "M550 345V234")
 
 
 def flow() -> str:
-    """Draw who talks to whom; an arrow between machines starts at the one that opens the connection."""
+    """Draw what goes from whom to whom; every connection between machines is opened by the sidecar."""
     parts = [box(left, title, lines.split("|"), fill, edge) for left, title, fill, edge, lines in BOXES]
     parts += [arrow(f"M{start} {y}H{end}") + note((start + end) / 2, y - 8, text) for start, y, end, text in ARROWS]
     parts += [arrow(path) for path in PATHS]
     parts += [note(x, y, text) for x, y, text in NOTES]
-    parts += [person(45, 110, "Bob"), person(1055, 75, "Alice"), person(1055, 165, "Ivan")]
+    parts += [person(45, 110, "Bob"), person(1055, 75, "Alice"), person(1055, 167, "Ivan")]
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 40 1100 340" width="1100" height="340" role="img"'
         f' font-family="{SANS}" font-size="13" fill="#33404d" aria-label="Who talks to whom">\n'
@@ -266,13 +268,16 @@ def height(megabytes: float) -> float:
 
 async def photograph(folder: Path) -> None:
     """Take the pictures of the page, as Alice and Ivan see it."""
-    with tempfile.TemporaryDirectory() as files, trio.fail_after(60):
-        async with theatre(Path(files)) as here, open_tab(1000, 1000) as tab:
+    with tempfile.TemporaryDirectory() as files, trio.fail_after(120):
+        async with theatre(Path(files)) as here, open_tab(WIDE_PAGE, 1000) as tab:
             await tab.open(f"{here.page}#alice/channel")
             (folder / "page.png").write_bytes(await approved(here, tab))
+            (folder / "page-narrow.png").write_bytes(await still(tab, 900, wide=390))
+            await tab.size(WIDE_PAGE, 1000)
             (folder / "page-direct.png").write_bytes(await denied(here, tab))
 
 
+WIDE_PAGE = 1200
 LAST = "#posts article:last-child"
 
 
@@ -280,12 +285,12 @@ async def approved(here: Theatre, tab: Tab) -> bytes:
     """Alice reacts, Ivan replies."""
     here.stage.auth.create_request("bob@example.com", ["dbadmin"], reason="fix the replication lag on db-7")
     await tab.click(f"{LAST} [data-emoji=white_check_mark]")
-    await tab.until(f"document.querySelector('{LAST}').innerText.includes('your approval as alice@example.com')")
+    await tab.until(f"document.querySelector('{LAST}').innerText.includes('counts (1 of 2), as alice@example.com')")
     await tab.click("#people a[href^='#ivan']")
     await tab.until("document.getElementById('posts').dataset.of === 'ivan/channel'")
     await tab.type(f"{LAST} form.answer input", "approve because the change is announced")
-    await tab.until(f"document.querySelector('{LAST}').innerText.includes('Request is now APPROVED')")
-    return await still(tab, 1110)
+    await tab.until(f"document.querySelector('{LAST}').innerText.includes('The request is now APPROVED.')")
+    return await still(tab, 640)
 
 
 async def denied(here: Theatre, tab: Tab) -> bytes:
@@ -296,15 +301,15 @@ async def denied(here: Theatre, tab: Tab) -> bytes:
     await tab.until("document.getElementById('posts').dataset.of === 'ivan/direct'")
     await tab.type("#write input", "list")
     await tab.until(f"document.querySelector('{LAST}')?.innerText.includes('asks for')")
-    await tab.type("#write input", f"deny {request_id[-8:]} curiosity is no reason")
-    await tab.until(f"document.querySelector('{LAST}').innerText.includes('your denial as ivan@example.com')")
-    return await still(tab, 340)
+    await tab.type("#write input", f"deny {request_id} curiosity is no reason")
+    await tab.until(f"document.querySelector('{LAST}').innerText.includes('counts, as ivan@example.com')")
+    return await still(tab, 410)
 
 
-async def still(tab: Tab, height: int) -> bytes:
+async def still(tab: Tab, height: int, *, wide: int = WIDE_PAGE) -> bytes:
     """Take a picture without a cursor in it."""
     await tab.run("document.activeElement.blur()")
-    await tab.size(1000, height)
+    await tab.size(wide, height)
     await tab.run("document.getElementById('posts').scrollTop = 0")
     return await tab.picture()
 

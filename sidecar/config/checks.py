@@ -207,8 +207,6 @@ def _is_time_zone(name: str) -> bool:
 
 def find_notices(sections: Sections) -> Iterator[str]:
     """Yield what is worth a look but does not prevent the start."""
-    if sections.reminders.after:
-        yield "reminders: this version reads the section but gives no reminders yet"
     mattermost, reviews, endpoints = sections.mattermost, sections.reviews, sections.endpoints
     if mattermost.token is not None:
         yield "mattermost.token: the token stands in the configuration; token_file is a better place"

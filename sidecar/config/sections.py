@@ -121,7 +121,7 @@ class Requester(msgspec.Struct, frozen=True, kw_only=True):
         return self.name if not self.name or "@" in self.name or "/" in self.name else f"@{self.name}"
 
 
-class RemindersConfig(msgspec.Struct, frozen=True, kw_only=True):
+class RemindersConfig(msgspec.Struct, frozen=True):
     """[reminders]: the first `after` so long without a review (0: never), then `every` so often, `most` in all."""
 
     after: Seconds = 0.0

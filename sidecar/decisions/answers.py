@@ -1,16 +1,23 @@
-"""What a person is told about their decision. Pure: an outcome to a sentence, never with anybody else's words in it."""
+"""What a person is told about their decision. Pure: an outcome to a sentence, never with anybody else's words in it.
+
+Each names what it is about, for a notification shows it alone.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from sidecar.model import APPROVED, PENDING, Draft
-from sidecar.text.command import DIRECT_GRAMMAR, THREAD_GRAMMAR, short_id
+from sidecar.model import PENDING, Draft
+from sidecar.text.command import direct_grammar, short_id, thread_grammar
+from sidecar.text.fields import TextOptions
+from sidecar.text.names import about, bare
 from sidecar.text.neutral import code_span
+from sidecar.text.replies import counted, end
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Person, Verdict
+    from sidecar.decisions.seen import Given
     from sidecar.model import AccessRequest
 
 # Nobody is told: these are no persons, or nobody acted now.
@@ -55,83 +62,86 @@ _SENTENCES = {
 }
 
 
-def render_answer(verdict: Verdict, outcome: str, request: AccessRequest, detail: str = "") -> Draft | None:
+def render_answer(
+    verdict: Verdict,
+    outcome: str,
+    request: AccessRequest,
+    detail: str = "",
+    options: TextOptions = TextOptions(),  # noqa: B008 - a frozen value
+) -> Draft | None:
     """The answer to one decision; None where nobody is told.
 
     `detail` is Teleport's own sentence, or how far the quorum is.
     """
-    if outcome in SILENT or (verdict.person.problem and verdict.expression.way == "direct"):
+    one, person = verdict.expression, verdict.person
+    if outcome in SILENT or (person.problem and one.way == "direct"):
         # Strangers are answered where they write, in one fixed sentence.
         return None
-    news = _good_news(verdict, outcome, request, detail) or _bad_news(verdict, outcome, request, detail)
-    return Draft(_address(verdict, request) + news)
+    called = f"{code_span(short_id(request.id), 60)} " if one.way == "direct" else mention(person.username)
+    what = f"{_NOUNS.get(one.verb, 'message')} of {about(request)}" if one.verb in _NOUNS else ""
+    if outcome in ("submitted", "counted"):
+        count = f" ({detail})" if detail else _count_of(request, person.teleport_user)
+        return Draft(f"{called}Your {what} counts{count}, as {bare(person.teleport_user)}.{_ended(request)}")
+    if outcome == "on_record":
+        name = bare(person.teleport_user)
+        return Draft(f"{called}Your {what} is on record in Teleport, as {name}.{_ended(request)}")
+    head = f"Your {what}" if what else f"About {about(request)}"
+    return Draft(f"{called}{head}: {_bad_news(verdict, outcome, request, detail, options)}")
 
 
 def render_moved(person: Person) -> Draft:
     """What somebody is told who decided on a second card of the same request, which is deleted."""
-    named = f"@{person.username} " if _is_one(person.username) else ""
     return Draft(
-        f"{named}You decided below a second message about this request, which is gone. Please say it again here."
+        f"{mention(person.username)}You decided below a second message about this request, which is gone. "
+        "Please say it again here."
     )
 
 
-def _is_one(name: str) -> bool:
-    return bool(_USERNAME.fullmatch(name)) and name[-1].isalnum()
+def render_given(request: AccessRequest, index: int, given: Given, *, ending: bool) -> Draft:
+    """The reply to a review that was given in this very thread."""
+    what = f"{_NOUNS[given.verb]} of {about(request)}"
+    told = f" {end(request, request.state)}" if ending else ""
+    count = counted(request, index)
+    return Draft(f"{mention(given.username)}Your {what} counts{count}, as {bare(given.author)}.{told}")
 
 
-def _good_news(verdict: Verdict, outcome: str, request: AccessRequest, detail: str) -> str:
-    done = "approval" if verdict.expression.verb == "approve" else "denial"
-    name = code_span(verdict.person.teleport_user, 160)
-    match outcome:
-        case "submitted":
-            return f"Done: Teleport has your {done} as {name}. {_where(request)}"
-        case "counted":
-            return f"Noted: your {done} as {name} counts. {_where(request, detail)}"
-        case "on_record":
-            return f"Your {done} as {name} is on record in Teleport. {_where(request)}"
-    return ""
+def mention(username: str) -> str:
+    """In a thread others read along, and only who is named is notified."""
+    return f"@{username} " if _USERNAME.fullmatch(username) and username[-1].isalnum() else ""
 
 
-def _bad_news(verdict: Verdict, outcome: str, request: AccessRequest, detail: str) -> str:
+_NOUNS = {"approve": "approval", "deny": "denial"}
+
+
+def _count_of(request: AccessRequest, author: str) -> str:
+    index = next((n for n, review in enumerate(request.reviews) if review.author == author), None)
+    return counted(request, index) if index is not None else ""
+
+
+def _ended(request: AccessRequest) -> str:
+    return "" if request.state == PENDING else f" {end(request, request.state)}"
+
+
+def _bad_news(verdict: Verdict, outcome: str, request: AccessRequest, detail: str, options: TextOptions) -> str:
+    over = request.state != PENDING
     match outcome:
         case "duplicate":
-            name = code_span(verdict.person.teleport_user, 160)
+            name = bare(verdict.person.teleport_user)
             return f"You have already reviewed this request as {name}; Teleport takes one review a person."
         case "resolved":
-            state = "resolved" if request.state == PENDING else code_span(request.state, 20)
-            return f"This request is already {state}."
+            return f"This request is already {code_span(request.state, 20) if over else 'resolved'}."
         case "reason_required":
-            return f"A reason is required. {_grammar(verdict)}"
+            return f"A reason is required. {_grammar(verdict, request, options)}"
+        case "hint" if over:
+            return f"That decides nothing, and this request is already {code_span(request.state, 20)}."
+        case "hint":
+            return f"That decides nothing. {_grammar(verdict, request, options)}"
         case "malformed":
-            return _grammar(verdict)
+            return _grammar(verdict, request, options)
     return _SENTENCES.get(outcome) or f"This did not count: {code_span(detail, 300) or code_span(outcome, 40)}"
 
 
-def _grammar(verdict: Verdict) -> str:
-    return DIRECT_GRAMMAR if verdict.expression.way == "direct" else THREAD_GRAMMAR
-
-
-def _address(verdict: Verdict, request: AccessRequest) -> str:
-    """In a thread others read along, and only who is named is notified; a direct message speaks of many requests."""
-    name = verdict.person.username
+def _grammar(verdict: Verdict, request: AccessRequest, options: TextOptions) -> str:
     if verdict.expression.way == "direct":
-        return f"{code_span(short_id(request.id), 60)} "
-    named = f"@{name} " if _is_one(name) else ""
-    match verdict.expression.way, verdict.expression.verb:
-        case "reaction", "approve":
-            return f"{named}Your approving reaction: "
-        case "reaction", _:
-            return f"{named}Your denying reaction: "
-    return named
-
-
-def _where(request: AccessRequest, counted: str = "") -> str:
-    if request.state != PENDING:
-        return f"The request is now {code_span(request.state, 20)}."
-    if counted:
-        return f"So far: {code_span(counted, 300)}."
-    match request.thresholds:
-        case (threshold,) if not threshold.filter and threshold.approve > 1:
-            count = sum(review.proposed_state == APPROVED for review in request.reviews)
-            return f"{count} of {threshold.approve} approvals so far."
-    return "The request is still pending."
+        return direct_grammar(request.id, whole=options.whole_ids)
+    return thread_grammar(options.approve_emoji, options.deny_emoji, options.ways)

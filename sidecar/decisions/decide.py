@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.decisions.deliberate import deliberate, moved, strangers, unheard
 from sidecar.decisions.doubts import after_reading, marked, taken
-from sidecar.decisions.due import settled, wants_targets, with_recipients, work, worth_writing
+from sidecar.decisions.due import reminder_at, settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import Found, find, unfinished
 from sidecar.decisions.record import Record, Unreadable
@@ -216,7 +216,7 @@ def _what_must_be_posted(view: View) -> Plan | None:
         return _put_off(view, "", link=True)
     record, refused = with_recipients(view)
     found = _found(view, record)
-    view = view._replace(memory=after_reading(view))
+    view = view._replace(memory=after_reading(view, found.record))
     second, words, kept = _second_cards(view, found)
     due = work(view, kept)
     if view.seen.held:
@@ -275,7 +275,9 @@ def _found(view: View, record: Record) -> Found:
         return Found(record)
     reviews = max(record.seen[1], len(view.request.reviews) if view.request is not None else 0)
     context = view.context
-    return find(record, read, context, view.wanted, reviews=reviews, adopting=view.memory.mentions)
+    most = context.reminders.most if context.reminders.after > 0 else 0
+    adopting = view.memory.mentions
+    return find(record, read, context, view.wanted, reviews=reviews, reminders=most, adopting=adopting)
 
 
 _QUESTIONS: tuple[Callable[[View], Plan | None], ...] = (
@@ -304,6 +306,8 @@ def _rest(view: View, plan: Plan) -> Plan:
     assert record is not None  # noqa: S101 - whatever must be posted is on one
     memory, times = view.memory, view.context.times
     again = [view.expiry_at, *(doubt.due for doubt in memory.doubts)]
+    if (reminder := reminder_at(view, record)) > view.now.mono:
+        again.append(reminder)
     if view.another and view.record is not None and view.record.q != record.q:
         # The new seed is on record before anything is posted with it.
         again.append(view.now.mono + times.failure_first)

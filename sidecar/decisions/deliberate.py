@@ -5,22 +5,25 @@ Refusals are written down at once; what counts is submitted one at a time, each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import msgspec
 
 from sidecar.decisions import judge as judging
+from sidecar.decisions import posts
 from sidecar.decisions.answers import render_answer, render_moved
-from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, LedgerEntry, Person, Verdict
+from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, Person, Verdict
 from sidecar.decisions.proof import counts_since, is_card
 from sidecar.decisions.record import Owed, Record, Stored
-from sidecar.decisions.seen import Context, Evidence, Look, Memory, Now, Outcome, Plan, Resolve, Seen, Submit
+from sidecar.decisions.seen import Context, Evidence, Given, Look, Memory, Now, Outcome, Plan, Resolve, Seen, Submit
 from sidecar.model import APPROVED, AccessRequest, Post
 
 # Refusals that one person hears once for a request: more often would only be noise in the thread.
 _ONCE = frozenset({"guest", "edited", "not_reviewer", "stale", "shared_channel", "another_name", "unfiltered"})
 # The ledger's word for who was told that their words went with a second card.
 MOVED = "moved"
+# Outcomes of which a review in Teleport tells.
+_REVIEWED = frozenset({"submitted", "on_record"})
 _REASON_BYTES = 4096
 # How often evidence is read again in one look because it has become too old; then it is put off.
 MOST_READINGS = 3
@@ -49,11 +52,15 @@ def standing(seen: Seen, record: Record, context: Context) -> list[Expression]:
         for slot in record.posts
         if slot.p
     }
+    if "direct" in context.rules.ways and record.rules == context.rules_digest:
+        since[""] = record.since
     created = ((request.created or 0.0) - CREATED_SLACK_SECONDS) * 1000
     found = []
     for one in evidence.standing:
-        from_when = 0 if one.way == "direct" else since.get(one.root_id)
+        from_when = since.get("" if one.way == "direct" else one.root_id)
         if one.flaw == "forged" or from_when is None or one.at < created:
+            continue
+        if one.flaw == judging.HINT and one.at < from_when:
             continue
         stale = one.at < from_when and not one.flaw
         found.append(msgspec.structs.replace(one, flaw="stale") if stale else one)
@@ -77,7 +84,9 @@ def deliberate(seen: Seen, memory: Memory, context: Context, now: Now) -> Plan |
         return Plan(memory=memory, take=True, record=noted)
     refused = [one for one in verdicts if one.outcome != ACCEPTED]
     if refused:
-        record = judged(record, [(one, one.outcome, "") for one in refused], request)
+        told = [(one, one.outcome, "") for one in refused]
+        memory = memory.but(given=(*memory.given, *given(record, told, request)))
+        record = judged(record, told, request, context)
         outcomes = tuple(Outcome(one, one.outcome, request.state) for one in refused)
         return Plan(memory=memory, record=record, outcomes=outcomes, again=True)
     readable = tuple(one for one in verdicts if one.expression.verb == "deny" or not evidence.unread)
@@ -169,7 +178,7 @@ def _count(
     stands = standing(seen, record, context)
     votes = judging.votes(stands, record.dec, verdicts, evidence.people, context.rules, request)
     state = judging.tally(request, votes, context.rules)
-    detail = judging.progress(request, votes, context.rules)
+    details = tuple(judging.progress(request, votes, context.rules, one.expression.verb) for one in verdicts)
     if state and not (state == APPROVED and evidence.unread):
         agreed = tuple(sorted(user for user, verb in votes.items() if STATES[verb] == state))
         counted = judging.counted(record.dec, verdicts)
@@ -186,22 +195,25 @@ def _count(
             state,
             _reason(agreed, said),
             agreed,
-            detail,
+            details,
             evidence.at,
         )
         return Plan(memory=memory, record=record, actions=(action,)) if action.identity not in seen.failed else None
-    record = judged(record, [(one, COUNTED, detail) for one in verdicts], request)
+    told = [(one, COUNTED, detail) for one, detail in zip(verdicts, details, strict=True)]
+    record = judged(record, told, request, context)
     outcomes = tuple(Outcome(one, COUNTED, request.state) for one in verdicts)
     return Plan(memory=memory, record=record, outcomes=outcomes, again=True)
 
 
-def judged(record: Record, outcomes: list[tuple[Verdict, str, str]], request: AccessRequest) -> Record:
+def judged(
+    record: Record, outcomes: list[tuple[Verdict, str, str]], request: AccessRequest, context: Context
+) -> Record:
     """The record with these verdicts in its ledger, and the answers that are owed for them."""
     ledger = {entry[:3]: entry for entry in record.dec}
     for verdict, outcome, _ in outcomes:
         entry = judging.entry_for(verdict, outcome)
         ledger[entry[:3]] = entry
-    owe = {owed.i: owed for owed in (*record.owe, *_answers(record.dec, outcomes, request))}
+    owe = {owed.i: owed for owed in (*record.owe, *_answers(record, outcomes, request, context))}
     return msgspec.structs.replace(record, dec=tuple(ledger.values()), owe=tuple(owe.values()))
 
 
@@ -210,19 +222,32 @@ def answer_id(one: Expression) -> str:
     return f"{one.user_id}:{one.verb}:{one.source}:{one.at}"
 
 
+def given(record: Record, outcomes: list[tuple[Verdict, str, str]], request: AccessRequest) -> Iterator[Given]:
+    """The reviews among these that their authors gave on a card whose thread does not tell of them yet."""
+    for verdict, outcome, _ in outcomes:
+        one, person = verdict.expression, verdict.person
+        slot = next((slot for slot in record.posts if slot.p and slot.p == one.root_id), None)
+        number = posts.number_by(request, person.teleport_user)
+        if outcome in _REVIEWED and one.way != "direct" and slot is not None and number and number not in slot.rep:
+            yield Given(person.teleport_user, one.verb, person.username, one.root_id)
+
+
 def _answers(
-    old: tuple[LedgerEntry, ...], outcomes: list[tuple[Verdict, str, str]], request: AccessRequest
-) -> Iterable[Owed]:
-    told = {(entry[0], entry[4]) for entry in old}
+    record: Record, outcomes: list[tuple[Verdict, str, str]], request: AccessRequest, context: Context
+) -> Iterator[Owed]:
+    told = {(entry[0], entry[4]) for entry in record.dec}
     for verdict, outcome, detail in outcomes:
         one = verdict.expression
         if outcome in _ONCE and (one.user_id, outcome) in told:
             continue
         told.add((one.user_id, outcome))
-        draft = render_answer(verdict, outcome, request, detail)
+        if any(given(record, [(verdict, outcome, detail)], request)):
+            # The reply that tells of the review is the answer.
+            continue
+        draft = render_answer(verdict, outcome, request, detail, context.options)
         if draft is not None:
             # One that counted and was lost again is answered a second time.
-            again = ":again" if (*judging.key_of(one), COUNTED) in old else ""
+            again = ":again" if (*judging.key_of(one), COUNTED) in record.dec else ""
             yield Owed(answer_id(one) + again, one.channel_id, draft.message, one.root_id)
 
 

@@ -25,13 +25,13 @@ def taken(view: View, plan: Plan) -> Plan:
     if record is not None and record.owner not in ("", view.context.owner):
         for slot in slots:
             if slot.c and slot.s != "gone":
-                left.append(Doubt(Place(slot.c), now, 2, card=bool(slot.p)))
+                left.append(Doubt(Place(slot.c), now, 2, card=True))
                 left += [Doubt(Place(slot.c, slot.p), now, 2)] if slot.p else []
         left += [Doubt(Place(owed.c, owed.t), now, 2) for owed in record.owe]
     elif record is not None and not memory.mine:
         for slot in slots:
             if slot.c and (slot.d or slot.s == "waiting"):
-                left.append(Doubt(Place(slot.c), math.inf, 0))
+                left.append(Doubt(Place(slot.c), math.inf, 0, card=slot.d))
             if slot.c and slot.d and slot.p:
                 left.append(Doubt(Place(slot.c, slot.p), math.inf, 0))
     doubts += [doubt for doubt in left if doubt.place not in known]
@@ -39,11 +39,15 @@ def taken(view: View, plan: Plan) -> Plan:
     return msgspec.structs.replace(plan, memory=memory, take=True, actions=())
 
 
-def after_reading(view: View) -> Memory:
-    """The doubts after the places were read: each is looked at when it is due, and once more at the end."""
+def after_reading(view: View, record: Record) -> Memory:
+    """The doubts after the places were read: each is looked at when it is due, and once more at the end.
+
+    `record` holds what was found there.
+    """
     memory, now = view.memory, view.now.mono
     doubts: list[Doubt] = []
     touched = set(memory.touched)
+    cards = {slot.c for slot in record.posts if slot.p}
     for doubt in memory.doubts:
         posts = view.seen.posts.get(doubt.place)
         ripe = doubt.due <= now or (view.ends and not doubt.stage)
@@ -56,7 +60,7 @@ def after_reading(view: View) -> Memory:
                 # No longer ours to read, so not ours to repair until it is again.
                 doubts.append(msgspec.structs.replace(doubt, stage=0, due=math.inf))
         else:
-            if doubt.card:
+            if doubt.card and doubt.place.channel_id in cards:
                 touched.add(doubt.place.channel_id)
             if doubt.stage:
                 stage = doubt.stage - 1

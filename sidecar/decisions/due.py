@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.decisions import posts
+from sidecar.decisions import posts, reminders
+from sidecar.decisions.answers import mention, render_given
 from sidecar.decisions.doubts import doubted
+from sidecar.decisions.judge import deciders
 from sidecar.decisions.proof import asked, is_card
 from sidecar.decisions.record import ADOPTED, Record, Slot
+from sidecar.decisions.reminders import Nudge
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -28,6 +31,7 @@ from sidecar.decisions.view import GONE, View
 from sidecar.errors import PostRejected
 from sidecar.model import EXPIRED, PENDING, REMOVED, AccessRequest, Draft, Post, Version
 from sidecar.text import card as text
+from sidecar.text import replies
 
 # A request that goes away this long before its expiry by our clock still counts as expired.
 EXPIRY_SLACK_SECONDS = 10.0
@@ -122,15 +126,19 @@ class _Builder:
         self._places: set[Place] = set()
         self._unread: set[str] = set()
         self._unproven = 0
+        self._nudge = False
+        self._ask = False
 
     def build(self) -> Work:
         for position in self._to_end() if self._end else range(len(self._record.posts)):
             self._slot(position)
+        if not self._end:
+            self._remind()
         self._actions += [Answer(owed) for owed in self._record.owe if self._may_write(Place(owed.c, owed.t))]
         busy = self._actions or self._places or self._unread or self._memory.doubts
         if self._end and not busy and not self._to_end():
             self._finish()
-        look = Look(places=frozenset(self._places), cards=frozenset(self._unread))
+        look = Look(places=frozenset(self._places), cards=frozenset(self._unread), request=self._ask, nudge=self._nudge)
         memory = self._memory.but(
             told=tuple(hash(slot.p) for slot in self._record.posts if slot.p and self._seen(slot))
         )
@@ -150,9 +158,10 @@ class _Builder:
             # Whoever held it may have left something to repair.
             return
         if self._view.another:
-            # What is over now was another request under the same id; this one begins anew.
-            n = self._record.n
-            self._record = msgspec.structs.replace(new_record(self._view), n=n)
+            # What is over now was another request under the same id; this one begins anew, and so does what counts.
+            n, since = self._record.n, self._view.chat_ms
+            self._record = msgspec.structs.replace(new_record(self._view), n=n, since=since)
+            self._memory = self._memory.but(direct=())
         else:
             self._record = msgspec.structs.replace(self._record, done=True, owe=())
 
@@ -168,6 +177,36 @@ class _Builder:
             self._close(position)
         else:
             self._bring(position)
+
+    def _remind(self) -> None:
+        """A reminder is given on what was read just before: that it still waits, and that nobody is on it."""
+        view, rules = self._view, self._view.context.reminders
+        request = view.request
+        if request is None or reminder_at(view, self._record) > view.now.mono:
+            return
+        nudge = view.seen.nudge
+        if nudge is UNASKED or not view.seen.by_id:
+            self._nudge, self._ask = nudge is UNASKED, not view.seen.by_id
+            return
+        if isinstance(nudge, Unknown) and not isinstance(nudge.why, PostRejected):
+            return
+        # A card that nobody may read says nothing.
+        nudge = Nudge() if isinstance(nudge, Unknown) else nudge
+        if nudge.looking:
+            self._memory = self._memory.but(quiet_until=view.now.mono + rules.every)
+        else:
+            self._remind_all(request, nudge, reminders.number_due(view.age, rules))
+
+    def _remind_all(self, request: AccessRequest, nudge: Nudge, number: int) -> None:
+        for position, slot in enumerate(self._record.posts):
+            if not reminders.is_reminded(slot) or max(slot.rem, default=0) >= number:
+                continue
+            names = reminders.called(slot, self._record, request, nudge)
+            if names is None:
+                self._put(position, rem=(*slot.rem, number))
+            elif self._may_write(Place(slot.c, slot.p)):
+                draft = replies.render_reminder(request, filter(mention, names), self._view.context.options)
+                self._actions.append(Reply(position, number, draft, reminds=True))
 
     def _proven(self, position: int) -> bool:
         """Whether the post that the record names was seen to be this card; if it is none, that is looked for, or made.
@@ -223,13 +262,40 @@ class _Builder:
             self._answer_reviews(position, request, digest)
 
     def _answer_reviews(self, position: int, request: AccessRequest, digest: str) -> None:
-        slot, numbers = self._record.posts[position], posts.numbers(request)
-        for number in numbers:
-            if number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
-                self._actions.append(Reply(position, number, posts.render_reply(request, number)))
-        if slot.s == "failed" and slot.h == digest and set(numbers) <= set(slot.rep):
+        self._reply(position, request)
+        slot = self._record.posts[position]
+        if slot.s == "failed" and slot.h == digest and set(posts.numbers(request)) <= set(slot.rep):
             # What was refused was carried out at last, or is wanted no more.
             self._put(position, s="posted")
+
+    def _reply(self, position: int, request: AccessRequest) -> None:
+        """One reply for each review, of which the deciding one tells the end; one for an end that no review brought.
+
+        The sidecar's own review has none: those for whom it counted were answered.
+        """
+        slot, context = self._record.posts[position], self._view.context
+        own = posts.number_by(request, context.own_user) if context.rules.by_quorum and context.own_user else 0
+        if own and own not in slot.rep:
+            self._put(position, rep=posts.replied(slot, own).rep)
+        wanted = [number for number in posts.numbers(request) if number not in slot.rep and number != own]
+        end, last = posts.end_number(request.state), posts.deciding(request)
+        joined = end if end in wanted and last in wanted else 0
+        for number in wanted:
+            if (number < 0 and joined) or not self._may_write(Place(slot.c, slot.p)):
+                continue
+            ends = joined if number == last else 0
+            self._actions.append(
+                Reply(position, number, self._reply_to(slot, request, number, ending=bool(ends)), ends)
+            )
+
+    def _reply_to(self, slot: Slot, request: AccessRequest, number: int, *, ending: bool) -> Draft:
+        if number < 0:
+            return replies.render_end_reply(request, request.state)
+        author = request.reviews[number - 1].author
+        for given in self._memory.given:
+            if (given.author, given.root_id) == (author, slot.p):
+                return render_given(request, number - 1, given, ending=ending)
+        return replies.render_review_reply(request, number - 1, ending=ending)
 
     def _outdated(self, slot: Slot, request: AccessRequest, digest: str) -> bool:
         """Whether the card shows something else than it should, or may do so."""
@@ -256,15 +322,19 @@ class _Builder:
         slot = self._record.posts[position]
         card = self._view.seen.cards.get(slot.p, UNASKED)
         if card is UNASKED and not self._end and self._view.proven:
-            self._actions.append(Patch(position, draft, digest, shown, slot.since, message=not slot.h))
+            adopts = slot.a == ADOPTED and not slot.h
+            self._actions.append(Patch(position, draft, digest, shown, slot.since, message=adopts))
             return True
         if card is UNASKED:
             self._unread.add(slot.p)
         elif isinstance(card, Post):
+            request = self._view.request
+            if slot.a != ADOPTED and request is not None and not self._end and text.says_nothing(card.message):
+                draft = self._draft(request, slot.k, whole=True)
             since = max(slot.since, card.mark.since)
             if card.mark.rules != self._view.context.rules_digest:
                 since = self._view.chat_ms
-            self._actions.append(Patch(position, draft, digest, shown, since, message=not slot.h))
+            self._actions.append(Patch(position, draft, digest, shown, since, message=slot.a == ADOPTED and not slot.h))
             return True
         elif card is None:
             self._put(position, s="gone")
@@ -286,7 +356,7 @@ class _Builder:
         there = self._patch(position, draft, text.content_hash(draft), (end, self._record.seen[1]))
         number = posts.end_number(end)
         if there and number not in slot.rep and self._may_write(Place(slot.c, slot.p)):
-            self._actions.append(Reply(position, number, text.render_gone_reply(end)))
+            self._actions.append(Reply(position, number, replies.render_gone_reply(attachment, end)))
 
     def _to_end(self) -> tuple[int, ...]:
         """The slots that do not say yet how it ended, or may show something else after all."""
@@ -296,17 +366,36 @@ class _Builder:
 
     def _card(self, request: AccessRequest, kind: str) -> tuple[Draft, str]:
         if kind not in self._cards:
-            draft = text.render_card(
-                request,
-                options=msgspec.structs.replace(self._view.context.options, left_out=self._record.left),
-                kind="card" if kind == "card" else "requester",
-                state=EXPIRED if self._view.expired_by_clock else None,
-            )
+            draft = self._draft(request, kind)
             self._cards[kind] = (draft, text.content_hash(draft))
         return self._cards[kind]
 
+    def _draft(self, request: AccessRequest, kind: str, *, whole: bool = False) -> Draft:
+        context = self._view.context
+        options = msgspec.structs.replace(
+            context.options,
+            left_out=self._record.left,
+            deciders=deciders(request, context.rules),
+            unasked=not any(slot.k == "card" and (slot.c or slot.s == "waiting") for slot in self._record.posts),
+        )
+        return text.render_card(
+            request,
+            options=options,
+            kind="card" if kind == "card" else "requester",
+            state=EXPIRED if self._view.expired_by_clock else None,
+            whole=whole,
+        )
+
     def _shows(self) -> tuple[str, int]:
         return (EXPIRED, self._record.seen[1]) if self._view.expired_by_clock else self._record.seen
+
+
+def reminder_at(view: View, record: Record) -> float:
+    """When (trio's clock) the next reminder of this request is due."""
+    if not view.pending or view.ends or view.expired_by_clock:
+        return math.inf
+    wait = reminders.due_in(record, view.age, view.context.reminders)
+    return max(view.now.mono + wait, view.memory.quiet_until)
 
 
 def ending(view: View, record: Record) -> str:

@@ -13,7 +13,8 @@ import msgspec
 
 from sidecar.config import Policy
 from sidecar.model import APPROVED, DENIED, PENDING
-from sidecar.text.command import Decision, Malformed, NotACommand, parse_thread
+from sidecar.text.command import Decision, Malformed, NearMiss, NotACommand, is_near_emoji, parse_thread
+from sidecar.text.names import bare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +40,8 @@ MOST_BY_ONE = 20
 MOST_BY_ALL = 1000
 # The ledger's word for "whatever this person said until then".
 ANYTHING = "*"
+# What only looks like a decision: its author is told how to decide, once.
+HINT = "hint"
 
 STATES: Mapping[str, str] = {"approve": APPROVED, "deny": DENIED}
 
@@ -92,6 +95,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     ways: tuple[Way, ...] = ("reaction", "reply", "direct")
     approve: tuple[str, ...] = ("white_check_mark",)
     deny: tuple[str, ...] = ("x",)
+    # Emoji by which a reviewer says "I am on it".
+    looking: tuple[str, ...] = ()
     require_reason: Literal["none", "approve", "deny", "both"] = "none"
     policies: dict[str, Policy] = {}
     linked: dict[str, str] = {}
@@ -128,19 +133,24 @@ def read_reactions(slot: Slot, reactions: Iterable[Reaction], rules: Rules, bot_
     if "reaction" not in rules.ways:
         return []
     verbs: dict[str, Verb] = {**dict.fromkeys(rules.approve, "approve"), **dict.fromkeys(rules.deny, "deny")}
+
+    def flaw(reaction: Reaction) -> str:
+        return "remote" if reaction.remote_id else "" if reaction.emoji_name in verbs else HINT
+
     return [
         Expression(
             user_id=reaction.user_id,
-            verb=verbs[reaction.emoji_name],
+            verb=verbs.get(reaction.emoji_name, "?"),
             way="reaction",
             post_id=slot.p,
             at=reaction.update_at,
             channel_id=slot.c,
             root_id=slot.p,
-            flaw="remote" if reaction.remote_id else "",
+            flaw=flaw(reaction),
         )
         for reaction in reactions
-        if reaction.emoji_name in verbs
+        if (reaction.emoji_name in verbs or (is_near_emoji(reaction.emoji_name) and not reaction.remote_id))
+        and reaction.emoji_name not in rules.looking
         and reaction.user_id != bot_id
         and reaction.post_id == slot.p
         and not reaction.delete_at
@@ -158,14 +168,17 @@ def read_thread(slot: Slot, posts: Iterable[Post], rules: Rules, bot_id: str) ->
         if post.user_id == bot_id or post.root_id != slot.p or post.channel_id != slot.c or post.delete_at:
             continue
         command = parse_thread(post.message)
-        if not isinstance(command, NotACommand):
+        if not isinstance(command, NotACommand) and not (isinstance(command, NearMiss) and find_flaw(post)):
             late = post.create_at < root.create_at
             found.append(express(post, "reply", command, root_id=slot.p, flaw="forged" if late else ""))
     return found
 
 
-def express(post: Post, way: Way, command: Decision | Malformed, *, root_id: str = "", flaw: str = "") -> Expression:
+def express(
+    post: Post, way: Way, command: Decision | Malformed | NearMiss, *, root_id: str = "", flaw: str = ""
+) -> Expression:
     """A post that was parsed, with the flaw that it bears itself."""
+    unfit = "" if isinstance(command, Decision) else HINT if isinstance(command, NearMiss) else "malformed"
     return Expression(
         user_id=post.user_id,
         verb=command.verb if isinstance(command, Decision) else "?",
@@ -175,7 +188,7 @@ def express(post: Post, way: Way, command: Decision | Malformed, *, root_id: str
         channel_id=post.channel_id,
         root_id=root_id,
         reason=command.reason if isinstance(command, Decision) else "",
-        flaw=flaw or find_flaw(post) or ("" if isinstance(command, Decision) else "malformed"),
+        flaw=flaw or find_flaw(post) or unfit,
     )
 
 
@@ -198,8 +211,13 @@ def unjudged(expressions: Iterable[Expression], ledger: tuple[LedgerEntry, ...])
     for user_id, verb, source, at, _ in ledger:
         key = (user_id, verb, source)
         judged[key] = max(at, judged.get(key, 0))
+    hinted = {entry[0] for entry in ledger if entry[4] == HINT}
     fresh = []
     for expression in sorted(set(expressions), key=_order):
+        if expression.flaw == HINT:
+            if expression.user_id in hinted:
+                continue
+            hinted.add(expression.user_id)
         known = judged.get((expression.user_id, expression.verb, expression.source), -1)
         refused_until = judged.get((expression.user_id, ANYTHING, ANYTHING), -1)
         lost = expression.flaw == "unheard" and key_of(expression) in counted
@@ -233,6 +251,8 @@ def entry_for(verdict: Verdict, outcome: str) -> LedgerEntry:
     one = verdict.expression
     if verdict.person.problem:
         return (one.user_id, ANYTHING, ANYTHING, one.at, outcome)
+    if outcome == HINT:
+        return (one.user_id, "?", ANYTHING, one.at, outcome)
     return (one.user_id, one.verb, one.source, one.at, outcome)
 
 
@@ -292,8 +312,8 @@ def _refusal(
     asker: frozenset[str] | None,
 ) -> str:
     """The first reason to refuse, in an order that tells nothing to whom nothing is to be told."""
-    if expression.flaw == "malformed" and not person.problem:
-        return "malformed"
+    if expression.flaw in ("malformed", HINT) and not person.problem:
+        return expression.flaw
     checks = (
         expression.flaw if expression.flaw != "malformed" else "",
         person.problem or ("" if person.teleport_user else "unmapped"),
@@ -343,10 +363,7 @@ def _renamed(person: Person, ledger: tuple[LedgerEntry, ...], heads: tuple[tuple
 
 
 def _may_decide(person: Person, request: AccessRequest, rules: Rules) -> bool:
-    if not rules.by_quorum:
-        return True
-    policies = [policy for role in request.roles or ("*",) if (policy := _policy(role, rules)) is not None]
-    return any(person.teleport_user in policy.reviewers for policy in policies)
+    return not rules.by_quorum or person.teleport_user in deciders(request, rules)
 
 
 def _policy(role: str, rules: Rules) -> Policy | None:
@@ -371,16 +388,27 @@ def tally(request: AccessRequest, votes: Mapping[str, str], rules: Rules) -> str
     return APPROVED if approved else ""
 
 
-def progress(request: AccessRequest, votes: Mapping[str, str], rules: Rules) -> str:
-    """How far the quorum is: "1 of 2 approvals", by role where several count apart."""
+def progress(request: AccessRequest, votes: Mapping[str, str], rules: Rules, verb: str) -> str:
+    """How far the quorum for this verb is: "1 of 2", by role where several count apart."""
     lines = {}
     for role in request.roles or ("*",):
         policy = _policy(role, rules)
         if policy is not None:
-            lines[role] = f"{_heads(request, votes, policy)[0]} of {policy.approvals} approvals"
+            approvals, denials = _heads(request, votes, policy)
+            given, needed = (denials, policy.denials) if verb == "deny" else (approvals, policy.approvals)
+            lines[role] = f"{given} of {needed}"
     if len(set(lines.values())) == 1:
         return next(iter(lines.values()))
-    return ", ".join(f"{line} for {role}" for role, line in lines.items())
+    return ", ".join(f"{line} for {bare(role)}" for role, line in lines.items())
+
+
+def deciders(request: AccessRequest, rules: Rules) -> tuple[str, ...]:
+    """Whom the policy names for what is asked for, without the requester; nobody where no policy decides."""
+    if not rules.by_quorum:
+        return ()
+    policies = [policy for role in request.roles or ("*",) if (policy := _policy(role, rules)) is not None]
+    names = dict.fromkeys(name for policy in policies for name in policy.reviewers)
+    return tuple(name for name in names if name.casefold() != request.user.casefold())
 
 
 def _heads(request: AccessRequest, votes: Mapping[str, str], policy: Policy) -> tuple[int, int]:

@@ -10,8 +10,8 @@ import msgspec
 from sidecar.decisions.proof import is_card, is_ours, keys
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, SlotStatus, size
 from sidecar.decisions.seen import Context, Place, Target
-from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Draft, Post, state_rank
-from sidecar.text import card as text
+from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Post, state_rank
+from sidecar.text import replies
 
 # What is tried again: an archived channel may be restored, only a deleted post is final.
 FAILED = ("failed", "archived")
@@ -36,11 +36,18 @@ def end_number(state: str) -> int:
     return -state_rank(state)
 
 
-def render_reply(request: AccessRequest, number: int) -> Draft:
-    """The reply with this number."""
-    if number > 0:
-        return text.render_review_reply(request, number - 1)
-    return text.render_end_reply(request, request.state)
+def deciding(request: AccessRequest) -> int:
+    """The number of the review that brought the end, 0 where none did, as far as can be told."""
+    if request.state == PENDING or not request.reviews:
+        return 0
+    last = request.reviews[-1]
+    brought = last.proposed_state == request.state and request.resolve_reason in ("", last.reason)
+    return len(request.reviews) if brought else 0
+
+
+def number_by(request: AccessRequest, author: str) -> int:
+    """The number of this author's review, 0 where there is none."""
+    return next((n for n, review in enumerate(request.reviews, 1) if review.author == author), 0)
 
 
 def unfinished(slot: Slot, *, pending: bool) -> bool:
@@ -56,9 +63,9 @@ def is_due(slot: Slot, *, pending: bool, retry_failed: bool) -> bool:
     return slot.s not in FAILED or (retry_failed and (pending or bool(slot.p)))
 
 
-def replied(slot: Slot, number: int) -> Slot:
-    """The slot with one more reply on record."""
-    return msgspec.structs.replace(slot, rep=tuple(sorted({*slot.rep, number})))
+def replied(slot: Slot, *numbers: int) -> Slot:
+    """The slot with these replies on record, too."""
+    return msgspec.structs.replace(slot, rep=tuple(sorted({*slot.rep, *numbers} - {0})))
 
 
 def with_slot(record: Record, position: int, **changes: object) -> Record:
@@ -91,7 +98,7 @@ def merge(record: Record, targets: tuple[Target, ...], *, rep: tuple[int, ...]) 
                 refused += 1
             else:
                 slots.append(slot)
-        elif not slots[known].c:
+        elif not slots[known].c or _is_elsewhere(slots[known], target):
             if target.channel_id in channels:
                 del slots[known]
             else:
@@ -99,6 +106,11 @@ def merge(record: Record, targets: tuple[Target, ...], *, rep: tuple[int, ...]) 
                     slots[known], c=target.channel_id, s=_status(target), rep=rep if target.channel_id else ()
                 )
     return msgspec.structs.replace(record, posts=tuple(slots)), refused
+
+
+def _is_elsewhere(slot: Slot, target: Target) -> bool:
+    """Whether a record sends a card that was not posted yet where its recipient is not: anybody may have written it."""
+    return not slot.p and slot.s != "gone" and target.channel_id not in ("", slot.c)
 
 
 def _status(target: Target) -> SlotStatus:
@@ -115,6 +127,7 @@ def find(
     request: AccessRequest | None,
     *,
     reviews: int,
+    reminders: int = 0,
     adopting: bool = False,
 ) -> Found:
     """Put on record what stands in the places that were read; finding two keeps the older.
@@ -142,12 +155,18 @@ def find(
                                    if not slot.p else ())  # fmt: skip
         slot = record.posts[position]
         posts = read.get(Place(slot.c, slot.p)) if slot.p else None
-        for kind, number in _replies(reviews) if posts is not None else ():
+        for kind, number in _replies(reviews, reminders) if posts is not None else ():
             ours = _ours(posts or (), bot_id, slot.c, keys(record, kind, slot.c, abs(number), slot.a))
             younger += [(post.id, Place(slot.c, slot.p)) for post in ours[1:]]
-            if ours and number not in record.posts[position].rep:
+            if ours and kind == "reminder":
+                slot = record.posts[position]
+                kinds += [kind] if number not in slot.rem else []
+                record = with_slot(record, position, rem=tuple(sorted({*slot.rem, number})))
+            elif ours and number not in record.posts[position].rep:
                 kinds.append(kind)
-                record = with_slot(record, position, rep=replied(record.posts[position], number).rep)
+                # The reply to the deciding review tells the end, unless somebody else made it in its plain form.
+                end = state_rank(replies.told_end(ours[0].message)) if number > 0 else 0
+                record = with_slot(record, position, rep=replied(record.posts[position], number, -max(end, 0)).rep)
     given = [owed for owed in record.owe if _given(owed, record, read, bot_id)]
     kinds += ["answer"] * len(given)
     record = msgspec.structs.replace(record, owe=tuple(owed for owed in record.owe if owed not in given))
@@ -157,8 +176,9 @@ def find(
     return Found(record, tuple(where.items()), tuple(kinds))
 
 
-def _replies(reviews: int) -> Iterator[tuple[str, int]]:
+def _replies(reviews: int, reminders: int) -> Iterator[tuple[str, int]]:
     yield from (("review", number) for number in range(1, reviews + 1))
+    yield from (("reminder", number) for number in range(1, reminders + 1))
     yield from (("end", end_number(state)) for state in (PROMOTED, DENIED, EXPIRED))
 
 
@@ -202,9 +222,17 @@ def _doubles(read: dict[Place, tuple[Post, ...]], bot_id: str, request_id: str) 
 
 
 def still_open(record: Record, state: str) -> tuple[int, ...]:
-    """The positions whose messages do not say yet that a request that is gone ended in `state`."""
+    """The positions whose messages do not say yet that a request that is gone ended in `state`.
+
+    A card may have said so by the clock alone; its thread tells once it is so.
+    """
     return tuple(
         position
         for position, slot in enumerate(record.posts)
-        if (slot.p and slot.s != "gone" and slot.shown[0] != state) or (slot.s == "waiting" and slot.c)
+        if (slot.p and slot.s != "gone" and (slot.shown[0] != state or _owes_end(slot, state)))
+        or (slot.s == "waiting" and slot.c)
     )
+
+
+def _owes_end(slot: Slot, state: str) -> bool:
+    return state == EXPIRED and end_number(state) not in slot.rep

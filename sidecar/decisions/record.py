@@ -58,6 +58,8 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     h: str = ""
     shown: tuple[str, int] = ("", 0)
     rep: tuple[int, ...] = ()
+    # The numbers of the reminders that were given.
+    rem: tuple[int, ...] = ()
     # From when on (Mattermost's milliseconds) words on the card count.
     since: int = 0
     # Whether more may stand in its channel or thread than is on record.

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from sidecar.config.sections import RemindersConfig
 from sidecar.decisions.judge import Expression, Person, Rules, Verdict
 from sidecar.decisions.record import Kind, Owed, Record, Stored, Unreadable
+from sidecar.decisions.reminders import Nudge
 from sidecar.errors import SidecarError
 from sidecar.model import AccessRequest, Draft, Post, Version
 from sidecar.text.card import TextOptions
@@ -62,6 +64,15 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     cards: dict[str, Post] = {}
 
 
+class Given(msgspec.Struct, frozen=True):
+    """A review that its author gave in the thread of the card `root_id`: the reply that tells of it is the answer."""
+
+    author: str
+    verb: str
+    username: str
+    root_id: str
+
+
 class Facts(NamedTuple):
     """What Teleport said, but for the request itself: see `reconcile.followed.Entry`."""
 
@@ -93,6 +104,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     words: dict[str, tuple[tuple[Expression, Person], ...] | Unknown] = {}
     who: str | Unknown | None = UNASKED
     evidence: Evidence | Unknown = UNASKED
+    nudge: Nudge | Unknown = UNASKED
     # How often evidence was read in this look.
     readings: int = 0
     failed: frozenset[tuple[object, ...]] = frozenset()
@@ -128,6 +140,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     known: bool = False
     text: str | None = None
+    # What it was when a save met another one: whoever wrote that may have deleted the record.
+    last: str | None = None
     # The rules under which this process wrote or read every card, while `text` was not given away; "" where it did not.
     proven: str = ""
     mine: bool = False
@@ -140,6 +154,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     listen: bool = False
     speakers: tuple[str, ...] = ()
     direct: tuple[Expression, ...] = ()
+    given: tuple[Given, ...] = ()
+    # Until when (trio's clock) nobody is reminded, for somebody said that they are on it.
+    quiet_until: float = 0.0
     # Looks in a row that failed; tries of recipients that failed, and when (trio's clock) they are due again.
     failures: int = 0
     retries: int = 0
@@ -179,6 +196,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     requester: str = ""
     owner: str = ""
     bot_id: str = ""
+    # The Teleport user of our certificate.
+    own_user: str = ""
     seed: str = ""
     lease_s: int = 30
     rules: Rules = Rules()
@@ -186,6 +205,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     rules_digest: str = ""
     options: TextOptions = TextOptions()
     times: Times = USUAL
+    reminders: RemindersConfig = RemindersConfig()
     announce_resolved: bool = False
     announce_delay: float = 0.0
     # Where rules are in use, their changes move new requests only.
@@ -227,15 +247,20 @@ class Patch(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
-    """Answer in the thread of a slot's card. `number` > 0 is the n-th review, below 0 the end in that rank."""
+    """Answer in the thread of a slot's card. `number` > 0 is the n-th review, below 0 the end in that rank.
+
+    `ends`: the number of the end that it tells of, too; 0 for none. `reminds`: it is the reminder with that number.
+    """
 
     position: int
     number: int
     draft: Draft
+    ends: int = 0
+    reminds: bool = False
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return ("reply", self.position, self.number)
+        return ("reminder" if self.reminds else "reply", self.position, self.number)
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -280,7 +305,8 @@ class Resolve(msgspec.Struct, frozen=True, tag=True):
     state: str
     reason: str
     voters: tuple[str, ...]
-    progress: str
+    # How far the quorum is, as each of `verdicts` is told.
+    progress: tuple[str, ...]
     read_at: float
 
     @property
@@ -299,6 +325,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     targets: bool = False
     who: bool = False
     evidence: bool = False
+    nudge: bool = False
     places: frozenset[Place] = frozenset()
     cards: frozenset[str] = frozenset()
     words: frozenset[Place] = frozenset()

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import msgspec
 
 from sidecar.decisions import posts as due
-from sidecar.decisions.deliberate import judged
+from sidecar.decisions.deliberate import given, judged
 from sidecar.decisions.judge import COUNTED, SUBMITTED
 from sidecar.decisions.record import ADOPTED, MOST_ATTEMPTS, Record
 from sidecar.decisions.seen import (
     Action,
     Answer,
+    Context,
     Create,
     Delete,
     Doubt,
@@ -28,7 +29,7 @@ from sidecar.decisions.seen import (
     Unknown,
 )
 from sidecar.errors import PostRejected, ReviewRejected, SidecarError
-from sidecar.model import AccessRequest, Post
+from sidecar.model import PENDING, AccessRequest, Post
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     `post` is what Mattermost has now, `after` what Teleport has, `error` why it failed, and `ambiguous` that it may
     have been carried out all the same. `attempt` is the last one of a post, `gone` that the post was deleted, `skipped`
-    that it was not tried, `rules` what a patched card says of the rules.
+    that it was not tried, `rules` what a patched card says of the rules, and `at` when it was patched.
     """
 
     post: Post | None = None
@@ -47,6 +48,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     gone: bool = False
     skipped: bool = False
     rules: str = ""
+    at: int = 0
 
 
 class State(NamedTuple):
@@ -58,12 +60,19 @@ class State(NamedTuple):
     outcomes: tuple[Outcome, ...] = ()
 
 
-def settle(state: State, action: Action, result: Result, now: float, verify: float) -> State:
+def settle(
+    state: State,
+    action: Action,
+    result: Result,
+    now: float,
+    verify: float,
+    context: Context = Context(),  # noqa: B008 - a frozen value
+) -> State:
     """Take one result in. `now` is trio's clock; after `verify` seconds a late write has landed, if ever."""
     if result.skipped:
         return state
     if isinstance(action, Submit | Resolve):
-        return _decided(state, action, result)
+        return _decided(state, action, result, context)
     record, memory, seen = _with_attempt(state.record, action, result), state.memory, state.seen
     error = result.error
     if isinstance(error, PostRejected):
@@ -91,8 +100,11 @@ def _done(state: State, action: Action, result: Result, late: float) -> State:
         seen = seen.but(cards={**seen.cards, result.post.id: result.post})
     elif isinstance(action, Patch):
         return _patched(state, action, result)
+    elif isinstance(action, Reply) and action.reminds:
+        rem = tuple(sorted({*record.posts[action.position].rem, action.number}))
+        record = due.with_slot(record, action.position, rem=rem)
     elif isinstance(action, Reply):
-        rep = due.replied(record.posts[action.position], action.number).rep
+        rep = due.replied(record.posts[action.position], action.number, action.ends).rep
         record = due.with_slot(record, action.position, rep=rep, s="posted")
     elif isinstance(action, Answer):
         record = _answered(record, action)
@@ -114,32 +126,45 @@ def _patched(state: State, action: Patch, result: Result) -> State:
     if result.gone:
         record = due.with_slot(record, action.position, s="gone")
     else:
-        record = due.with_slot(
-            record, action.position, s="posted", h=action.digest, shown=action.shown, since=action.since
-        )
+        # Where the rules are new, words count from when the card says so.
+        since = max(action.since, result.at) if action.since > slot.since else slot.since
+        record = due.with_slot(record, action.position, s="posted", h=action.digest, shown=action.shown, since=since)
         seen = _marked(seen, slot.p, result, action.since)
     return State(seen, record, memory.but(touched=memory.touched - {slot.c}), outcomes)
 
 
-def _decided(state: State, action: Submit | Resolve, result: Result) -> State:
+def _decided(state: State, action: Submit | Resolve, result: Result, context: Context) -> State:
     """A submission: its verdicts are on record from now on, unless nobody knows what became of it."""
     seen, record, memory, outcomes = state
     request = result.after or action.request
     verdicts = (action.verdict,) if isinstance(action, Submit) else action.verdicts
     if isinstance(result.error, ReviewRejected):
-        outcome, detail = result.error.reason, result.error.detail
+        told = [(one, result.error.reason, result.error.detail) for one in verdicts]
     elif result.error is not None:
         seen = seen.but(failed=seen.failed | {action.identity}, error=result.error)
         return State(seen, record, memory, outcomes)
     else:
-        outcome, detail = (SUBMITTED, "") if isinstance(action, Submit) else (COUNTED, action.progress)
-    if result.error is not None and outcome != "duplicate":
+        details = action.progress if isinstance(action, Resolve) else ("",)
+        done = SUBMITTED if isinstance(action, Submit) else COUNTED
+        told = [(one, done, detail) for one, detail in zip(verdicts, details, strict=True)]
+    if result.error is not None and told[0][1] != "duplicate":
         # Nothing was submitted, so its author may still be linked as somebody else.
         gone = {(one.person.user_id, one.person.teleport_user) for one in verdicts}
         record = msgspec.structs.replace(record, heads=tuple(one for one in record.heads if one not in gone))
-    record = judged(record, [(one, outcome, detail) for one in verdicts], request)
-    outcomes = (*outcomes, *(Outcome(one, outcome, request.state) for one in verdicts))
+    memory = memory.but(given=(*memory.given, *given(record, told, request)))
+    record = judged(record, told, request, context)
+    if isinstance(action, Resolve) and result.error is None and request.state != PENDING:
+        record = _told_the_end(record, {one.expression.root_id for one in verdicts}, due.end_number(request.state))
+    outcomes = (*outcomes, *(Outcome(one, outcome, request.state) for one, outcome, _ in told))
     return State(seen.but(request=request), record, memory, outcomes)
+
+
+def _told_the_end(record: Record, roots: set[str], end: int) -> Record:
+    """Whoever decided is answered in these threads, and the answer tells the end."""
+    for position, slot in enumerate(record.posts):
+        if slot.p and slot.p in roots:
+            record = due.with_slot(record, position, rep=due.replied(slot, end).rep)
+    return record
 
 
 def _refused(record: Record, action: Action, exc: PostRejected) -> Record:

@@ -23,6 +23,7 @@ def rules_of(config: Config) -> Rules:
         approve=reviews.approve,
         deny=reviews.deny,
         require_reason=reviews.require_reason,
+        looking=reviews.looking,
         policies=reviews.policy,
         linked={one.id: one.user for one in config.reviewers.values() if one.id},
     )
@@ -44,7 +45,7 @@ def options_of(config: Config, rules: Rules, info: Ping | None, proxy_addr: str)
     web_url = config.teleport.web_url
     if not web_url and info is not None and (proxy := proxy_addr or info.proxy_public_addr):
         web_url = f"https://{proxy}"
-    has_reviews = info is not None and (info.advanced_workflows or info.any_entitlement)
+    has_reviews = info is not None and (info.advanced_workflows or info.paid_entitlement)
     return TextOptions(
         cluster=info.cluster if info is not None else "",
         web_url=web_url,

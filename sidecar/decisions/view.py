@@ -64,8 +64,8 @@ class View(NamedTuple):
 
     @property
     def chat_ms(self) -> int:
-        """Now by Mattermost's clock, in milliseconds."""
-        return int((self.now.wall + self.now.offset) * 1000)
+        """Now by Mattermost's clock, in milliseconds, or a second before: that clock is known to half of one."""
+        return int((self.now.wall + self.now.offset - 1) * 1000)
 
     @property
     def proven(self) -> bool:
@@ -102,6 +102,17 @@ class View(NamedTuple):
     def teleport_time(self) -> float:
         """Unix seconds, as far as Teleport's clock is known: what two of three clocks have reached."""
         return sorted(self.clocks)[1]
+
+    @property
+    def age(self) -> float:
+        """How long the request waits, in seconds: the shorter of what the process and Mattermost's clock have seen.
+
+        So no clock that jumps ahead brings anything on early.
+        """
+        known, request = self.now.mono - self.facts.pending_since, self.request
+        if request is None or request.created is None:
+            return known
+        return min(known, self.now.wall + self.now.offset - request.created)
 
     @property
     def expiry_at(self) -> float:

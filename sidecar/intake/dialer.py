@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import trio
 
     from sidecar.config.sections import TeleportConfig
+    from sidecar.errors import LinkError
     from sidecar.intake.keep import LinkStatus
-    from sidecar.intake.store import Auth
     from sidecar.metrics import Metrics
     from sidecar.teleport.client import AuthClient
     from sidecar.teleport.credentials import Credentials
@@ -33,21 +33,56 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class LastGood:
+    """The credentials that worked last, and the state that their files had by then; outlives the link."""
+
+    def __init__(self) -> None:
+        self.credentials: Credentials | None = None
+        self.files: list[object] = []
+        self._told: tuple[list[object], str] | None = None
+
+    def forget(self) -> None:
+        """They are shown elsewhere now, or others are."""
+        self.credentials = self._told = None
+
+    def take(self, credentials: Credentials, files: list[object]) -> None:
+        """A connection with these works; where they are those of before, the files still wait to be mended."""
+        if credentials is not self.credentials:
+            self.credentials, self.files, self._told = credentials, files, None
+
+    def tell_kept(self, files: list[object], exc: LinkError) -> None:
+        """Say why the files are not used, once for each state of them."""
+        news = (files, exc.reason)
+        if self._told != news:
+            self._told = news
+            log.warning("credentials.kept", extra={"reason": exc.reason, "detail": exc.detail})
+
+
 class Dialer:
-    """Opens connections by `settings`, once `begin` has named who owns what they need. `own_user` is who we are."""
+    """Opens connections by `settings`, once `begin` has named who owns what they need.
+
+    `own_user` is who we are, `last_good` the credentials that worked last.
+    """
 
     def __init__(self, settings: TeleportConfig, status: LinkStatus, metrics: Metrics) -> None:
-        self.settings = settings
         self.own_user = ""
+        self.last_good = LastGood()
+        self._settings = settings
         self._status = status
         self._metrics = metrics
         self._connector: Connector | None = None
         self._certificates: dict[str, CertificateFacts] = {}
         self._warned = Once()
 
+    def configure(self, settings: TeleportConfig) -> None:
+        """Dial by these settings from the next `begin` on."""
+        before, self._settings = self._settings, settings
+        if (before.addr, credential_files(before)) != (settings.addr, credential_files(settings)):
+            self.last_good.forget()
+
     def begin(self, nursery: trio.Nursery) -> None:
         """Find the way anew; `nursery` owns what a Proxy needs in between."""
-        settings = self.settings
+        settings = self._settings
         files = THREE_FILES if settings.identity is None else ONE_FILE
         self.expiry = Expiry("main", lambda: self._certificates, self._metrics, files)
         self._connector = Connector(
@@ -71,13 +106,13 @@ class Dialer:
 
     def files(self) -> tuple[Path, ...]:
         """What our credentials are read from."""
-        return credential_files(self.settings)
+        return credential_files(self._settings)
 
     @asynccontextmanager
-    async def connect(self, credentials: Credentials | None) -> AsyncIterator[tuple[Auth, Credentials]]:
+    async def connect(self, credentials: Credentials | None) -> AsyncIterator[tuple[AuthClient, Credentials]]:
         """A connection with these credentials, or those in the files."""
         if credentials is None:
-            credentials = load_credentials(self.settings)
+            credentials = load_credentials(self._settings)
             if not self.own_user:
                 # Known before the Auth Service answers; from then on, the certificate that worked last counts.
                 with suppress(ValueError):
@@ -104,7 +139,7 @@ class Dialer:
     async def _inspect(self, credentials: Credentials) -> None:
         """Raise what stands in the way as its one sentence with the fix; warn of the rest once."""
         connector = self._known()
-        findings = await connector.preflight(credentials, verify=self.settings.verify, now=time.time())
+        findings = await connector.preflight(credentials, verify=self._settings.verify, now=time.time())
         self._status.way = connector.way
         for finding in findings:
             if finding.status == "failure":

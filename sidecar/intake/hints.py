@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sidecar.intake.direct import Direct
-    from sidecar.intake.mattermost import Events, Hint
     from sidecar.intake.sweep import Sweeper
-    from sidecar.reconcile.followed import Followed
+    from sidecar.mattermost.frames import Hint
+    from sidecar.mattermost.inbox import Events
+    from sidecar.reconcile.heard import Heard
     from sidecar.reconcile.people import People
     from sidecar.reconcile.strangers import Strangers
     from sidecar.times import Times
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Ear:
+class HintConsumer:
     """What `MattermostLink` listens with."""
 
     def __init__(
         self,
         open_events: Callable[[], AbstractAsyncContextManager[Events]],
-        followed: Followed,
+        followed: Heard,
         people: People,
         strangers: Strangers,
         sweeper: Sweeper,

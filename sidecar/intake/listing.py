@@ -13,8 +13,8 @@ from sidecar.once import Once
 from sidecar.sliced import sliced
 
 if TYPE_CHECKING:
-    from sidecar.intake.store import Auth
     from sidecar.reconcile.followed import Followed
+    from sidecar.teleport.client import AuthClient
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Listing:
         """The watch told of this request."""
         self._unheard.discard(request_id)
 
-    async def take(self, client: Auth) -> None:
+    async def take(self, client: AuthClient) -> None:
         """Look at every request that Teleport has."""
         await trio.sleep_until(max(self._listed_at + self._times.list_at_most_every, trio.current_time()))
         self._listed_at = trio.current_time()
@@ -69,7 +69,7 @@ class Listing:
                        'verb "list" on "access_request"?'},
             )  # fmt: skip
 
-    async def _know_records(self, client: Auth) -> None:
+    async def _know_records(self, client: AuthClient) -> None:
         try:
             async for data in sliced(await client.list_plugin_data()):
                 self._followed.know(data)

@@ -6,7 +6,7 @@ Rule: what cannot be read or evaluated removes nobody, and says so once.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.decisions.routing import RuleMode
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, MonitoringRule, RuleDelete
+    from sidecar.teleport.client import AuthClient
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +41,6 @@ Traits = dict[str, tuple[str, ...]]
 _Known = tuple["MonitoringRule", "Ruled"]
 
 
-class Source(Protocol):
-    """The calls of a connection that the rules need; `watches_rules` is what its last watch was granted."""
-
-    @property
-    def watches_rules(self) -> bool: ...
-
-    async def list_rules(self, token: str = "") -> tuple[list[MonitoringRule], str]: ...
-
-    async def user_traits(self, user: str) -> Traits: ...
-
-
 class MonitoringRules:
     """Keeps the rules; outlives connections. `book` is what routing takes."""
 
@@ -59,7 +49,7 @@ class MonitoringRules:
         self._mode = mode
         self._metrics = metrics
         # The connection that was last asked.
-        self._source: Source | None = None
+        self._source: AuthClient | None = None
         # Each rule that tells our plugin, with what was read of it.
         self._known: dict[str, _Known] = {}
         # What the watch has told since the last list was complete: news beside the list of now. None: no rule of ours.
@@ -101,7 +91,7 @@ class MonitoringRules:
             self._take_told()
         log.debug("rule.changed", extra={"rule": name})
 
-    async def load(self, source: Source) -> bool:
+    async def load(self, source: AuthClient) -> bool:
         """Read all rules anew; True where a new watch would tell more than this one.
 
         Raises LinkError only where the connection is gone: all else that fails is said, and costs nobody anything.
@@ -156,7 +146,7 @@ class MonitoringRules:
             log.info("traits.unread", extra={"detail": problem})
         return book, traits
 
-    async def _list(self, source: Source, listed: dict[str, _Known]) -> None:
+    async def _list(self, source: AuthClient, listed: dict[str, _Known]) -> None:
         token, terms = "", 0
         while True:
             rules, following = await source.list_rules(token)
@@ -209,7 +199,7 @@ class MonitoringRules:
         self._said = problems
         self._count()
 
-    def _say_state(self, source: Source, detail: str) -> None:
+    def _say_state(self, source: AuthClient, detail: str) -> None:
         state = (self._problem, source.watches_rules)
         if state == self._state:
             return

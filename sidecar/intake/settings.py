@@ -8,7 +8,6 @@ import msgspec
 
 from sidecar.intake.keep import signature
 from sidecar.mattermost.auth import Token
-from sidecar.teleport.identity import credential_files
 
 if TYPE_CHECKING:
     from sidecar.config import Config
@@ -31,13 +30,8 @@ def link_settings(config: Config) -> dict[str, object]:
     }
 
 
-def place(config: Config) -> object:
-    """Where our credentials are shown, and where they are: those that worked elsewhere are of no use."""
-    return config.teleport.addr, credential_files(config.teleport)
-
-
 def token_place(config: Config) -> object:
-    """The same of the bot token."""
+    """Where our token is shown, and where it is: one that worked elsewhere is of no use."""
     settings = config.mattermost
     return settings.url, settings.token_file, settings.token.reveal() if settings.token is not None else ""
 

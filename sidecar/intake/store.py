@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -10,48 +10,12 @@ from sidecar.decisions.record import KEY
 from sidecar.errors import Conflict, LinkLost, LinkRefused, RequestGone
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from contextlib import AbstractAsyncContextManager
-
     from sidecar.intake.keep import LinkStatus
-    from sidecar.intake.rules import Traits
-    from sidecar.model import AccessRequest, Delete, MonitoringRule, Ping, PluginData, Put, RuleDelete, RulePut
+    from sidecar.model import AccessRequest, Ping
+    from sidecar.teleport.client import AuthClient
 
 # No request has this id.
 NOBODY = "00000000-0000-0000-0000-000000000000"
-
-Event: TypeAlias = "Put | Delete | RulePut | RuleDelete"
-
-
-class Auth(Protocol):
-    """The calls of an Auth Service that the link and the workers make."""
-
-    async def ping(self) -> Ping: ...
-
-    async def get_request(self, request_id: str) -> AccessRequest | None: ...
-
-    def list_requests(self) -> AbstractAsyncContextManager[AsyncIterator[AccessRequest]]: ...
-
-    async def read_plugin_data(self, request_id: str) -> dict[str, str]: ...
-
-    async def list_plugin_data(self) -> Iterator[PluginData]: ...
-
-    async def update_plugin_data(self, request_id: str, put: dict[str, str], expect: dict[str, str]) -> None: ...
-
-    async def submit_review(
-        self, request_id: str, author: str, proposed_state: str, reason: str, *, on_behalf_by: str = ""
-    ) -> AccessRequest: ...
-
-    async def set_state(self, request_id: str, state: str, reason: str, delegator: str) -> None: ...
-
-    def watch(self, *, rules: bool = False) -> AbstractAsyncContextManager[AsyncIterator[Event]]: ...
-
-    @property
-    def watches_rules(self) -> bool: ...
-
-    async def list_rules(self, token: str = "") -> tuple[list[MonitoringRule], str]: ...
-
-    async def user_traits(self, user: str) -> Traits: ...
 
 
 class Store:
@@ -59,13 +23,13 @@ class Store:
 
     def __init__(self, status: LinkStatus) -> None:
         self._status = status
-        self._client: Auth | None = None
+        self._client: AuthClient | None = None
         self._connected = trio.Event()
         self.info: Ping | None = None
         # Whether our role may write records, as far as the last write told.
         self.writable = True
 
-    def open(self, client: Auth, info: Ping) -> None:
+    def open(self, client: AuthClient, info: Ping) -> None:
         """Use this connection from now on."""
         self.info = info
         self._client = client
@@ -125,7 +89,7 @@ class Store:
         with self._status.writing():
             await client.set_state(request_id, state, reason, delegator)
 
-    def _current(self) -> Auth:
+    def _current(self) -> AuthClient:
         if self._client is None:
             raise LinkLost("teleport", "away", "there is no connection to the Auth Service")
         return self._client

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import trio
 
@@ -18,16 +18,15 @@ from sidecar.model import Put, RuleDelete, RulePut
 from sidecar.times import Backoff
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
-
+    from sidecar.intake.dialer import Dialer
     from sidecar.intake.keep import LinkStatus
-    from sidecar.intake.kept import Proven
     from sidecar.intake.rules import MonitoringRules
-    from sidecar.intake.store import Auth, Event
     from sidecar.metrics import Metrics
     from sidecar.model import Ping
     from sidecar.reconcile.followed import Followed
+    from sidecar.teleport.client import AuthClient
+    from sidecar.teleport.credentials import Credentials
+    from sidecar.teleport.streams import Event
 
 log = logging.getLogger(__name__)
 
@@ -40,34 +39,25 @@ DROPPED = frozenset({"closed", "overflow"})
 class _Connection(NamedTuple):
     """An open connection that has answered; `files` is the state of the credential files before it was made."""
 
-    client: Auth
-    credentials: object
+    client: AuthClient
+    credentials: Credentials
     info: Ping
     stack: AsyncExitStack
     files: list[object]
 
 
 class TeleportLink:
-    """Holds the connection; workers reach it by `store`.
-
-    `connect` opens one connection with the given credentials, None for those in the files, and says with which.
-    """
+    """Holds the connection that `dialer` opens; workers reach it by `store`."""
 
     def __init__(
         self,
-        connect: Callable[[Any], AbstractAsyncContextManager[tuple[Auth, Any]]],
-        adopt: Callable[[Any], None],
-        files: Callable[[], Iterable[Path]],
-        proven: Proven,
+        dialer: Dialer,
         followed: Followed,
         rules: MonitoringRules,
         status: LinkStatus,
         metrics: Metrics,
     ) -> None:
-        self._connect = connect
-        self._adopt = adopt
-        self._files = files
-        self._proven = proven
+        self._dialer = dialer
         self._followed = followed
         self._rules = rules
         self._status = status
@@ -97,25 +87,25 @@ class TeleportLink:
 
     async def _begin(self) -> _Connection:
         """A connection with the credentials in the files; where those are refused, with the ones that worked last."""
-        files = signature(self._files())
-        if self._proven.credentials is None or self._proven.files == files:
+        files = signature(self._dialer.files())
+        if self._dialer.last_good.credentials is None or self._dialer.last_good.files == files:
             return await self._open(files)
         try:
             return await self._open_watching(files)
         except LinkRefused as exc:
             try:
-                connection = await self._open_watching(files, self._proven.credentials)
+                connection = await self._open_watching(files, self._dialer.last_good.credentials)
             except LinkRefused:
                 raise exc from None
-            self._proven.tell_kept(files, exc)
+            self._dialer.last_good.tell_kept(files, exc)
             return connection
 
-    async def _open(self, files: list[object], credentials: object = None) -> _Connection:
+    async def _open(self, files: list[object], credentials: Credentials | None = None) -> _Connection:
         """A connection on which the server answers."""
         stack = AsyncExitStack()
         try:
-            client, credentials = await stack.enter_async_context(self._connect(credentials))
-            return _Connection(client, credentials, await client.ping(), stack, files)
+            client, used = await stack.enter_async_context(self._dialer.connect(credentials))
+            return _Connection(client, used, await client.ping(), stack, files)
         except BaseException:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await stack.aclose()
@@ -127,8 +117,8 @@ class TeleportLink:
             # What was followed is another cluster's.
             self._followed.clear()
             self._listing = Listing(self._followed, self._times)
-        self._adopt(connection.credentials)
-        self._proven.take(connection.credentials, connection.files)
+        self._dialer.adopt(connection.credentials)
+        self._dialer.last_good.take(connection.credentials, connection.files)
         self.store.open(connection.client, connection.info)
         self._intake = trio.CancelScope()
         if self._quiet:
@@ -147,7 +137,7 @@ class TeleportLink:
             raise
         return newer[0]
 
-    async def _take_in(self, client: Auth) -> NoReturn:
+    async def _take_in(self, client: AuthClient) -> NoReturn:
         with self._intake:
             await self._watch_again_and_again(client)
         # Asked to take nothing more in: the connection stays for those who still write.
@@ -156,21 +146,21 @@ class TeleportLink:
     async def _rotated(self, seen: list[object]) -> _Connection:
         """When a credential file changed: connect with the new ones first, and keep the old where they do not serve."""
         while True:
-            seen = await changed(self._files, seen, self._times.file_poll)
+            seen = await changed(self._dialer.files, seen, self._times.file_poll)
             try:
                 connection = await self._open_watching(seen)
             except LinkError as exc:
-                self._proven.tell_kept(seen, exc)
+                self._dialer.last_good.tell_kept(seen, exc)
                 if not isinstance(exc, LinkRefused):
                     # Nothing was said against these files: try them again.
                     with trio.move_on_after(self._times.refused_retry):
-                        await changed(self._files, seen, self._times.file_poll)
+                        await changed(self._dialer.files, seen, self._times.file_poll)
                     seen = []
             else:
                 log.info("credentials.replaced")
                 return connection
 
-    async def _open_watching(self, files: list[object], credentials: object = None) -> _Connection:
+    async def _open_watching(self, files: list[object], credentials: Credentials | None = None) -> _Connection:
         """A connection on which a watch was granted, too."""
         connection = await self._open(files, credentials)
         try:
@@ -197,7 +187,7 @@ class TeleportLink:
 
     # -- the watch ---------------------------------------------------------------------------------------------------
 
-    async def _watch_again_and_again(self, client: Auth) -> NoReturn:
+    async def _watch_again_and_again(self, client: AuthClient) -> NoReturn:
         backoff = Backoff(0.05, 1.0)
         while True:
             try:
@@ -210,7 +200,7 @@ class TeleportLink:
                     backoff.reset()
                 await trio.sleep(backoff.take())
 
-    async def _watch(self, client: Auth) -> None:
+    async def _watch(self, client: AuthClient) -> None:
         with one_error():
             async with self._initialised(client) as events, trio.open_nursery() as nursery:
                 # Who is told of what is news must be known before the first news is looked at.
@@ -229,7 +219,7 @@ class TeleportLink:
                     self._take(event)
 
     @asynccontextmanager
-    async def _initialised(self, client: Auth) -> AsyncIterator[AsyncIterator[Event]]:
+    async def _initialised(self, client: AuthClient) -> AsyncIterator[AsyncIterator[Event]]:
         watch = client.watch(rules=self._rules.wanted)
         with trio.move_on_after(self._times.init) as scope:
             events = await watch.__aenter__()
@@ -252,7 +242,7 @@ class TeleportLink:
         self._metrics.last_event_timestamp_seconds.labels("teleport").set_to_current_time()
         self._followed.event(event)
 
-    async def _list_again_and_again(self, client: Auth) -> NoReturn:
+    async def _list_again_and_again(self, client: AuthClient) -> NoReturn:
         first = True
         while True:
             await self._listing.take(client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sidecar.errors import PostRejected, RecipientError
 from sidecar.model import EXPIRED, PENDING
@@ -12,25 +12,17 @@ from sidecar.text import card as text
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from sidecar.model import AccessRequest, Destination, Post
-    from sidecar.reconcile.ports import Mattermost
+    from sidecar.model import Destination, Post
+    from sidecar.reconcile.ports import Mattermost, Teleport
 
 log = logging.getLogger(__name__)
-
-
-class Lookups(Protocol):
-    """What tells that a request is really forgotten."""
-
-    async def get_request(self, request_id: str) -> AccessRequest | None: ...
-
-    async def read_plugin_data(self, request_id: str) -> dict[str, str]: ...
 
 
 async def close_orphans(
     names: Iterable[str],
     resolve: Callable[[str], Awaitable[Destination]],
     posts: Mattermost,
-    lookups: Lookups,
+    lookups: Teleport,
     *,
     bot_id: str,
     cluster: str,
@@ -56,7 +48,7 @@ async def close_orphans(
             # No longer a member: nothing there can be changed.
             continue
         for post in newest:
-            if not _looks_open(post, bot_id) or text.cluster_of(post.attachment) != text.shown_cluster(cluster):
+            if not _looks_open(post, bot_id) or not text.is_of_cluster(post, cluster):
                 continue
             if not followed(post.request_id) and await _forgotten(lookups, post):
                 ended += await _close(posts, post)
@@ -72,7 +64,7 @@ def _looks_open(post: Post, bot_id: str) -> bool:
     )
 
 
-async def _forgotten(lookups: Lookups, post: Post) -> bool:
+async def _forgotten(lookups: Teleport, post: Post) -> bool:
     if await lookups.get_request(post.request_id) is not None:
         return False
     return not await lookups.read_plugin_data(post.request_id)

@@ -22,7 +22,7 @@ from sidecar.reconcile.visit import STUCK_AFTER, Visit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sidecar.decisions.seen import Context
+    from sidecar.decisions.seen import Context, Plan
     from sidecar.metrics import Metrics
     from sidecar.reconcile.entry import Entry
     from sidecar.reconcile.followed import Followed
@@ -51,6 +51,8 @@ class Controller:
         self._context = context
         self._others = others
         self._metrics = metrics
+        # What is being put on a card, or taken off it, one after the other.
+        self._seeding: dict[str, trio.Event] = {}
         self._stuck: set[str] = set()
         # Asked by each scrape: while a peer is away no visit ends, and a number set at its end would stand still.
         metrics.backlog_requests.set_function(lambda: len(followed.queue) + gate.parked)
@@ -117,10 +119,7 @@ class Controller:
         except BaseException:
             entry.keep(visit.broken_off())
             raise
-        for post_id in visit.new_cards:
-            nursery.start_soon(_seed, peers, post_id, context, name="reconcile.seed")
-        for one in filter(peers.strangers.news, plan.strangers):
-            nursery.start_soon(peers.strangers.answer, one, plan.record, context, name="reconcile.strangers")
+        self._do_courtesies(visit, plan, peers, context, nursery)
         entry.keep(plan.memory)
         if plan.memory.failures >= STUCK_AFTER or (plan.memory.failures and visit.in_trouble):
             self._stuck.add(entry.id)
@@ -132,15 +131,31 @@ class Controller:
             return math.inf
         return plan.again_at
 
+    def _do_courtesies(self, visit: Visit, plan: Plan, peers: Peers, context: Context, nursery: trio.Nursery) -> None:
+        """Begin what no visit waits for."""
+        mattermost = peers.mattermost
+        for cards, deed in ((visit.new_cards, mattermost.add_reaction), (visit.over, mattermost.remove_reaction)):
+            for post_id in cards:
+                nursery.start_soon(self._seed, post_id, context, deed, name="reconcile.seed")
+        for one in filter(peers.strangers.news, plan.strangers):
+            nursery.start_soon(peers.strangers.answer, one, plan.record, context, name="reconcile.strangers")
 
-async def _seed(peers: Peers, post_id: str, context: Context) -> None:
-    """Put the emoji on a card; where it fails, people find them themselves."""
-    rules = context.rules
-    if rules.mode == "none" or "reaction" not in rules.ways:
-        return
-    with trio.move_on_after(SEED_SECONDS):
+    async def _seed(self, post_id: str, context: Context, deed: Callable[[str, str, str], Awaitable[None]]) -> None:
+        """Put the emoji on a card, or take them off; where it fails, people find them themselves, or wonder."""
+        rules = context.rules
+        if rules.mode == "none" or "reaction" not in rules.ways:
+            return
+        before, done = self._seeding.get(post_id), trio.Event()
+        self._seeding[post_id] = done
         try:
-            for emoji in (rules.approve[0], rules.deny[0]):
-                await peers.mattermost.add_reaction(context.bot_id, post_id, emoji)
+            with trio.move_on_after(SEED_SECONDS):
+                if before is not None:
+                    await before.wait()
+                for emoji in (rules.approve[0], rules.deny[0]):
+                    await deed(context.bot_id, post_id, emoji)
         except (LinkError, PostRejected) as exc:
             log.debug("reaction.not_seeded", extra={"post_id": post_id, "detail": str(exc)})
+        finally:
+            done.set()
+            if self._seeding.get(post_id) is done:
+                del self._seeding[post_id]

@@ -1,4 +1,4 @@
-"""The access requests that are followed, and what is known of each.
+"""The access requests that are followed, and what Teleport says of each.
 
 Nothing in here waits for a peer; whatever Teleport or Mattermost says ends in "look at request X".
 """
@@ -8,17 +8,19 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.config.sections import LimitsConfig
+from sidecar.config.sections import LimitsConfig, RemindersConfig
 from sidecar.decisions.due import settled
 from sidecar.decisions.record import KEY, Record, decode
+from sidecar.decisions.reminders import due_in
 from sidecar.decisions.routing import Routes, RuleBook, route
 from sidecar.model import Put
-from sidecar.once import Bounded
 from sidecar.reconcile.entry import Entry
+from sidecar.reconcile.heard import Heard
 from sidecar.reconcile.lease import boottime
 from sidecar.reconcile.queue import WorkQueue
 from sidecar.times import USUAL, Times
@@ -26,7 +28,6 @@ from sidecar.times import USUAL, Times
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.decisions.judge import Expression
     from sidecar.model import AccessRequest, Delete, PluginData
 
 log = logging.getLogger(__name__)
@@ -34,19 +35,23 @@ log = logging.getLogger(__name__)
 # Requests kept whole while they wait for a worker; beyond that, and for long texts, they are read again by id.
 KEEP_WAITING = 1000
 KEEP_REASON_LENGTH = 4096
-# Somebody may react to a card before its post id is known here; posts of no concern fill this too.
-EARLY_HINTS = 1000
-DIRECT_MESSAGES = 20
 # Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
 CARD_SECONDS = 0.02
+SOON = 10
+LIST_SECONDS = 30.0
+SWEEP_SECONDS = 300.0
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
 _USUAL_LIMITS = LimitsConfig()
+_NO_REMINDERS = RemindersConfig()
 
 
 class Followed:
-    """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first."""
+    """All followed requests, bounded by `open_requests`. The queue also takes other keys, which go first.
+
+    `heard` takes what Mattermost says of them.
+    """
 
     def __init__(
         self,
@@ -54,25 +59,25 @@ class Followed:
         limits: LimitsConfig = _USUAL_LIMITS,
         book: Callable[[], RuleBook] = RuleBook,
         times: Times = USUAL,
+        reminders: RemindersConfig = _NO_REMINDERS,
     ) -> None:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
         self._book = book
-        self.configure(routes, limits)
+        self.configure(routes, limits, reminders)
         self._entries: dict[str, Entry] = {}
+        self.heard = Heard(self._entries, self.queue, times)
+        self._parties: Counter[str] = Counter()
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
         # When this machine was booted at the latest, by Teleport's clock (Unix seconds).
         self.booted = -math.inf
         self._looked_at = -math.inf
-        # Where decisions are heard: card post -> request; and posts that somebody reacted to before we knew them.
-        self._cards: dict[str, str] = {}
-        self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
 
-    def configure(self, routes: Routes, limits: LimitsConfig) -> None:
+    def configure(self, routes: Routes, limits: LimitsConfig, reminders: RemindersConfig) -> None:
         """Go on by another configuration."""
-        self.routes, self._limits = routes, limits
+        self.routes, self._limits, self._reminders = routes, limits, reminders
 
     def look_again(self, *, cards: bool) -> None:
         """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
@@ -82,7 +87,7 @@ class Followed:
         for entry in self._entries.values():
             if cards and entry.cards:
                 entry.memory = entry.memory.but(told=())
-                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) * CARD_SECONDS
+                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) // 2 * CARD_SECONDS
                 self.queue.add_at(entry.id, self._looked_at)
             else:
                 self.queue.add(entry.id)
@@ -111,9 +116,8 @@ class Followed:
         entry = self._entries.get(key)
         if entry is None or entry.hinted:
             return DECISIONS, ""
-        return (CHANGES, "") if entry.memory.known else (ANNOUNCEMENTS, entry.party)
-
-    # -- facts: what Teleport says -----------------------------------------------------------------------------------
+        known = entry.memory.known or entry.offered is not None
+        return (CHANGES, "") if known else (ANNOUNCEMENTS, entry.party)
 
     def event(self, event: Put | Delete) -> None:
         """Take one event of the watch."""
@@ -125,23 +129,28 @@ class Followed:
 
     def look(self, request: AccessRequest) -> bool:
         """Take one version of a request; an older one than known is ignored. True for a newer version."""
-        if request.dry_run or (entry := self._follow(request.id)) is None:
+        if request.dry_run or (entry := self._follow(request.id, request.user)) is None:
             return False
         entry.mark = self._mark
         entry.absent_since = math.inf
         digest = hash(request)
-        if digest == entry.digest or request.version < entry.version:
+        if digest == entry.digest or entry.outdates(request):
             return False
-        newer = request.version > entry.version
+        newer = request.version > entry.version or (request.created or 0.0) > entry.created
         if request.created is not None:
             self.booted = max(self.booted, request.created - boottime())
+        self._count(entry, request.user)
         entry.learn(request)
         record = self._settled(entry, request)
         if record is not None:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record)))
+            now = trio.current_time()
+            look = min(self._turn(entry, record), now + due_in(record, now - entry.pending_since, self._reminders))
+            if look == math.inf:
+                entry.rest()
+            self.queue.add_at(entry.id, min(expiry_look, look))
             return False
         keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keeps else None
@@ -165,7 +174,7 @@ class Followed:
         entry.expires = record.exp
         # Not marked: a list that is under way tells whether the request still exists, and it is no news to the list.
         entry.mark, entry.since = 0, -math.inf
-        self.show_cards(entry, record)
+        self.heard.show_cards(entry, record)
         if followed is not None:
             self.queue.add(entry.id)
             return
@@ -190,113 +199,66 @@ class Followed:
             self.queue.add(entry.id)
         return True
 
-    def is_card(self, post_id: str) -> bool:
-        """Whether this post is a card of a followed request."""
-        return post_id in self._cards
-
-    # -- hints: what Mattermost says ---------------------------------------------------------------------------------
-
-    def hear(self, post_id: str, user_id: str = "") -> None:
-        """Something was said on this post, it seems by this user: if it is a card, look at what stands there."""
-        entry = self._entries.get(self._cards.get(post_id, ""))
-        if entry is None:
-            self._early[post_id] = user_id
-            return
-        entry.hear(user_id)
-        self.queue.add(entry.id)
-
-    def tell(self, request_id: str, expression: Expression) -> bool:
-        """Somebody decided about this request in a direct message; False where too many wait to be judged."""
-        entry = self._entries.get(request_id)
-        if entry is None:
-            return False
-        waiting = (*entry.memory.direct, *entry.direct)
-        if expression not in waiting:
-            if len(waiting) >= DIRECT_MESSAGES:
-                return False
-            entry.direct = (*entry.direct, expression)
-        entry.hear("")
-        self.queue.add(request_id)
-        return True
-
-    def retry(self, request_id: str) -> None:
-        """A recipient of this request that failed is back."""
-        entry = self._entries.get(request_id)
-        if entry is not None:
-            entry.retry = True
-            self.queue.add(request_id)
-
-    def open_cards(self) -> dict[str, str]:
-        """Card post -> channel, of all requests that are not resolved."""
-        return {
-            post: channel
-            for entry in self._entries.values()
-            if entry.version.rank <= 0
-            for post, channel in entry.cards
-        }
-
-    def open_requests(self) -> dict[str, tuple[str, ...]]:
-        """Request id -> the channels where it can be seen, of all requests that are announced and not resolved.
-
-        The oldest comes first.
-        """
-        return {
-            entry.id: (*dict.fromkeys(channel for _, channel in entry.cards), *([entry.own] if entry.own else []))
-            for entry in self._entries.values()
-            if (entry.cards or entry.own) and entry.version.rank <= 0
-        }
-
-    # -- the worker's ------------------------------------------------------------------------------------------------
-
-    def show_cards(self, entry: Entry, record: Record) -> None:
-        """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
-        cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
-        entry.own = next((slot.c for slot in record.posts if slot.k == "requester" and slot.p), "")
-        if cards == entry.cards or self._entries.get(entry.id) is not entry:
-            return
-        for post_id, _ in entry.cards:
-            self._cards.pop(post_id, None)
-        entry.cards = cards
-        for post_id, _ in cards:
-            self._cards[post_id] = entry.id
-            if post_id in self._early:
-                self.hear(post_id, self._early.pop(post_id))
-
     def drop(self, entry: Entry) -> None:
         """Follow it no longer."""
-        self._entries.pop(entry.id, None)
+        if self._entries.pop(entry.id, None) is not None:
+            self._count(entry, None)
         self.queue.drop(entry.id)
-        for post_id, _ in entry.cards:
-            self._cards.pop(post_id, None)
+        self.heard.hide_cards(entry)
         if self._overflowed and len(self._entries) < 0.9 * self._limits.open_requests:
             self._overflowed = False
             self._room.set()
 
-    def _follow(self, request_id: str) -> Entry | None:
+    def _follow(self, request_id: str, party: str = "") -> Entry | None:
         entry = self._entries.get(request_id)
         if entry is None:
             if len(self._entries) >= (most := self._limits.open_requests):
                 if not self._overflowed:
                     log.error("requests.too_many", extra={"open_requests": most})
                 self._overflowed = True
-                return None
+                if not self._makes_room(party):
+                    return None
             entry = self._entries[request_id] = Entry(request_id)
             entry.mark = self._mark
+            self._parties[entry.party] += 1
         return entry
+
+    def _count(self, entry: Entry, party: str | None) -> None:
+        """Note whose this is now; None: it is followed no longer."""
+        self._parties[entry.party] -= 1
+        if not self._parties[entry.party]:
+            del self._parties[entry.party]
+        if party is not None:
+            self._parties[party] += 1
+
+    def _makes_room(self, party: str) -> bool:
+        """Leave out the newest request that nobody was told of, of whoever has most: a list brings it again."""
+        greedy = max(self._parties, key=self._parties.__getitem__)
+        if self._parties[greedy] <= self._parties[party] + 1:
+            return False
+        for entry in reversed(self._entries.values()):
+            untold = not entry.memory.known and entry.offered is None and not entry.cards
+            if entry.party == greedy and untold and not self.queue.busy(entry.id):
+                self.drop(entry)
+                return True
+        return False
 
     def _turn(self, entry: Entry, record: Record) -> float:
         """When the cards that only a record tells of are looked at, one request after the other."""
-        told = set(entry.memory.told)
-        unseen = sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
-        if not unseen:
+        cards = entry.unseen(record)
+        if not cards:
             return math.inf
-        self._looked_at = max(self._looked_at, trio.current_time()) + unseen * CARD_SECONDS
-        return self._looked_at
+        now = trio.current_time()
+        self._looked_at = max(self._looked_at, now) + cards * CARD_SECONDS
+        if self._looked_at <= now + SOON * CARD_SECONDS:
+            return self._looked_at
+        # Where there are many, the list goes first, and a sweep, if there is one, sees them in pages.
+        return self._looked_at + (SWEEP_SECONDS if self.heard.swept else LIST_SECONDS)
 
     def _settled(self, entry: Entry, request: AccessRequest) -> Record | None:
         """The record, where nothing can be due but a look at its cards."""
         text = entry.offered or entry.memory.text
-        if text is None or self.queue.busy(entry.id):
+        if not text or self.queue.busy(entry.id):
             return None
         record = decode(text)
         if not isinstance(record, Record):

@@ -6,7 +6,7 @@ While the link is down nothing is claimed, read or posted: requests are parked, 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,18 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-class Status(Protocol):
-    """Where writes are counted."""
-
-    def wrote(self, *, failed: bool) -> None: ...
-
-
 class Gate:
-    """Open while the link is up. `wake` takes a parked key when it opens. Starts closed."""
+    """Open while the link is up. `wake` takes a parked key when it opens, `wrote` counts writes. Starts closed."""
 
-    def __init__(self, wake: Callable[[str], None], status: Status) -> None:
+    def __init__(self, wake: Callable[[str], None], wrote: Callable[..., None]) -> None:
         self._wake = wake
-        self._status = status
+        self._count = wrote
         self._open = False
         self._draining = False
         self._writers = 0
@@ -71,7 +65,7 @@ class Gate:
 
     def wrote(self, *, failed: bool) -> None:
         """A write has ended; one that failed by the link's fault raises a suspicion."""
-        self._status.wrote(failed=failed)
+        self._count(failed=failed)
         if failed:
             self.suspect()
 

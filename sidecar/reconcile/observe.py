@@ -13,12 +13,13 @@ import trio
 from sidecar.decisions import judge as judging
 from sidecar.decisions.judge import Expression, Person
 from sidecar.decisions.record import KEY, Record, Slot, Stored, Unreadable, adopt, decode
+from sidecar.decisions.reminders import Account, Nudge, asked, is_reminded
 from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
 from sidecar.errors import LinkError, LinkLost, PostRejected, SidecarError
 from sidecar.once import Bounded, Once
 from sidecar.reconcile.resolve import Chosen
 from sidecar.reconcile.side_by_side import outcomes
-from sidecar.text.command import Decision, parse_direct
+from sidecar.text.command import Decision, NearMiss, parse_direct
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -55,6 +56,7 @@ class Observer:
         find: Callable[[str], Awaitable[Person]],
         find_requester: Callable[[str], Awaitable[str | None]],
         metrics: Metrics,
+        find_accounts: Callable[[Sequence[str]], Awaitable[dict[str, Account]]] | None = None,
     ) -> None:
         self._teleport = teleport
         self._mattermost = mattermost
@@ -62,6 +64,7 @@ class Observer:
         self._find = find
         self._find_requester = find_requester
         self._metrics = metrics
+        self._find_accounts = find_accounts
         # Posts that only pretend to be a person's.
         self._said = Once()
         # Where a look-up in a busy channel goes on: (channel, seed) -> next page, and our posts so far.
@@ -112,7 +115,23 @@ class Observer:
             jobs["who"] = partial(self._find_requester, context.requester)
         if look.evidence and record is not None:
             jobs["evidence"] = partial(self._evidence, record, memory, context)
+        if look.nudge and record is not None and request is not None:
+            jobs["nudge"] = partial(self._nudge, record, request, context)
         return jobs
+
+    async def _nudge(self, record: Record, request: AccessRequest, context: Context) -> Nudge:
+        """Whether somebody who is linked is on it, and the accounts of those who were asked."""
+        emoji, cards = context.rules.looking, [slot.p for slot in record.posts if is_reminded(slot)]
+        standing = await self._mattermost.reactions(cards) if emoji and cards else {}
+        users = {
+            one.user_id
+            for found in standing.values()
+            for one in found
+            if one.emoji_name in emoji and one.user_id != context.bot_id and not one.delete_at
+        }
+        people = [await self._find(user_id) for user_id in sorted(users)]
+        accounts = await self._find_accounts(asked(request, context.rules)) if self._find_accounts is not None else {}
+        return Nudge(any(not person.problem for person in people), accounts)
 
     async def _record(self, request: AccessRequest | None, context: Context) -> Stored | Unreadable | None:
         """The record as Teleport has it; None where nothing was ever posted."""
@@ -254,7 +273,7 @@ class Observer:
         except PostRejected:
             return []
         command = parse_direct(post.message) if post is not None else None
-        if post is None or not isinstance(command, Decision):
+        if post is None or not isinstance(command, Decision | NearMiss):
             return []
         unheard = expression.flaw if expression.flaw == "unheard" else ""
         now = judging.express(post, "direct", command, flaw=judging.find_flaw(post) or unheard)

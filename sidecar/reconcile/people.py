@@ -10,11 +10,12 @@ import msgspec
 import trio
 
 from sidecar.decisions.judge import Person
+from sidecar.decisions.reminders import Account
 from sidecar.decisions.routing import is_email
 from sidecar.errors import LinkError, PostRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sidecar.config import Reviewer
     from sidecar.model import User
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 # What the server's settings say of addresses is believed for so long.
 SETTINGS_SECONDS = 60.0
 MOST_SAID = 1000
+
+
+# People who are looked up for one reminder.
+MOST_ACCOUNTS = 20
 
 
 class Directory(Protocol):
@@ -122,6 +127,28 @@ class People:
         if user is not None:
             return user.id
         return None if name else ""
+
+    async def find_accounts(self, users: Sequence[str]) -> dict[str, Account]:
+        """The accounts of these Teleport users, or of all who are linked where nobody is named. Raises LinkError.
+
+        For mentions alone: an address proves nothing here.
+        """
+        ids = {user: user_id for user_id, user in self._by_id.items()}
+        names = {user: name for name, user in self._by_name.items()}
+        found: dict[str, Account] = {}
+        for name in list(users or {**ids, **names})[:MOST_ACCOUNTS]:
+            try:
+                if name in ids:
+                    user = await self._directory.user(ids[name])
+                elif name in names:
+                    user = await self._directory.user_by_username(names[name])
+                else:
+                    user = await self._directory.user_by_email(name) if is_email(name) else None
+            except PostRejected:
+                user = None
+            if user is not None and not user.delete_at:
+                found[name] = Account(user.id, user.username)
+        return found
 
     def _also(self, user: User, teleport_user: str) -> tuple[str, ...]:
         """The Teleport users that share an account with this one, by what it is called now and by the tables."""

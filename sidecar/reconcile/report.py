@@ -47,6 +47,8 @@ class Report:
         elif claimed:
             event = "request.announced"
             self._metrics.reviewers_left_out_total.inc(record.left)
+            if not any(slot.k == "card" and slot.s != "failed" for slot in record.posts):
+                log.warning("request.unasked", extra={"request_id": self._id})
         elif told:
             event = "request.updated"
         else:

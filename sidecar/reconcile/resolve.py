@@ -15,6 +15,7 @@ import trio
 from sidecar.decisions.routing import Named, Routes, RuleBook, route
 from sidecar.decisions.seen import Target
 from sidecar.errors import LinkError, LinkLost, PostRejected, RecipientError
+from sidecar.once import Bounded
 
 if TYPE_CHECKING:
     from sidecar.metrics import Metrics
@@ -99,17 +100,19 @@ class Resolver:
         self._nursery: trio.Nursery | None = None
         self._flights: dict[str, _Flight] = {}
         # Names whose look-up Mattermost did not answer, and when (trio's clock) they are asked for again.
-        self._unanswered: dict[str, float] = {}
+        self._unanswered: Bounded[str, float] = Bounded(UNREACHABLE_MOST)
         # Names whose look-ups fail, and since when.
-        self._broken: dict[str, float] = {}
+        self._broken: Bounded[str, float] = Bounded(UNREACHABLE_MOST)
         # recipient name -> why it cannot be reached now; bounded, for requesters name reviewers as they like
-        self._unreachable: dict[str, str] = {}
+        self._unreachable: Bounded[str, str] = Bounded(UNREACHABLE_MOST)
         self._too_many: dict[str, int] = {}
         # (name, request): operators' recipients that could not be told of this request
-        self._lost: dict[tuple[str, str], None] = {}
+        self._lost: Bounded[tuple[str, str], None] = Bounded(UNREACHABLE_MOST)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look names up until cancelled."""
+        # What was true of names by another configuration is no longer.
+        self._count()
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             while True:
@@ -164,8 +167,6 @@ class Resolver:
     def lost(self, name: str, request_id: str) -> None:
         """A recipient could not be told of this request: it is tried again as soon as it is seen to be back."""
         if name in self._routes.configured | self._ruled:
-            if len(self._lost) >= UNREACHABLE_MOST:
-                del self._lost[next(iter(self._lost))]
             self._lost[name, request_id] = None
 
     def too_many(self, request_id: str, refused: int) -> None:
@@ -237,21 +238,15 @@ class Resolver:
 
     def _is_to_blame(self, name: str, since: float) -> bool:
         """Whether look-ups of this name have failed for long; by then a link that is down was found out."""
-        if len(self._broken) >= UNREACHABLE_MOST:
-            del self._broken[next(iter(self._broken))]
         return trio.current_time() - self._broken.setdefault(name, since) >= BROKEN_SECONDS
 
     def _postpone(self, name: str, exc: LinkError) -> None:
-        if len(self._unanswered) >= UNREACHABLE_MOST:
-            del self._unanswered[next(iter(self._unanswered))]
         self._unanswered[name] = trio.current_time() + self._times.retry_first
         self._fail(name, "unanswered", f"{exc.detail}; it is asked again")
 
     def _fail(self, name: str, reason: str, detail: str) -> None:
         if self._unreachable.get(name) == reason:
             return
-        if len(self._unreachable) >= UNREACHABLE_MOST:
-            del self._unreachable[next(iter(self._unreachable))]
         self._unreachable[name] = reason
         log.log(
             # Nobody can mend what a requester wrote.

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 async def outcomes(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | SidecarError]:
     """What each job returned, or the error of ours that it raised, in order."""
+    if not jobs:
+        return []
     results: dict[int, T | SidecarError] = {}
 
     async def run(number: int, job: Callable[[], Awaitable[T]]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from sidecar.decisions.judge import STATES
 from sidecar.errors import LinkLost, LinkRefused, ReviewRejected
 from sidecar.model import PENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from sidecar.decisions.judge import Mode, Verdict
     from sidecar.model import AccessRequest, Ping
@@ -18,28 +18,24 @@ if TYPE_CHECKING:
 # The first version in which a plugin may submit a person's review (upstream RFD 0250).
 ON_BEHALF_SINCE = (18, 11)
 
-
-class Pool(Protocol):
-    """Reviewers' own connections."""
-
-    async def submit(self, user: str, request_id: str, state: str, reason: str, *, cluster: str) -> AccessRequest: ...
+Submit: TypeAlias = "Callable[..., Awaitable[AccessRequest]]"
 
 
 class Submitter:
-    """`own_user` is the Teleport user of our certificate, `pool` is needed for mode "reviewer" alone."""
+    """`own_user` is the Teleport user of our certificate, `as_reviewer` submits by a reviewer's own credentials."""
 
-    def __init__(self, mode: Mode, own: Teleport, own_user: Callable[[], str], pool: Pool | None) -> None:
+    def __init__(self, mode: Mode, own: Teleport, own_user: Callable[[], str], as_reviewer: Submit | None) -> None:
         self._mode = mode
         self._own = own
         self._own_user = own_user
-        self._pool = pool
+        self._as_reviewer = as_reviewer
 
     async def review(self, verdict: Verdict, request: AccessRequest) -> AccessRequest:
         """One person's own review. Raises ReviewRejected, RequestGone, LinkError."""
         user, state, reason = verdict.person.teleport_user, STATES[verdict.expression.verb], verdict.expression.reason
-        if self._mode == "reviewer" and self._pool is not None:
+        if self._mode == "reviewer" and self._as_reviewer is not None:
             cluster = self._own.info.cluster if self._own.info is not None else ""
-            return await self._pool.submit(user, request.id, state, reason, cluster=cluster)
+            return await self._as_reviewer(user, request.id, state, reason, cluster=cluster)
         if self._mode == "on_behalf":
             refusal = on_behalf_refusal(self._own.info)
             if refusal:
@@ -111,12 +107,12 @@ def on_behalf_refusal(info: Ping | None) -> str:
 def state_refusal(info: Ping | None, request: AccessRequest) -> str:
     """Why the state must not be set past Teleport's reviews, "" where there are none to go past.
 
-    Only on the edition without reviews (Ping feature 7 false, no entitlement enabled), only for a request with the
+    Only on the edition without reviews (Ping feature 7 false, no paid entitlement enabled), only for a request with the
     default threshold that every edition makes, and never for one that is decided.
     """
     if info is None:
         return "the Auth Service has not said yet what it is"
-    if info.advanced_workflows or info.any_entitlement:
+    if info.advanced_workflows or info.paid_entitlement:
         return "this cluster has access reviews of its own"
     match request.thresholds:
         case (threshold,) if (threshold.approve, threshold.deny, threshold.filter) == (1, 1, ""):

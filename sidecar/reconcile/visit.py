@@ -16,7 +16,7 @@ import trio
 
 from sidecar.decisions.decide import decide
 from sidecar.decisions.posts import FAILED
-from sidecar.decisions.record import Record, Stored, Unreadable, official_fields
+from sidecar.decisions.record import Record, Slot, Stored, Unreadable, official_fields
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -35,12 +35,12 @@ from sidecar.decisions.seen import (
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.decisions.view import TAKEOVER
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, SidecarError
-from sidecar.model import AccessRequest
+from sidecar.model import PENDING, AccessRequest
 from sidecar.reconcile.apply import Applier
 from sidecar.reconcile.lease import Lease, LeaseLost, boottime
 from sidecar.reconcile.observe import stored
 from sidecar.reconcile.report import Report
-from sidecar.reconcile.side_by_side import outcomes
+from sidecar.reconcile.side_by_side import gather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -92,6 +92,8 @@ class Visit:
         self._report = Report(entry.id, metrics)
         self.lease = Lease(peers.teleport, entry.id, context.owner, context.lease_s, self._official)
         self.new_cards: list[str] = []
+        # Cards whose request ended.
+        self.over: list[str] = []
         # Whether something else than a link is to blame.
         self.in_trouble = False
         self._acted: set[Place] = set()
@@ -132,9 +134,11 @@ class Visit:
         log.debug("request.postponed", extra={"request_id": self._entry.id, "detail": str(exc)})
         memory, now = self._memory, trio.current_time()
         if isinstance(exc, Conflict | LeaseLost) and not self._acted:
-            return Plan(memory=memory.but(text=None, known=True, mine=False), again_at=now)
+            return Plan(
+                memory=memory.but(text=None, last=self.lease.saved or memory.last, known=True, mine=False), again_at=now
+            )
         if self._seen.held or isinstance(exc, LinkError | Conflict | LeaseLost):
-            memory = self.broken_off(overtaken=isinstance(exc, LeaseLost))
+            memory = self.broken_off(overtaken=isinstance(exc, LeaseLost)).but(last=self.lease.saved or memory.last)
         self.in_trouble = not isinstance(exc, LinkError | Conflict | LeaseLost | RequestGone)
         # Where there is no connection, the link says so for all.
         away = isinstance(exc, LinkError) and exc.reason == "away"
@@ -198,9 +202,7 @@ class Visit:
             jobs.append(partial(self._look, plan.look))
         if plan.take and plan.record is not None:
             jobs.append(partial(self._take, plan.record))
-        for failure in await outcomes(jobs) if jobs else ():
-            if isinstance(failure, SidecarError):
-                raise failure
+        await gather(jobs)
         if plan.actions and self._seen.held:
             await self._apply(plan)
 
@@ -209,10 +211,16 @@ class Visit:
         # Taking the record may have ended meanwhile.
         self._seen = seen.but(held=self._seen.held, held_since=self._seen.held_since, stored=seen.stored)
         request = self._seen.request
-        if look.request and isinstance(request, AccessRequest) and request.version >= self._entry.version:
+        if look.request and isinstance(request, AccessRequest) and not self._entry.outdates(request):
             self._entry.learn(request)
         if look.request and request is None:
             self._entry.request = None
+        found = self._seen.stored
+        gone = found is None or (isinstance(found, Stored) and not found.text)
+        if look.record and gone and self._memory.last is not None:
+            # The seed is in there, by which our posts are known.
+            kept = stored(self._memory.last)
+            self._seen = self._seen.but(stored=Stored(kept.record, "") if isinstance(kept, Stored) else None)
         if isinstance(self._seen.stored, Stored):
             self._memory = self._memory.but(known=True, mentions=self._memory.mentions or _is_wedge(self._seen.stored))
 
@@ -242,23 +250,32 @@ class Visit:
 
     def _settle(self, action: Action, result: Result) -> None:
         before = self.lease.record
-        state = settle(State(self._seen, before, self._memory), action, result, trio.current_time(), self._late)
+        state = settle(
+            State(self._seen, before, self._memory), action, result, trio.current_time(), self._late, self._context
+        )
         self._seen, self.lease.record, self._memory = state.seen, state.record, state.memory
         self._report.decisions(state.outcomes)
         if isinstance(action, Submit | Resolve):
             self._report.submission(action, result)
-            if result.after is not None and result.after.version >= self._entry.version:
+            if result.after is not None and not self._entry.outdates(result.after):
                 self._entry.learn(result.after)
         elif not result.skipped:
             self._peers.gate.wrote(failed=isinstance(result.error, LinkError))
         if isinstance(action, Create | Patch | Reply):
             self._told = self._told or result.error is None
             self._complain(action.position, before, result.error)
+        if isinstance(action, Create | Patch) and result.error is None:
+            self._note_card(before.posts[action.position], action, result)
+
+    def _note_card(self, slot: Slot, action: Create | Patch, result: Result) -> None:
         if isinstance(action, Create) and result.post is not None:
-            if before.posts[action.position].k == "card":
+            if slot.k == "card" and action.shown[0] == PENDING:
                 self.new_cards.append(result.post.id)
             # People decide before the other recipients have theirs.
-            self._followed.show_cards(self._entry, self.lease.record)
+            self._followed.heard.show_cards(self._entry, self.lease.record)
+        elif slot.k == "card" and slot.p and slot.shown[0] == PENDING and action.shown[0] != PENDING:
+            # A cross of the bot's on an approved card would look like a denial.
+            self.over.append(slot.p)
 
     def _complain(self, position: int, before: Record, error: SidecarError | None) -> None:
         """Say that Mattermost refused this recipient, once."""
@@ -282,12 +299,12 @@ class Visit:
                 # It is held by us from an earlier visit, and there is nothing left to do.
                 self.lease.saved, self.lease.record = seen.text, plan.record
                 await self.lease.save(release=True)
-            self._memory = memory = memory.but(known=True, text=self.lease.saved)
+            self._memory = memory = memory.but(known=True, text=self.lease.saved, last=None)
         elif seen is not None and seen.text:
             memory = memory.but(known=True, text=seen.text)
         record = plan.record or (seen.record if seen is not None else None)
         if record is not None:
-            self._followed.show_cards(self._entry, record)
+            self._followed.heard.show_cards(self._entry, record)
             ended = plan.drop and record.done and plan.save
             self._report.messages(record, ended=ended, claimed=self._claimed, told=self._told)
         return msgspec.structs.replace(plan, memory=memory)
@@ -301,7 +318,7 @@ def _kept(entry: Entry, memory: Memory) -> Stored | Unreadable | Unknown | None:
     """The record as last known, without asking for it."""
     text = memory.text if memory.known else entry.offered
     entry.offered = None
-    return UNASKED if text is None else stored(text)
+    return stored(text) if text else UNASKED
 
 
 def _is_wedge(one: Stored) -> bool:
@@ -311,5 +328,5 @@ def _is_wedge(one: Stored) -> bool:
 
 def _needs_mattermost(plan: Plan) -> bool:
     look = plan.look
-    wants = look.targets or look.evidence or look.places or look.cards
+    wants = look.targets or look.evidence or look.nudge or look.places or look.cards
     return bool(wants or plan.take or plan.actions)

@@ -31,6 +31,8 @@ KIND = "access_request"
 RULES = "access_monitoring_rule"
 # Just before the year 10000, where Python's dates end. gogoproto sends an unset time as year 1.
 _LAST_SECOND = 253_402_300_000
+# The entitlements that the community edition of 18 enables itself: they say nothing of reviews.
+_FREE_ENTITLEMENTS = frozenset({b"AccessRequests", b"App", b"DB", b"Desktop", b"JoinActiveSessions", b"K8s"})
 # NONE is not among them: Teleport never stores it.
 _STATES: dict[int, str] = {pb.PENDING: "PENDING", pb.APPROVED: "APPROVED", pb.DENIED: "DENIED", pb.PROMOTED: "PROMOTED"}
 _KINDS: dict[int, str] = {pb.UNDEFINED: "", pb.SHORT_TERM: "SHORT_TERM", pb.LONG_TERM: "LONG_TERM"}
@@ -91,7 +93,9 @@ def decode_ping(data: bytes) -> Ping:
         server_version=_text(answer.ServerVersion),
         proxy_public_addr=_text(answer.ProxyPublicAddr),
         advanced_workflows=answer.ServerFeatures.AdvancedAccessWorkflows,
-        any_entitlement=any(entry.value.enabled for entry in answer.ServerFeatures.Entitlements),
+        paid_entitlement=any(
+            entry.value.enabled and entry.key not in _FREE_ENTITLEMENTS for entry in answer.ServerFeatures.Entitlements
+        ),
     )
 
 

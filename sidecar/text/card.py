@@ -11,19 +11,18 @@ import json
 import re
 from typing import Literal
 
-from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, PROMOTED, REMOVED, AccessRequest, Draft
+from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, PROMOTED, REMOVED, AccessRequest, Draft, Post
 from sidecar.text.fields import (
-    NAME,
     PLAIN_ID,
     Limits,
     TextOptions,
-    access_list,
-    count,
     field_values,
+    small_print,
     state_name,
     state_text,
 )
-from sidecar.text.neutral import code_span, fenced, go_json_runes, plain
+from sidecar.text.names import NAME, asks, count
+from sidecar.text.neutral import code_span, go_json_runes, plain
 
 __all__ = [
     "PROPS_RUNES",
@@ -31,24 +30,21 @@ __all__ = [
     "close_card",
     "content_hash",
     "go_json_runes",
+    "is_of_cluster",
     "props_runes",
     "render_card",
-    "render_end_reply",
-    "render_gone_reply",
-    "render_review_reply",
+    "says_nothing",
 ]
 
 # Mattermost 5.37 refuses properties of more than 8,000 runes; its own additions count too.
 PROPS_RUNES = 7600
 # Kept free for `tm`, `from_bot` and what the server may add ("mentionHighlightDisabled" and the like).
 _RESERVED_RUNES = 400
-# With this a reply also fits the 4,000 characters of old Mattermost databases.
-_REPLY_REASON = 3000
-
 _COLOURS = {PENDING: "#ffbc1f", APPROVED: "#3db887", DENIED: "#d24b4e", PROMOTED: "#1c58d9"}
 _GREY = "#8d8d8d"
-_SHORT_FIELDS = {"Requester", "Kind", "Created", "Expires", "Access until", "State", "Cluster"}
-
+# Side by side where both have something to say.
+_PAIRS = (("State", "Reviews"), ("Expires", "Access until"))
+_ASK_AGAIN = {DENIED, EXPIRED, REMOVED}
 _FOR_REQUESTER = {
     PENDING: "Your access request waits for review.",
     APPROVED: "Your access request was approved.",
@@ -57,6 +53,8 @@ _FOR_REQUESTER = {
     PROMOTED: "Your access request was promoted: an access list now gives the access.",
     REMOVED: "Your access request was removed before it was decided.",
 }
+_NOBODY_ASKED = "Nobody was asked to review it, for this bot knows nobody to tell. Please ask your reviewers yourself."
+_PLAIN_ROLE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
 
 # Tried in this order until the card fits. The last one fits whatever the request holds.
@@ -75,35 +73,24 @@ def render_card(
     options: TextOptions,
     kind: Literal["card", "requester"] = "card",
     state: str | None = None,
+    whole: bool = False,
 ) -> Draft:
-    """Render the card for reviewers, or the one for the requester; `state` overrides with EXPIRED or REMOVED."""
+    """Render the card for reviewers, or the one for the requester; `state` overrides with EXPIRED or REMOVED.
+
+    `whole` for a post whose message, which is never edited, does not say who asks for what.
+    """
     shown = state_name(state or request.state)
     attachment: dict[str, object] = {}
     for limits in _LEVELS:
-        attachment = _attachment(request, shown, kind, options, limits)
+        attachment = _attachment(request, shown, kind, options, limits, whole=whole)
         if props_runes(attachment) <= PROPS_RUNES - _RESERVED_RUNES:
             break
-    return Draft(f"Access request {_bare_id(request.id)}", attachment)
+    return Draft(f"{asks(request)}\n{_title(request.id)}", attachment)
 
 
-def render_review_reply(request: AccessRequest, index: int) -> Draft:
-    """Render the thread reply that tells of one review."""
-    review = request.reviews[index]
-    head = f"{code_span(review.author, NAME) or 'Somebody'} reviewed: {state_name(review.proposed_state)}"
-    return Draft(_with_block(head, review.reason))
-
-
-def render_end_reply(request: AccessRequest, state: str) -> Draft:
-    """Render the thread reply that tells how the request ended."""
-    head = f"Request is now {state_name(state)}"
-    if state == PROMOTED:
-        head += access_list(request, NAME)
-    return Draft(_with_block(head, request.resolve_reason))
-
-
-def render_gone_reply(state: str) -> Draft:
-    """Render the thread reply for a request that Teleport no longer has."""
-    return Draft(f"Request is now {state_name(state)}")
+def says_nothing(message: str) -> bool:
+    """Whether this is the message of a card that a version before this one made: the id, and no more."""
+    return message.startswith("Access request ")
 
 
 def close_card(attachment: dict[str, object] | None, request_id: str, state: str) -> Draft:
@@ -113,7 +100,7 @@ def close_card(attachment: dict[str, object] | None, request_id: str, state: str
     the smallest card that tells the end.
     """
     old = attachment or {}
-    message = f"Access request {_bare_id(request_id)}"
+    message = _title(request_id)
     fields = [field for field in _as_list(old.get("fields")) if isinstance(field, dict)]
     if not any(field.get("title") == "State" for field in fields):
         fields = [{"title": "Request ID", "value": code_span(request_id, NAME), "short": False}]
@@ -131,20 +118,18 @@ def close_card(attachment: dict[str, object] | None, request_id: str, state: str
     closed: dict[str, object] = {"fallback": f"{state}: {told}", "color": _COLOURS.get(state, _GREY), "fields": ended}
     if old.get("pretext"):
         closed["pretext"] = _FOR_REQUESTER.get(state, str(old["pretext"]))
+    if old.get("footer"):
+        closed["footer"] = str(old["footer"])
     return Draft(message, closed)
 
 
-def cluster_of(attachment: dict[str, object] | None) -> str:
-    """Return what a card as Mattermost has it shows as its cluster, "" where it shows none."""
-    for field in _as_list((attachment or {}).get("fields")):
-        if isinstance(field, dict) and field.get("title") == "Cluster":
-            return str(field.get("value", ""))
-    return ""
-
-
-def shown_cluster(name: str) -> str:
-    """Return how a card shows this cluster name where it is not cut; "?" for no name, which no card shows."""
-    return code_span(name, NAME) or "?"
+def is_of_cluster(post: Post, name: str) -> bool:
+    """Whether a card says that it is of this cluster: by its mark, an older one by a field."""
+    if post.mark.c or not name:
+        return bool(name) and post.mark.c == name
+    fields = _as_list((post.attachment or {}).get("fields"))
+    shown = [field.get("value") for field in fields if isinstance(field, dict) and field.get("title") == "Cluster"]
+    return shown[:1] == [code_span(name, NAME)]
 
 
 def content_hash(draft: Draft) -> str:
@@ -164,20 +149,19 @@ def props_runes(attachment: dict[str, object]) -> int:
 
 
 def _attachment(
-    request: AccessRequest, state: str, kind: str, options: TextOptions, limits: Limits
+    request: AccessRequest, state: str, kind: str, options: TextOptions, limits: Limits, *, whole: bool
 ) -> dict[str, object]:
-    fields = [
-        {"title": title, "value": value, "short": title in _SHORT_FIELDS}
-        for title, value in field_values(request, state, kind, options, limits).items()
-        if value
-    ]
+    values = field_values(request, state, kind, options, limits, whole=whole)
+    short = {title for pair in _PAIRS if all(map(values.__getitem__, pair)) for title in pair}
+    fields = [{"title": title, "value": value, "short": title in short} for title, value in values.items() if value]
     attachment: dict[str, object] = {
         "fallback": _fallback(request, state, limits),
         "color": _COLOURS.get(state, _GREY),
         "fields": fields,
+        "footer": small_print(request, options, limits),
     }
     if kind == "requester":
-        attachment["pretext"] = _for_requester(request, state)
+        attachment["pretext"] = _for_requester(request, state, options)
     return attachment
 
 
@@ -188,21 +172,23 @@ def _fallback(request: AccessRequest, state: str, limits: Limits) -> str:
     return f"{state}: {plain(request.user, NAME)} asks for {roles} ({plain(request.id, limits.name)})"
 
 
-def _for_requester(request: AccessRequest, state: str) -> str:
-    words = _FOR_REQUESTER.get(state, "Your access request changed.")
-    if state == APPROVED and PLAIN_ID.fullmatch(request.id):
-        words += f" Use it with `tsh login --request-id={request.id}`."
-    return words
+def _for_requester(request: AccessRequest, state: str, options: TextOptions) -> str:
+    words = [_FOR_REQUESTER.get(state, "Your access request changed.")]
+    if state == PENDING and options.unasked:
+        words.append(_NOBODY_ASKED)
+    elif state == APPROVED and PLAIN_ID.fullmatch(request.id):
+        words.append(f"Use it with `tsh login --request-id={request.id}`.")
+    elif state in _ASK_AGAIN and request.roles and all(map(_PLAIN_ROLE.fullmatch, request.roles[:10])):
+        roles = ",".join(request.roles[:10])
+        words.append(f'To ask again: `tsh request create --roles={roles} --reason="…"`.')
+    elif state in _ASK_AGAIN:
+        words.append("To ask again, make a new request in Teleport.")
+    return " ".join(words)
 
 
 def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _bare_id(request_id: str) -> str:
-    return re.sub("[^0-9A-Za-z-]", "?", request_id[:64])
-
-
-def _with_block(head: str, reason: str) -> str:
-    block = fenced(reason, _REPLY_REASON)
-    return f"{head}\n\n{block}" if block else head
+def _title(request_id: str) -> str:
+    return f"Access request {re.sub('[^0-9A-Za-z-]', '?', request_id[:64])}"

@@ -14,12 +14,10 @@ import msgspec
 
 from sidecar.model import APPROVED, DENIED, EXPIRED, PENDING, PROMOTED, REMOVED, AccessRequest, Resource
 from sidecar.text.command import short_id
-from sidecar.text.neutral import code_span, fenced
+from sidecar.text.names import NAME, REASON, ROLES, count, short_reason
+from sidecar.text.neutral import code_span, fenced, plain
 
 Way = Literal["reaction", "reply", "direct"]
-
-# Runes of a name where there is room for it, and always of the one who asks: who it is must not be cut away.
-NAME = 160
 
 # An id of another shape could smuggle something into a command that people copy.
 PLAIN_ID = re.compile("[0-9A-Za-z-]{1,64}")
@@ -54,8 +52,11 @@ class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
     commands: bool = True
     # Whether ids are chosen by clients (servers before 16), so that an end of one is no name for it.
     whole_ids: bool = False
-    # How many suggested reviewers of this request were too many to be told.
+    # How many suggested reviewers of this request were too many to be told, and who decides about it by the policy.
     left_out: int = 0
+    deciders: tuple[str, ...] = ()
+    # Whether nobody is asked to review it: only the requester is told.
+    unasked: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -69,26 +70,44 @@ class Limits(msgspec.Struct, frozen=True):
     roles: int
 
 
-def field_values(request: AccessRequest, state: str, kind: str, options: TextOptions, limits: Limits) -> dict[str, str]:
-    zone = _zone(options.time_zone) if options.time_zone else None
+def field_values(
+    request: AccessRequest, state: str, kind: str, options: TextOptions, limits: Limits, *, whole: bool = False
+) -> dict[str, str]:
+    """Each field's text, in the order of a card; what changes comes first.
+
+    Who asks for what, and why, stands in the message, and here where the message had no room for it, or with `whole`.
+    """
+    zone = zone_of(options.time_zone)
     starts = _moment(request.assume_start, zone)
-    until = _deadline(request.access_until, request.created, zone)
+    expires = deadline(request.expires, request.created, zone)
+    until = deadline(request.access_until, request.created, zone)
+    if until == expires:
+        # Once it is granted, the end of the request is no news any more.
+        until, expires = (until, "") if state == APPROVED else ("", expires)
+    if starts:
+        until = f"{until}, not before {starts}" if until else f"not before {starts}"
+    cut = len(short_reason(request)) > REASON
     return {
-        "Requester": code_span(request.user, NAME),
-        "Roles": _listed(request.roles, limits.roles, limits.name),
-        "Resources": _resources(request.resources, options.cluster, limits),
-        "Reason": fenced(request.reason, limits.reason),
-        "Kind": _kind(request.kind),
-        "Created": _moment(request.created, zone),
-        "Expires": _deadline(request.expires, request.created, zone),
-        "Access until": f"{until}, not before {starts}" if until and starts else until,
+        "Requester": code_span(request.user, NAME) if whole else "",
+        "Roles": _listed(request.roles, limits.roles, limits.name) if whole or len(request.roles) > ROLES else "",
         "State": state_text(state) + (access_list(request, limits.name) if state == PROMOTED else ""),
         "Reviews": _reviews(request, state, limits),
+        "Expires": expires,
+        "Access until": until,
+        "Resources": _resources(request.resources, options.cluster, limits),
+        "Reason": fenced(request.reason, limits.reason) if whole or cut else "",
         "Resolution": fenced(request.resolve_reason, limits.resolution),
-        "Cluster": code_span(options.cluster, limits.name),
-        "Request ID": code_span(request.id, limits.name),
         "Decide": _decide(request, options) if state == PENDING and kind == "card" else "",
+        "Kind": _kind(request.kind),
     }
+
+
+def small_print(request: AccessRequest, options: TextOptions, limits: Limits) -> str:
+    """Where and when it was made, and its whole id, as one line that no client takes for Markdown."""
+    zone = zone_of(options.time_zone)
+    created = _moment(request.created, zone)
+    parts = (options.cluster, f"created {created}" if created else "", request.id)
+    return " · ".join(plain(part, limits.name) for part in parts if part)
 
 
 def state_name(state: str) -> str:
@@ -102,10 +121,6 @@ def state_text(state: str) -> str:
 def access_list(request: AccessRequest, limit: int) -> str:
     name = code_span(request.promoted_title or request.promoted_name, limit)
     return f" to the access list {name}" if name else ""
-
-
-def count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _listed(names: tuple[str, ...] | list[str], most: int, limit: int) -> str:
@@ -148,7 +163,7 @@ def _reviews(request: AccessRequest, state: str, limits: Limits) -> str:
     authors: dict[str, list[str]] = {word: [] for word in (*_VERDICTS.values(), "other review")}
     for review in request.reviews:
         authors[_VERDICTS.get(review.proposed_state, "other review")].append(review.author)
-    needed = _approvals_needed(request)
+    needed = approvals_needed(request)
     # "0 of 2" is worth saying while it is open: it tells that one approval is not enough.
     open_count = needed > 1 and state == PENDING
     parts = []
@@ -161,7 +176,8 @@ def _reviews(request: AccessRequest, state: str, limits: Limits) -> str:
     return "; ".join(parts)
 
 
-def _approvals_needed(request: AccessRequest) -> int:
+def approvals_needed(request: AccessRequest) -> int:
+    """How many approvals it takes, where one threshold without a filter decides; else 0."""
     match request.thresholds:
         case (threshold,) if not threshold.filter:
             return max(0, threshold.approve)
@@ -169,7 +185,10 @@ def _approvals_needed(request: AccessRequest) -> int:
             return 0
 
 
-def _zone(name: str) -> tzinfo:
+def zone_of(name: str | None) -> tzinfo | None:
+    """The time zone of this name."""
+    if not name:
+        return None
     import zoneinfo  # noqa: PLC0415 - costs each start 9 ms, and few name a zone
 
     return zoneinfo.ZoneInfo(name)
@@ -194,7 +213,8 @@ def _minute(moment: datetime) -> str:
     return moment.isoformat(sep=" ")[:16]
 
 
-def _deadline(seconds: float | None, created: float | None, zone: tzinfo | None) -> str:
+def deadline(seconds: float | None, created: float | None, zone: tzinfo | None) -> str:
+    """A moment, and how long after another one it is."""
     moment = _moment(seconds, zone)
     if not moment or seconds is None or created is None or not _moment(created, None):
         return moment
@@ -210,19 +230,20 @@ def _duration(seconds: float) -> str:
 
 
 def _decide(request: AccessRequest, options: TextOptions) -> str:
+    """Who may decide here and how, on one line."""
     if not PLAIN_ID.fullmatch(request.id):
         return ""
     link = _link(request.id, options)
     if request.teleport_only:
         return f"{_TELEPORT_ONLY[request.teleport_only]} {link or 'Review it on the web page of Teleport.'}"
     ways = list(filter(None, (_here(way, request.id, options) for way in options.ways)))
-    here = f"Here: {'; or '.join(ways)}." if ways else ""
+    who = f"{_listed(options.deciders, 5, 60)}: " if options.deciders else ""
+    here = f"{who or 'Here: '}{'; or '.join(ways)}." if ways else ""
     more = f"Suggested reviewers were told directly, and {options.left_out} more were not." if options.left_out else ""
-    lines = "\n".join(filter(None, (link, here, more)))
-    if not options.commands:
-        return lines
-    commands = f"```\ntsh request review --approve {request.id}\ntsh request review --deny {request.id}\n```"
-    return f"{lines}\n\n{commands}" if lines else commands
+    # The commands are long, and whoever has another way needs none.
+    typed = " or ".join(f"`tsh request review --{verb} {request.id}`" for verb in ("approve", "deny"))
+    commands = typed if options.commands and not (link and ways) else ""
+    return " ".join(filter(None, (f"{link}." if link else "", here, commands, more)))
 
 
 def _here(way: Way, request_id: str, options: TextOptions) -> str:
@@ -236,15 +257,14 @@ def _here(way: Way, request_id: str, options: TextOptions) -> str:
         case "reaction":
             emoji = {"approve": options.approve_emoji, "deny": options.deny_emoji}
             # A reaction cannot carry a reason.
-            able = [f":{emoji[verb]}: to {verb}" for verb in emoji if not must[verb]]
+            able = [f":{emoji[verb]}:" for verb in emoji if not must[verb]]
             return f"react with {' or '.join(able)}" if able else ""
         case "reply":
             words = [f"`{verb} because …`" if because[verb] else f"`{verb}`" for verb in because]
-            return f"reply {' or '.join(words)} in the thread"
+            return f"reply {' or '.join(words)}"
         case "direct":
             short = request_id if options.whole_ids else short_id(request_id)
-            words = [f"`{verb} {short} …`" if because[verb] else f"`{verb} {short}`" for verb in because]
-            return f"send me {' or '.join(words)} as a direct message"
+            return f"write me `approve {short}{' …' if must['approve'] else ''}` or `deny {short} …`"
         case _:
             assert_never(way)
 

@@ -12,7 +12,7 @@ from tests.world import QUICK, field, running, world
 
 
 async def test_a_request_is_announced_reviewed_and_closed(tmp_path: Path) -> None:
-    """Bob asks, Alice and Ivan approve: one card that follows, three replies, two calls for the announcement."""
+    """Bob asks, Alice and Ivan approve: one card that follows, two replies, two calls for the announcement."""
     async with world(tmp_path) as here, running(here.config()):
         await here.recorded(lambda: here.auth.watchers > 0)
         request_id = here.auth.create_request("bob@example.com", ["dbadmin"], reason="fix it")
@@ -24,14 +24,14 @@ async def test_a_request_is_announced_reviewed_and_closed(tmp_path: Path) -> Non
         await here.chat.wait_for(lambda: "1 of 2" in field(here.cards()[0], "Reviews"))
         here.auth.review(request_id, "ivan@example.com", "APPROVED", "go ahead")
         await here.shows("APPROVED")
-        await here.chat.wait_for(lambda: len(here.replies(here.cards()[0])) == 3)
+        await here.chat.wait_for(lambda: len(here.replies(here.cards()[0])) == 2)
         await here.released(request_id)
     (card,) = here.cards()
-    assert card.message == f"Access request {request_id}"
+    assert card.message == f"`bob@example.com` asks for `dbadmin`: `fix it`\nAccess request {request_id}"
+    about = "bob@example.com's request for dbadmin"
     assert here.replies(card) == [
-        "`alice@example.com` reviewed: APPROVED\n\n```\nok by me\n```",
-        "`ivan@example.com` reviewed: APPROVED\n\n```\ngo ahead\n```",
-        "Request is now APPROVED\n\n```\ngo ahead\n```",
+        f"alice@example.com approved {about} (1 of 2).\n\n```\nok by me\n```",
+        f"ivan@example.com approved {about} (2 of 2). The request is now APPROVED.\n\n```\ngo ahead\n```",
     ]
 
 

@@ -42,7 +42,7 @@ from tests.world import World, running, world
 # What was read is old soon.
 DOUBTING = msgspec.structs.replace(LISTENING, evidence=1.0)
 
-THREAD = "/api/v4/posts/{post_id}/thread"
+THREAD, PERSON = "/api/v4/posts/{post_id}/thread", "/api/v4/users/{user_id}"
 
 Attack = Callable[[World, Post], User]
 
@@ -298,7 +298,7 @@ async def test_an_id_that_two_requests_share(tmp_path: Path, monkeypatch: pytest
         assert "More than one" in await says(here, here.alice, "approve deadbeef")
         assert "More than one" in await says(here, here.alice, "show deadbeef")
         assert not submitted(here)
-        assert "Done" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
+        assert "counts (" in await says(here, here.alice, f"approve {ids[1]} because it is the second")
         assert submitted(here) == [(ALICE, "APPROVED")]
         assert not here.auth.request(ids[0]).reviews  # type: ignore[union-attr]
 
@@ -313,7 +313,7 @@ async def test_two_accounts_of_one_teleport_user(tmp_path: Path) -> None:
         here.chat.react(second, card, APPROVE)
         here.chat.post(second, here.channel, "approve because twice", root_id=card.id)
         await here.lines.heard("decision.taken", 3, outcome="counted")
-        await here.chat.wait_for(lambda: any("1 of 2 approvals" in text for text in here.replies(card)))
+        await here.chat.wait_for(lambda: any("counts (1 of 2), as" in text for text in here.replies(card)))
         assert not here.auth.state_changes
 
 
@@ -338,8 +338,7 @@ async def test_what_was_refused_before_its_author_was_linked_stays_refused(tmp_p
         here.auth.add_user(mallorys, ["reviewer"])
         write_reviewers(here, mallorys)
         async with running(here.config(**linked(here, reviewers__mallory=mallorys)), times=SWEEPING):
-            await refused(here, "stale", stranger)
-            await refused(here, "unheard", stranger)
+            await refused(here, "stale", stranger, 2)
             await here.released(request_id)
             assert not submitted(here)
             here.chat.unreact(stranger, card, APPROVE)

@@ -226,7 +226,7 @@ def ends_soon(here: World) -> None:
 
 
 def edition(here: World, *, advanced: bool, **entitlements: bool) -> None:
-    here.auth.advanced_workflows, here.auth.entitlements = advanced, entitlements
+    here.auth.advanced_workflows, here.auth.entitlements = advanced, {**here.auth.entitlements, **entitlements}
 
 
 FOREIGN = {
@@ -335,8 +335,11 @@ PLOTS = {
     "state where Ping names the feature": Plot(
         lambda here: edition(here, advanced=True), STATE, mode="state", version="18.0.0"
     ),
-    "state where Ping names an entitlement": Plot(
-        lambda here: edition(here, advanced=False, AccessRequests=True), STATE, mode="state", version="18.0.0"
+    "state where Ping names a paid entitlement": Plot(
+        lambda here: edition(here, advanced=False, SAML=True), STATE, mode="state", version="18.0.0"
+    ),
+    "state on a community edition of today": Plot(
+        lambda here: edition(here, advanced=False), STATE, mode="state", version="18.0.0"
     ),
     "state without the verb update": Plot(
         lambda here: edition(here, advanced=False), f"{STATE} teleport.rights.state.not_allowed", mode="state"

@@ -14,6 +14,7 @@ from sidecar.decisions.record import decode
 from tests.deciding import (
     ALICE,
     APPROVE,
+    BOB,
     DENY,
     IVAN,
     LISTENING,
@@ -49,15 +50,24 @@ async def test_two_reactions_by_two_people_approve(tmp_path: Path) -> None:
         request_id, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)
         await answered(
-            here, request_id, f"@alice Your approving reaction: Done: Teleport has your approval as `{ALICE}`"
+            here, request_id, f"@alice Your approval of {BOB}'s request for dbadmin counts (1 of 2), as {ALICE}."
         )
         await here.chat.wait_for(lambda: "1 of 2" in field(here.cards()[0], "Reviews"))
         assert field(here.cards()[0], "State") == "⏳ PENDING"
         here.chat.react(here.ivan, card, APPROVE)
         await here.told([request_id], "APPROVED")
-        await answered(here, request_id, "The request is now `APPROVED`")
+        await answered(here, request_id, "The request is now APPROVED.")
         await here.released(request_id)
+        assert here.replies(card) == [
+            f"@alice Your approval of {BOB}'s request for dbadmin counts (1 of 2), as {ALICE}.",
+            (
+                f"@ivan Your approval of {BOB}'s request for dbadmin counts (2 of 2), as {IVAN}."
+                " The request is now APPROVED."
+            ),
+        ]
         await here.lines.heard("decision.taken", 2)
+        # A cross of the bot's own would look like a denial.
+        await here.chat.wait_for(lambda: {user for user, _ in card.reactions} == {here.alice.id, here.ivan.id})
     assert submitted(here) == [(ALICE, "APPROVED"), (IVAN, "APPROVED")]
 
 
@@ -79,7 +89,7 @@ async def test_a_direct_message_names_the_whole_id_where_ids_are_used_again(tmp_
         request_id, _ = await ask(here)
         assert "write the whole id" in await says(here, here.alice, f"approve {request_id[-8:]}")
         assert not submitted(here)
-        assert "Done" in await says(here, here.alice, f"approve {request_id}")
+        assert "counts (1 of 2)" in await says(here, here.alice, f"approve {request_id}")
 
 
 async def test_a_direct_message_decides_and_is_answered_there(tmp_path: Path) -> None:
@@ -89,9 +99,9 @@ async def test_a_direct_message_decides_and_is_answered_there(tmp_path: Path) ->
         short = request_id[-8:]
         assert short in await says(here, here.alice, "list")
         assert request_id in await says(here, here.alice, f"show {short}")
-        assert "approve ID" in await says(here, here.alice, "help")
-        assert "approve ID" in await says(here, here.alice, "approve")
-        assert "Done" in await says(here, here.alice, f"approve {short} looks right")
+        assert f"`approve {short}`" in await says(here, here.alice, "help")
+        assert f"`approve {short}`" in await says(here, here.alice, "approve")
+        assert "counts (1 of 2)" in await says(here, here.alice, f"approve {short} looks right")
         ((_, submission),) = here.auth.submissions
         assert (submission.author, submission.reason) == (ALICE, "looks right")
         here.chat.post(here.alice, here.chat.open_direct(here.alice, here.bot), "thank you")
@@ -115,7 +125,9 @@ async def test_words_that_nearly_fit_are_answered_with_the_grammar(tmp_path: Pat
         request_id, card = await ask(here)
         here.chat.post(here.alice, here.channel, "is this about the billing database?", root_id=card.id)
         here.chat.post(here.alice, here.channel, "approve? not sure", root_id=card.id)
-        await answered(here, request_id, "@alice Reply with exactly `approve`")
+        await answered(
+            here, request_id, "@alice About bob@example.com's request for dbadmin: Reply with exactly `approve`"
+        )
         await here.released(request_id)
         assert sum("Reply with" in text for text in here.replies(card)) == 1
         assert not submitted(here)
@@ -130,10 +142,17 @@ async def test_a_quorum_submits_one_review_as_the_plugin(tmp_path: Path) -> None
         let_the_plugin_decide(here)
         request_id, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)
-        await answered(here, request_id, "So far: `1 of 2 approvals`")
+        await answered(
+            here, request_id, f"@alice Your approval of {BOB}'s request for dbadmin counts (1 of 2), as {ALICE}."
+        )
         assert not submitted(here)
-        assert "The request is now `APPROVED`" in await says(here, here.ivan, f"approve {request_id} go ahead")
+        told = await says(here, here.ivan, f"approve {request_id} go ahead")
+        assert f"counts (2 of 2), as {IVAN}. The request is now APPROVED." in told
         await here.told([request_id], "APPROVED")
+        await here.released(request_id)
+        # Its own review has no reply, and Ivan's answer stands elsewhere.
+        (_, end) = here.replies(card)
+        assert end.startswith(f"{BOB}'s request for dbadmin is now APPROVED.\n")
         ((_, submission),) = here.auth.submissions
         assert submission.author == "access-plugin"
         assert submission.reason == f"Decided in Mattermost by {ALICE}, {IVAN}: go ahead"
@@ -149,9 +168,12 @@ async def test_the_state_is_set_only_where_teleport_has_no_reviews(here: World) 
         await listening(here)
         request_id, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)
-        await answered(here, request_id, "1 of 2 approvals")
+        await answered(here, request_id, "counts (1 of 2)")
         here.chat.react(here.ivan, card, APPROVE)
         await here.told([request_id], "APPROVED")
+        await here.released(request_id)
+        # The deciding answer tells the end.
+        assert [" is now APPROVED." in told for told in here.replies(card)] == [False, True]
         ((_, change),) = here.auth.state_changes
         assert change.delegator == f"mattermost:{ALICE},{IVAN}"
 
@@ -180,7 +202,7 @@ async def test_on_behalf_needs_18_11(tmp_path: Path, version: str, accepted: boo
         here.auth.add_role("access-plugin", rules=rules, submit_for_users=["*"])
         request_id, card = await ask(here)
         here.chat.react(here.alice, card, APPROVE)
-        await answered(here, request_id, "Done" if accepted else "needs Teleport 18.11")
+        await answered(here, request_id, "counts (1 of 2)" if accepted else "needs Teleport 18.11")
         assert submitted(here) == ([(ALICE, "APPROVED")] if accepted else [])
         for _, submission in here.auth.submissions:
             assert (submission.submitted_by, submission.on_behalf) == ("access-plugin", True)
@@ -236,12 +258,12 @@ async def test_a_reviewer_without_usable_credentials_is_told(tmp_path: Path) -> 
 
 
 async def test_a_review_whose_answer_was_lost_is_submitted_once(tmp_path: Path) -> None:
-    """It is read back, and the person hears that it is on record."""
+    """It is read back, and the reply that tells of it is the answer."""
     async with deciding(tmp_path) as here:
         request_id, card = await ask(here)
         here.auth.faults.lose_answer("SubmitAccessReview")
         here.chat.react(here.alice, card, APPROVE)
-        await answered(here, request_id, "is on record in Teleport")
+        await answered(here, request_id, "@alice Your approval")
         await here.released(request_id)
         assert submitted(here) == [(ALICE, "APPROVED")]
 
@@ -251,12 +273,11 @@ async def test_an_answer_whose_post_was_cut_is_given_once(tmp_path: Path, when: 
     """Whether Mattermost had stored it or not."""
     async with deciding(tmp_path) as here:
         request_id, card = await ask(here)
-        here.chat.cut(when=when, method="POST", path="/api/v4/posts", where=lambda one: b"Done" in one.body)  # type: ignore[arg-type]
+        here.chat.cut(when=when, method="POST", path="/api/v4/posts", where=lambda one: b"counts" in one.body)  # type: ignore[arg-type]
         here.chat.react(here.alice, card, APPROVE)
-        await answered(here, request_id, "Done")
-        await answered(here, request_id, "reviewed: APPROVED")
+        await answered(here, request_id, "counts (1 of 2)")
         await here.released(request_id)
-        assert sum("Done" in text for text in here.replies(card)) == 1
+        assert len(here.replies(card)) == 1
         assert submitted(here) == [(ALICE, "APPROVED")]
 
 
@@ -277,7 +298,7 @@ async def test_a_kill_between_submitting_and_recording(here: World, moment: str)
         if moment == "submitted":
             await here.recorded(lambda: bool(here.auth.request(request_id).reviews))  # type: ignore[union-attr]
         else:
-            await answered(here, request_id, "Done")
+            await answered(here, request_id, "counts (")
     here.auth.faults.clear()
     with process(settings):
         await answered(here, request_id, "@alice")
@@ -404,7 +425,7 @@ async def test_a_reaction_costs_one_read_and_two_calls_in_a_row(
             assert made["GetAccessRequests"] <= 2
             assert made["SubmitAccessReview"] == 1
             await here.released(request_id)
-            await answered(here, request_id, "Done")
+            await answered(here, request_id, "counts (")
             await here.released(request_id)
     # The event takes half a round trip to us, the review half of one to Teleport.
     with capsys.disabled():

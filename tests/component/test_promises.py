@@ -71,7 +71,7 @@ async def test_replayed_events_of_the_past_change_nothing(here: World) -> None:
         await here.told([last])
         await here.released(last)
         await here.told([request_id], "DENIED")
-        assert len(here.replies(here.cards()[0])) == 3
+        assert len(here.replies(here.cards()[0])) == 2
 
 
 async def test_an_approval_may_be_taken_back(here: World) -> None:
@@ -85,7 +85,9 @@ async def test_an_approval_may_be_taken_back(here: World) -> None:
         await here.told([request_id], "DENIED")
         await here.released(request_id)
         said = here.replies(here.cards()[0])
-        assert [line.partition("\n")[0] for line in said] == ["Request is now APPROVED", "Request is now DENIED"]
+        assert [line.partition("\n")[0] for line in said] == [
+            f"bob@example.com's request for dbadmin is now {state}." for state in ("APPROVED", "DENIED")
+        ]
 
 
 async def test_expiry_is_noticed_without_any_event(here: World) -> None:

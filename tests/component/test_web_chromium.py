@@ -44,13 +44,11 @@ async def test_alice_and_ivan_approve_and_see_the_card_turn(tmp_path: Path) -> N
         assert await tab.run(COLOUR) == "rgb(255, 188, 31)"
         await tab.until(f"document.querySelectorAll('{CARD} + .reactions button').length === 2")
         await tab.click(f"{CARD} + .reactions [data-emoji=white_check_mark]")
-        await tab.until(
-            f"{REPLIES}.some((one) => one.includes('Done: Teleport has your approval as alice@example.com'))"
-        )
+        await tab.until(f"{REPLIES}.some((one) => one.includes('counts (1 of 2), as alice@example.com.'))")
         await tab.until(f"document.querySelector('{CARD} [data-field=Reviews]').textContent.includes('1 of 2')")
         assert await tab.run(STATE) == "⏳ PENDING"
         pressed = f"{CARD} + .reactions [data-emoji=white_check_mark][aria-pressed=true]"
-        assert await tab.run(f"document.querySelector('{pressed}').textContent") == "✅ 2"
+        assert await tab.run(f"document.querySelector('{pressed}').textContent") == "✅ 1"
 
         await tab.click("#people a[href^='#ivan']")
         await tab.until(f"location.hash === '#ivan/channel' && {LOADED}")
@@ -58,7 +56,7 @@ async def test_alice_and_ivan_approve_and_see_the_card_turn(tmp_path: Path) -> N
         await tab.type("#posts article:last-child form.answer input", "approve because it was announced")
         assert await tab.until(f"{STATE}.includes('APPROVED') && {STATE}") == "✅ APPROVED"
         assert await tab.run(COLOUR) == "rgb(61, 184, 135)"
-        await tab.until(f"{REPLIES}.some((one) => one.includes('Request is now APPROVED'))")
+        await tab.until(f"{REPLIES}.some((one) => one.includes('The request is now APPROVED.'))")
         assert {author for author, *_ in await tab.run(f"{REPLIES}.map((one) => one.split('\\n'))")} == {
             "teleport",
             "ivan",
@@ -87,9 +85,9 @@ async def test_ivan_decides_by_direct_message(tmp_path: Path) -> None:
         await tab.type("#write input", "list")
         last = "(document.querySelector('#posts article:last-child')?.innerText ?? '')"
         line = await tab.until(f"({last}).includes('asks for dbadmin') && {last}")
-        tail = next(word for word in line.split() if len(word) == 8 and set(word) <= set("0123456789abcdef"))
+        tail = next(word for word in line.split() if len(word) == 36)
         await tab.type("#write input", f"deny {tail} not today")
-        await tab.until(f"({last}).includes('Done: Teleport has your denial as ivan@example.com')")
+        await tab.until(f"({last}).includes('counts, as ivan@example.com.')")
     (submission,) = here.stage.auth.submissions
     assert (submission[1].proposed_state, submission[1].reason) == ("DENIED", "not today")
 

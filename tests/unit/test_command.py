@@ -15,9 +15,11 @@ from sidecar.text.command import (
     Help,
     List,
     Malformed,
+    NearMiss,
     NotACommand,
     Show,
     Unknown,
+    is_near_emoji,
     match_id,
     parse_direct,
     parse_thread,
@@ -62,19 +64,18 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
         (f"approve {ID}", Malformed()),
         # Talk.
         ("", NotACommand()),
-        (" approve", NotACommand()),
-        ("\napprove", NotACommand()),
-        ("> approve", NotACommand()),
-        ("`approve`", NotACommand()),
-        ("**approve**", NotACommand()),
-        ("please approve", NotACommand()),
-        ("approved", NotACommand()),
+        (" approve", NearMiss()),
+        ("\napprove", NearMiss()),
+        ("> approve", NearMiss()),
+        ("`approve`", NearMiss()),
+        ("**approve**", NearMiss()),
+        ("please approve", NearMiss()),
+        ("approved", NearMiss()),
         ("approve_x", NotACommand()),
-        ("approveд", NotACommand()),
-        ("denying it", NotACommand()),
+        ("approveд", NearMiss()),
+        ("denying it", NearMiss()),
         ("list", NotACommand()),
-        ("yes", NotACommand()),
-        *((text, NotACommand()) for text in LOOK_ALIKES),
+        ("yes", NearMiss()),
     ],
 )
 def test_a_reply_in_a_thread(text: str, expected: object) -> None:
@@ -93,6 +94,8 @@ def test_a_reply_in_a_thread(text: str, expected: object) -> None:
         ("list", List()),
         ("List ", List()),
         ("help", Help()),
+        ("hello", Help()),
+        ("?", Help()),
         (f"show {ID}", Show(ID)),
         ("SHOW 3d4c5b6a", Show("3d4c5b6a")),
         # It starts with a command word and does not fit.
@@ -115,29 +118,52 @@ def test_a_reply_in_a_thread(text: str, expected: object) -> None:
         ("list all", Malformed()),
         ("help!", Malformed()),
         # Talk.
-        (f" approve {ID}", NotACommand()),
-        (f"{ID} approve", NotACommand()),
+        (f" approve {ID}", NearMiss(ID)),
+        (f"{ID} approve", NearMiss(ID)),
         ("lists", NotACommand()),
-        ("hello", NotACommand()),
+        ("hello all of you", NotACommand()),
         ("", NotACommand()),
-        *((f"{text} {ID}", NotACommand()) for text in LOOK_ALIKES),
     ],
 )
 def test_a_direct_message(text: str, expected: object) -> None:
     assert parse_direct(text) == expected
 
 
-def test_other_words_can_be_chosen() -> None:
-    assert parse_thread("LGTM: nice", approve_words=("approve", "lgtm")) == Decision("approve", "nice")
-    assert parse_direct("no 3d4c5b6a", deny_words=("no",)) == Decision("deny", id="3d4c5b6a")
-    assert parse_thread("deny", deny_words=("no",)) == NotACommand()
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("I approve", True), ("aprove", True), ("dney", True), ("appprove it", True), ("approce", True),
+        ("LGTM :+1:", True), ("👍🏽", True), (":white_check_mark:", True), ("\u2705", True), ("ok", True),
+        ("looks good to me", True), ("No way!", True), ("@bot approve", True), ("/approve", True), ("Approved.", True),
+        ("improve it", False), ("can you approve this?", False), ("what is db-7?", False), ("thanks", False),
+        ("let me look at it", False), ("I saw that, yes", False), ("ok, so what is it that fails", False),
+        ("I will approve it as soon as the backup is through", False), ("approv" * 30, False), (":tada:", False),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_decision(text: str, near: bool) -> None:  # noqa: FBT001
+    assert parse_thread(text) == (NearMiss() if near else NotACommand())
+    assert parse_direct(text) == (NearMiss() if near else NotACommand())
+
+
+@pytest.mark.parametrize("text", LOOK_ALIKES)
+def test_what_looks_like_a_verb_decides_nothing(text: str) -> None:
+    for command in (parse_thread(text), parse_direct(f"{text} {ID}")):
+        assert isinstance(command, NearMiss | NotACommand)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("+1", True), ("thumbsup_medium_dark_skin_tone", True), ("x", True), ("eyes", False), ("skin_tone", False)],
+)
+def test_which_reactions_look_like_a_decision(name: str, near: bool) -> None:  # noqa: FBT001
+    assert is_near_emoji(name) == near
 
 
 @pytest.mark.parametrize("fold", ["li\u017ft", "shoW\u0307", "\u212aeep"])
 def test_case_folding_stays_within_ascii(fold: str) -> None:
     """The long s folds to "s" and the Kelvin sign to "k" in Unicode; neither is our verb."""
     assert not isinstance(parse_direct(fold), List | Show)
-    assert parse_thread(fold, approve_words=("keep", "li\u017ft")) in (NotACommand(), Malformed())
+    assert not isinstance(parse_thread(fold), Decision)
 
 
 def test_a_long_reason_is_cut_to_what_teleport_takes_between_characters() -> None:
@@ -186,8 +212,8 @@ def test_the_short_id_means_its_request() -> None:
 def test_nothing_decides_with_anything_before_it(before: str, command: str) -> None:
     assume(not before[:1].isascii() or not before[:1].isalpha())
     assume(before)
-    assert parse_thread(before + command) == NotACommand()
-    assert parse_direct(before + command) == NotACommand()
+    assert isinstance(parse_thread(before + command), NotACommand | NearMiss)
+    assert isinstance(parse_direct(before + command), NotACommand | NearMiss)
 
 
 @given(ANY_TEXT, st.sampled_from(["approve", "deny"]))

@@ -13,11 +13,13 @@ import msgspec
 import pytest
 
 from sidecar.config import Policy
+from sidecar.config.sections import RemindersConfig
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide, settled
 from sidecar.decisions.judge import Expression, Person, Rules, key_of
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
+from sidecar.decisions.reminders import Account, Nudge
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -41,7 +43,7 @@ from sidecar.decisions.seen import (
     Unknown,
 )
 from sidecar.errors import Conflict, LinkLost, PluginDataTooLarge, PostRejected
-from sidecar.model import AccessRequest, Mark, Post, Review, Version
+from sidecar.model import AccessRequest, Mark, Post, Review, Threshold, Version
 from sidecar.text import card as text
 from sidecar.text.card import TextOptions
 
@@ -134,7 +136,7 @@ def ask(**given: Any) -> Plan:
 
 def summary(plan: Plan) -> str:
     look, slots = plan.look, plan.record.posts if plan.record is not None else ()
-    words = [f"read {part}" for part in ("request", "record", "targets", "evidence") if getattr(look, part)]
+    words = [f"read {part}" for part in ("request", "record", "targets", "evidence", "nudge") if getattr(look, part)]
     words += sorted(f"read {place.root_id and 'thread '}{place.root_id or place.channel_id}" for place in look.places)
     words += [f"read card {card}" for card in sorted(look.cards)]
     words += ["take"] if plan.take else []
@@ -154,8 +156,8 @@ def deed(action: Action, slots: tuple[Slot, ...]) -> str:
             return f"post {slots[position].c}"
         case Patch(position=position, shown=(state, _)):
             return f"patch {slots[position].c} {state}"
-        case Reply(position=position, number=number):
-            return f"reply {slots[position].c} {number}"
+        case Reply(position=position, number=number, ends=ends, reminds=reminds):
+            return f"{'remind' if reminds else 'reply'} {slots[position].c} {number}" + f" with {ends}" * bool(ends)
         case Answer(owed=owed):
             return f"answer {owed.i}"
         case Delete(post_id=post_id):
@@ -172,6 +174,10 @@ def table(*rows: tuple[str, dict[str, Any], str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("given", "expected"), params)
 
 
+EXPIRED_HASH = text.content_hash(text.render_card(PENDING, options=OPTIONS, state="EXPIRED"))
+BOBS_HASH = text.content_hash(
+    text.render_card(PENDING, options=msgspec.structs.replace(OPTIONS, unasked=True), kind="requester")
+)
 GONE = {"request": None, "by_id": True}
 HELD = {"held": True, "request": PENDING}
 NEW: dict[str, Any] = {"stored": None}
@@ -330,7 +336,7 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     (
         "two reviews and the end in one patch",
         {**HELD, "request": APPROVED, "record": TOLD, "cards": READ},
-        "patch ops APPROVED, reply ops 1, reply ops 2, reply ops -1",
+        "patch ops APPROVED, reply ops 1, reply ops 2 with -1",
     ),
     (
         "APPROVED may become DENIED",
@@ -402,6 +408,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     # -- the end
     ("gone: the card is read", {"held": True, "gone": True, "record": TOLD}, "read card p1"),
     ("and closed", {"held": True, "gone": True, "record": TOLD, "cards": READ}, "patch ops REMOVED, reply ops -3"),
+    ("said so by the clock before, so its thread is still to be told", {"held": True, "gone": True,
+     "record": record(slot(shown=("EXPIRED", 0))), "cards": READ, "wall": 5000.0}, "patch ops EXPIRED, reply ops -3"),
     ("past its expiry as EXPIRED", {"held": True, "gone": True, "record": TOLD, "cards": READ, "wall": 5000.0},
      "patch ops EXPIRED, reply ops -3"),
     ("a deleted card is none to close", {"held": True, "gone": True, "record": TOLD, "cards": {"p1": None}},
@@ -442,6 +450,79 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
 )  # fmt: skip
 def test_what_is_posted(given: dict[str, Any], expected: str) -> None:
     assert summary(ask(**given)) == expected
+
+
+# -- reminders ---------------------------------------------------------------------------------------------------------
+
+REMINDERS = RemindersConfig(after=60.0, every=100.0, most=3)
+ACCOUNTS = {"alice": Account("a", "alice"), "ivan": Account("i", "ivan")}
+# It waits since 60 s by the wall clock, which is 40 s by trio's.
+WAITS: dict[str, Any] = {**HELD, "by_id": True, "reminders": REMINDERS, "pending_since": 40.0, "wall": 120.0,
+                         "record": TOLD, "nudge": Nudge(people=ACCOUNTS)}  # fmt: skip
+REMINDED = record(slot(rem=(1,)))
+
+
+@table(
+    ("nobody asked for reminders", {**WAITS, "reminders": RemindersConfig()}, "save, again 4910"),
+    ("not yet", {**WAITS, "mono": 90.0, "wall": 110.0}, "save, again 0"),
+    ("its time is a reason to look again", {"request": PENDING, "record": TOLD, "reminders": REMINDERS,
+     "pending_since": 90.0}, "again 50"),
+    ("it is due: what stands is read first", {**WAITS, "nudge": UNASKED, "by_id": False}, "read request, read nudge"),
+    ("and the record is taken", {**WAITS, "nudge": UNASKED, "by_id": False, "held": False},
+     "read request, read nudge, take"),
+    ("and given", WAITS, "remind ops 1"),
+    ("by a clock that jumped ahead it is not", {**WAITS, "wall": 4000.0, "pending_since": 90.0},
+     "save, again 50"),
+    ("nor by one of ours that Mattermost does not share", {**WAITS, "wall": 4000.0, "offset": -3930.0,
+     "pending_since": -4000.0}, "save, again 50"),
+    ("once", {**WAITS, "record": REMINDED}, "save, again 100"),
+    ("the next one", {**WAITS, "record": REMINDED, "pending_since": -60.0, "wall": 220.0}, "remind ops 2"),
+    ("what was missed is given as one", {**WAITS, "pending_since": -160.0, "wall": 320.0}, "remind ops 3"),
+    ("and no more than that", {**WAITS, "record": record(slot(rem=(3,))), "pending_since": -900.0, "wall": 1060.0},
+     "save, again 3970"),
+    ("none of what was resolved meanwhile", {**WAITS, "request": APPROVED, "record": record(slot(APPROVED), seen=(
+     "APPROVED", 2))}, "save, again 4940"),
+    ("none past its expiry", {**WAITS, "wall": 5031.0, "pending_since": -4000.0,
+     "record": record(slot(shown=("EXPIRED", 0), h=EXPIRED_HASH))}, "save, again 29"),
+    ("somebody is on it", {**WAITS, "nudge": Nudge(looking=True)}, "save, again 100"),
+    ("and that holds for a while", {**WAITS, "nudge": UNASKED, "quiet_until": 150.0}, "save, again 50"),
+    ("who is on it cannot be read", {**WAITS, "nudge": AWAY, "error": AWAY.why}, "save, again 0.5"),
+    ("nobody may read it", {**WAITS, "nudge": FORBIDDEN}, "remind ops 1"),
+    ("a card for the requester is none to be reminded on", {**WAITS, "record": record(slot(
+     k="requester", h=BOBS_HASH))}, "save, again 4910"),
+    ("who reads it alone has reviewed", {**WAITS, "request": REVIEWED, "record": record(slot(REVIEWED, r="@alice"),
+     seen=("PENDING", 1))}, "save, again 100"),
+    ("a place in doubt is read before", {**WAITS, "doubts": (Doubt(CARD, 130.0),)}, "read thread p1"),
+    ("and what stands there is not given again", {**WAITS, "doubts": (Doubt(CARD, 130.0),),
+     "posts": {CARD: (keyed("r1", "reminder", 1),)}}, "save, again 30"),
+)  # fmt: skip
+def test_who_is_reminded_and_when(given: dict[str, Any], expected: str) -> None:
+    given = {"mono": 100.0} | given
+    plan = ask(**given)
+    assert summary(plan) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "called"),
+    [
+        ({}, {}, "@alice @ivan "),
+        ({"request": REVIEWED, "record": record(slot(REVIEWED), seen=("PENDING", 1))}, {}, "@ivan "),
+        ({"record": record(slot(), dec=(("i", "approve", "reaction|p1", 10, "counted"),))}, {}, "@alice "),
+        ({"record": record(slot(r="@ivan"))}, {}, "@ivan "),
+        ({"record": record(slot(r="user:a"))}, {}, "@alice "),
+        ({"record": record(slot(r="eve@example.com"))}, {}, ""),
+        ({}, {"alice": Account("a", "all"), "bob": Account("b", "bob")}, ""),
+        ({"request": request(thresholds=(Threshold(2, 1),)),
+          "record": record(slot(request(thresholds=(Threshold(2, 1),))))}, {}, "@alice @ivan "),
+    ],
+)  # fmt: skip
+def test_a_reminder_mentions_those_asked_who_have_not_reviewed(
+    changes: dict[str, Any], given: dict[str, Account], called: str
+) -> None:
+    (reminder,) = ask(**{"mono": 100.0} | WAITS | {"nudge": Nudge(people=given or ACCOUNTS)} | changes).actions
+    assert isinstance(reminder, Reply)
+    assert reminder.draft.message.startswith(f"{called}bob's request for dba still waits for review")
+    assert reminder.draft.message.endswith("It expires at 1970-01-01 01:23 UTC.")
 
 
 # -- what people say -------------------------------------------------------------------------------------------------
@@ -608,6 +689,16 @@ def test_a_record_alone_tells_nobody(card: Any, expected: str, status: Any) -> N
     assert summary(plan) == (expected.replace("3030", "60") if status == "waiting" else expected)
     assert (hash("p1") in plan.memory.told) == (card == keyed("p1"))
     assert plan.unproven == (expected == "read ops")
+
+
+def test_a_record_does_not_say_where_a_recipient_is() -> None:
+    """A card that was not posted yet goes where the name leads now; one that stands stays where it is."""
+    plan = ask(**HELD, record=record(Slot(r="ops/x", c="elsewhere")))
+    assert summary(plan) == "post ops"
+    stands = record(slot(), Slot(r="dba/y", c="dba", p="p2", s="posted"))
+    plan = ask(**HELD, record=stands, targets=(OPS, Target("dba/y", "card", "moved")), cards={"p2": AWAY})
+    assert plan.record is not None
+    assert [one.c for one in plan.record.posts] == ["ops", "dba"]
 
 
 def test_who_decided_on_a_second_card_is_asked_to_do_so_again() -> None:
@@ -792,7 +883,8 @@ def test_a_card_is_made_where_an_adopted_post_was_none() -> None:
 
 @table(
     ("made before there were such marks", {"cards": {"p1": keyed("p1", q="", c="")}}, "submit alice approve"),
-    ("a card for the requester", {"record": record(slot(k="requester")), "cards": {"p1": keyed("p1", "requester")}},
+    ("a card for the requester", {"record": record(slot(k="requester"), slot(None, s="gone")),
+     "cards": {"p1": keyed("p1", "requester")}},
      "save, again 3030"),
     ("an adopted post", {"record": record(slot(a=ADOPTED)), "cards": {"p1": post()}}, "save, again 3030"),
     ("an adopted post that got a key", {"record": record(slot(a=ADOPTED))}, "read ops"),
@@ -819,10 +911,10 @@ def test_what_counts_on_a_card(given: dict[str, Any], expected: str) -> None:
 
 def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
     """By Mattermost's clock; what was said before is told to be stale, and counts when it is given again."""
-    given = heard(say(at=2_000_000)) | {"rules_digest": "new", "offset": 1.0}
+    given = heard(say(at=1_999_000)) | {"rules_digest": "new", "offset": 1.0}
     (patch,) = ask(**given).actions
     assert isinstance(patch, Patch)
-    assert patch.since == 2_001_000
+    assert patch.since == 2_000_000, "that clock is known to half a second"
     marked = {
         "record": record(slot(since=patch.since), rules="new", since=patch.since),
         "cards": {"p1": keyed("p1", rules="new", since=patch.since)},
@@ -851,8 +943,8 @@ def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
      "posts": {Place("ops"): ()}}, "save, again 30"),
     ("the last look at its places is due", {"record": record(slot(s="gone")), "doubts": (Doubt(CARD, math.inf, 0),)},
      "read thread p1"),
-    ("all is closed, and nothing is posted before that is on record", {"record": record(slot(shown=("EXPIRED", 0)),
-     seen=("EXPIRED", 0))}, "save, again 0.5"),
+    ("all is closed, and nothing is posted before that is on record",
+     {"record": record(slot(shown=("EXPIRED", 0), rep=(-3,)), seen=("EXPIRED", 0))}, "save, again 0.5"),
     ("one that was over has no say in what is news", {"held": False, "record": record(slot(DENIED),
      seen=("DENIED", 2), done=True)}, "take, done"),
 )  # fmt: skip
@@ -863,7 +955,8 @@ def test_another_request_under_the_same_id(given: dict[str, Any], expected: str)
 
 
 def test_another_request_is_announced_anew_with_a_new_seed() -> None:
-    ended = record(slot(shown=("EXPIRED", 0)), seen=("EXPIRED", 0), n=7, seed="old", done=True, dec=(COUNTED,))
+    said = slot(shown=("EXPIRED", 0), rep=(-3,))
+    ended = record(said, seen=("EXPIRED", 0), n=7, seed="old", done=True, dec=(COUNTED,))
     anew = ask(held=True, request=ANOTHER, by_id=True, record=ended).record
     assert anew is not None
     assert (anew.seed, anew.posts, anew.dec, anew.done, anew.q, anew.n) == ("seed", (), (), False, asked(ANOTHER), 7)
@@ -888,10 +981,10 @@ def test_a_direct_message_that_nobody_heard_live_is_to_be_said_again() -> None:
     [
         # Another died: whatever it wrote last is on no record.
         ((slot(),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True), Doubt(CARD, 100.0, 2)}),
-        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2)}),
+        ((slot(None),), {"owner": "other"}, {Doubt(Place("ops"), 100.0, 2, card=True)}),
         ((slot(s="gone"), slot(None, c="")), {"owner": "other"}, set()),
         ((), {"owner": "other", "owe": (Owed("i", "dm", "No.", "t"),)}, {Doubt(Place("dm", "t"), 100.0, 2)}),
-        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0), Doubt(CARD, math.inf, 0)}),
+        ((slot(d=True),), {}, {Doubt(Place("ops"), math.inf, 0, card=True), Doubt(CARD, math.inf, 0)}),
         # It gave up on purpose: what waits is looked for at the end, in case it was made all the same.
         ((slot(None), slot(), slot(None, s="failed")), {}, {Doubt(Place("ops"), math.inf, 0)}),
     ],
@@ -992,7 +1085,8 @@ def test_how_a_request_that_is_gone_ends(seen: tuple[str, int], wall: float, off
     assert ending.record is not None
     assert ending.record.seen == (state, seen[1])
     assert [one.shown[0] for one in ending.actions if isinstance(one, Patch)] == [state]
-    assert kept(**gone, record=record(slot(shown=(state, 0)), seen=(state, seen[1]))).done
+    ended = slot(shown=(state, 0), rep=(-3,))
+    assert kept(**gone, record=record(ended, seen=(state, seen[1]))).done
 
 
 def test_a_request_is_done_only_when_every_card_says_so() -> None:

@@ -243,6 +243,7 @@ def test_every_result_of_every_action_is_taken_in(
         assert len(after.record.posts) == len(plan.record.posts)
         if (
             result.ambiguous
+            and not result.skipped
             and result.error is not None
             and not isinstance(result.error, PostRejected | ReviewRejected)
         ):
@@ -469,7 +470,9 @@ class Process:
             self.peers.request = msgspec.structs.replace(self.peers.request, state=action.state)
             return Result(after=self.peers.request)
         made = self._writing(action)()
-        return Result(rules=self.context.rules_digest) if isinstance(action, Patch) else Result(post=made)
+        if isinstance(action, Patch):
+            return Result(rules=self.context.rules_digest, at=int(self.peers.time * 1000))
+        return Result(post=made)
 
     def _writing(self, action: Action) -> Any:
         """The write as a function, for what it says must not change until it lands."""
@@ -500,7 +503,7 @@ class Process:
         context = self.context
         return Mark(
             v=1, n=shown[1], id=context.request_id, k=key, state=shown[0], q=self.record.q, c=OPTIONS.cluster,
-            rules=context.rules_digest, since=since,
+            who=self.record.who, rules=context.rules_digest, since=since,
         )  # fmt: skip
 
 

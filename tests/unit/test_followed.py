@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+import tracemalloc
+import uuid
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -13,17 +17,17 @@ from trio.testing import MockClock
 
 from sidecar.config.sections import LimitsConfig
 from sidecar.decisions.judge import Expression
-from sidecar.decisions.record import KEY, Record, Slot, encode
+from sidecar.decisions.proof import asked
+from sidecar.decisions.record import KEY, Record, Slot, encode, new_seed, post_key
 from sidecar.decisions.routing import Routes
-from sidecar.decisions.seen import Memory
-from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
+from sidecar.decisions.seen import Context, Memory
+from sidecar.model import AccessRequest, Delete, Mark, PluginData, Post, Put, Review
 from sidecar.reconcile.entry import KEEP_RECORD_LENGTH, MOST_SPEAKERS, Entry
 from sidecar.reconcile.followed import (
-    DIRECT_MESSAGES,
-    EARLY_HINTS,
     KEEP_WAITING,
     Followed,
 )
+from sidecar.reconcile.heard import DIRECT_MESSAGES, EARLY_HINTS
 from sidecar.times import Times
 
 ROUTES = Routes(roles={"*": ("ops/x",)}, notify_requester=False)
@@ -85,6 +89,21 @@ async def test_what_is_old_or_known_is_no_news(followed: Followed, stale: Access
     assert len(followed.queue) == 0
 
 
+async def test_another_request_under_the_same_id_is_news(followed: Followed) -> None:
+    """Its DELETE was missed, or it was not; what lags behind tells of the former one."""
+    former, another = request("a", "DENIED", REVIEW, created=10.0), request("a", created=11.0)
+    followed.look(former)
+    entry = await take(followed)
+    followed.event(Delete("a"))
+    followed.queue.done("a")
+    assert followed.look(another)
+    assert (entry.gone, entry.version, entry.facts.gone) == (False, another.version, False)
+    assert entry.take_request() == another
+    assert not followed.look(former)
+    assert not followed.look(another)
+    assert entry.version == another.version
+
+
 async def test_news_without_a_new_version_is_looked_at_but_not_expected_from_the_watch(followed: Followed) -> None:
     assert followed.look(request())
     followed.queue.done((await take(followed)).id)
@@ -120,6 +139,26 @@ async def test_more_than_can_be_followed_makes_a_list_due_when_there_is_room(fol
         await followed.room_again()
     followed.look(request("11"))
     assert "11" in followed
+
+
+async def test_requesters_take_turns_where_there_is_no_room_for_all(followed: Followed) -> None:
+    """Whoever asks most waits; nobody who was told is left out, and no one is left out for an equal."""
+    bobs = [request(f"bob{n}") for n in range(12)]
+    for one in bobs:
+        followed.look(one)
+    told = followed.get("bob0")
+    assert told is not None
+    told.keep(Memory(known=True))
+    for user in ("carol", "dave", "erin"):
+        for n in range(5):
+            followed.look(request(f"{user}{n}", user=user))
+    asked = [f"{user}{n}" for user in ("bob", "carol", "dave", "erin") for n in range(12)]
+    kept = Counter(one.rstrip("0123456789") for one in asked if one in followed)
+    assert len(followed) == 10
+    assert sorted(kept.values()) == [2, 2, 3, 3]
+    assert "bob0" in followed
+    followed.look(bobs[11])
+    assert len(followed) == 10
 
 
 async def test_a_settled_request_needs_no_worker(followed: Followed) -> None:
@@ -272,18 +311,18 @@ async def announced(followed: Followed, name: str = "a") -> Entry:
     followed.look(request(name))
     entry = await take(followed)
     entry.keep(Memory(known=True))
-    followed.show_cards(entry, card(f"p-{name}"))
+    followed.heard.show_cards(entry, card(f"p-{name}"))
     followed.queue.done(entry.id)
     return entry
 
 
 async def test_what_is_said_on_a_card_is_heard_and_taken_once(followed: Followed) -> None:
     entry = await announced(followed)
-    followed.hear("elsewhere", "u")
+    followed.heard.hear("elsewhere", "u")
     assert len(followed.queue) == 0
     for number in range(MOST_SPEAKERS + 2):
-        followed.hear("p-a", f"u{number}")
-    followed.hear("p-a", "u5")
+        followed.heard.hear("p-a", f"u{number}")
+    followed.heard.hear("p-a", "u5")
     assert len(followed.queue) == 1
     assert entry.remember() == Memory(known=True, listen=True, speakers=("u2", "u3", "u4", "u5"))
     assert not entry.hinted
@@ -292,7 +331,7 @@ async def test_what_is_said_on_a_card_is_heard_and_taken_once(followed: Followed
 
 
 async def test_what_was_said_before_the_card_was_known_is_not_lost(followed: Followed) -> None:
-    followed.hear("p-a", "u")
+    followed.heard.hear("p-a", "u")
     entry = await announced(followed)
     assert len(followed.queue) == 1
     assert entry.remember().speakers == ("u",)
@@ -300,42 +339,43 @@ async def test_what_was_said_before_the_card_was_known_is_not_lost(followed: Fol
 
 async def test_posts_of_no_concern_take_no_memory(followed: Followed) -> None:
     for number in range(EARLY_HINTS + 100):
-        followed.hear(f"x{number}")
-    assert len(followed._early) == EARLY_HINTS
+        followed.heard.hear(f"x{number}")
+    assert len(followed.heard._early) == EARLY_HINTS
 
 
 async def test_a_card_that_is_replaced_or_gone_is_heard_no_more(followed: Followed) -> None:
     entry = await announced(followed)
-    followed.show_cards(entry, card("p-2"))
-    assert followed.open_cards() == {"p-2": "c-p-2"}
-    followed.hear("p-a")
+    followed.heard.show_cards(entry, card("p-2"))
+    assert followed.heard.open_cards() == {"p-2": "c-p-2"}
+    followed.heard.hear("p-a")
     assert len(followed.queue) == 0
     followed.drop(entry)
-    followed.show_cards(entry, card("p-3"))
-    followed.hear("p-2")
-    assert (len(followed.queue), followed.open_cards(), followed._cards) == (0, {}, {})
+    followed.heard.show_cards(entry, card("p-3"))
+    followed.heard.hear("p-2")
+    assert (len(followed.queue), followed.heard.open_cards(), followed.heard._cards) == (0, {}, {})
 
 
 async def test_only_what_is_open_is_decided_on(followed: Followed) -> None:
     """The oldest comes first: who names the end of an id alone is asked in that order."""
     await announced(followed)
     await announced(followed, "b")
-    assert followed.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
+    assert followed.heard.open_requests() == {"a": ("c-p-a",), "b": ("c-p-b",)}
     followed.look(request("a", "APPROVED", REVIEW))
-    assert list(followed.open_requests()) == ["b"]
-    assert followed.open_cards() == {"p-b": "c-p-b"}
+    assert list(followed.heard.open_requests()) == ["b"]
+    assert list(followed.heard.open_requests(decided=True)) == ["a"]
+    assert followed.heard.open_cards() == {"p-b": "c-p-b"}
 
 
 async def test_direct_messages_wait_once_each_and_are_bounded(followed: Followed) -> None:
     entry = await announced(followed)
-    assert not followed.tell("unknown", said())
-    assert followed.tell("a", said())
-    assert followed.tell("a", said())
+    assert not followed.heard.tell("unknown", said())
+    assert followed.heard.tell("a", said())
+    assert followed.heard.tell("a", said())
     direct = entry.remember().direct
     assert direct == (said(),)
     entry.keep(Memory(known=True, direct=direct))
-    assert all(followed.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
-    assert not followed.tell("a", said(99))
+    assert all(followed.heard.tell("a", said(number)) for number in range(DIRECT_MESSAGES))
+    assert not followed.heard.tell("a", said(99))
 
 
 async def test_decisions_go_before_changes_before_announcements(followed: Followed) -> None:
@@ -345,7 +385,66 @@ async def test_decisions_go_before_changes_before_announcements(followed: Follow
     for number, user in enumerate(("bob", "bob", "eve")):
         followed.look(request(f"{user}{number}", user=user))
     followed.look(request("change", "PENDING", REVIEW))
-    followed.hear("p-decision", "u")
+    followed.heard.hear("p-decision", "u")
     followed.queue.add("direct channel")
     order = [await followed.queue.get() for _ in range(6)]
     assert order == ["decision", "direct channel", "change", "bob0", "eve2", "bob1"]
+
+
+# -- many ------------------------------------------------------------------------------------------------------------
+
+
+def planted(name: str, recipients: int) -> tuple[AccessRequest, PluginData, list[Post]]:
+    """A request that was announced before, its record, and the cards as a page shows them."""
+    made = request(name, created=time.time(), expires=time.time() + 3600)
+    seed = new_seed()
+    slots, cards = [], []
+    for n in range(recipients):
+        channel, post_id = f"channel{n}".ljust(26, "0"), f"{name}{n}"[-26:].rjust(26, "p")
+        key = post_key(seed, "card", channel, 0, 0)
+        slots.append(Slot(r="ops/x", c=channel, p=post_id, s="posted", h="h" * 16, shown=("PENDING", 0), since=1))
+        cards.append(Post(post_id, channel, "bot", key=key, mark=Mark(k=key, id=name, q=asked(made))))
+    text = record(seed=seed, posts=tuple(slots), q=asked(made))
+    return made, PluginData(name, {KEY: text}), cards
+
+
+@pytest.mark.parametrize("recipients", [1, 2, 3, 10, 30])
+async def test_a_followed_request_costs_two_kilobytes_and_a_fifth_for_each_more_recipient(recipients: int) -> None:
+    count = 400
+    followed = Followed(Routes(roles={"*": ("ops/x",)}))
+    context = Context(bot_id="bot")
+
+    def know(count: int) -> None:
+        for _ in range(count):
+            made, data, cards = planted(str(uuid.uuid4()), recipients)
+            # As they come from the wire: no text is shared.
+            followed.know(msgspec.convert(msgspec.to_builtins(data), PluginData))
+            followed.look(msgspec.json.decode(msgspec.json.encode(made), type=AccessRequest))
+            followed.heard.see(msgspec.json.decode(msgspec.json.encode(cards), type=list[Post]), context)
+
+    know(100)  # tables grow by leaps
+    gc.collect()
+    tracemalloc.start()
+    try:
+        know(count)
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used / count <= 2048 + (recipients - 1) * 205
+
+
+async def test_cards_that_a_page_shows_need_no_look(autojump_clock: MockClock) -> None:
+    followed = Followed(ROUTES)
+    followed.heard.swept = True
+    context = Context(bot_id="bot")
+    some = [planted(f"r{n}", 1) for n in range(100)]
+    for made, data, _ in some:
+        followed.know(data)
+        assert not followed.look(made)
+    forged = [msgspec.structs.replace(cards[0], user_id="mallory") for _, _, cards in some[90:95]]
+    followed.heard.see([*(cards[0] for _, _, cards in some[:90]), *forged], context)
+    with trio.move_on_after(3000):
+        await followed.queue.run_timers()
+    # Those that were not seen, or turned out to be somebody else's posts.
+    assert {(await take(followed)).id for _ in range(len(followed.queue))} == {f"r{n}" for n in range(90, 100)}

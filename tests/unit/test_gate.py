@@ -18,7 +18,7 @@ def woken() -> list[str]:
 
 @pytest.fixture
 def gate(woken: list[str]) -> Gate:
-    return Gate(woken.append, LinkStatus("mattermost", Metrics()))
+    return Gate(woken.append, LinkStatus("mattermost", Metrics()).wrote)
 
 
 def test_it_is_open_while_the_link_is_up(gate: Gate, woken: list[str]) -> None:

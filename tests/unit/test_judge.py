@@ -280,10 +280,11 @@ def test_a_role_without_a_policy_is_never_approved() -> None:
 
 
 def test_progress_is_told_by_role_where_several_count_apart() -> None:
-    assert progress(REQUEST, {"alice": "approve"}, QUORUM) == "1 of 2 approvals"
+    assert progress(REQUEST, {"alice": "approve"}, QUORUM, "approve") == "1 of 2"
+    assert progress(REQUEST, {"alice": "deny"}, QUORUM, "deny") == "1 of 1"
     rules = msgspec.structs.replace(QUORUM, policies=QUORUM.policies | {"web": Policy(("carol",), 1, 1)})
-    expected = "1 of 2 approvals for dbadmin, 0 of 1 approvals for web"
-    assert progress(but(roles=("dbadmin", "web")), {"alice": "approve"}, rules) == expected
+    expected = "1 of 2 for dbadmin, 0 of 1 for web"
+    assert progress(but(roles=("dbadmin", "web")), {"alice": "approve"}, rules, "approve") == expected
 
 
 def cast(*said: Expression, ledger: tuple[judging.LedgerEntry, ...] = ()) -> dict[str, str]:

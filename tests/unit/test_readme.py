@@ -233,7 +233,8 @@ def test_the_flags_of_check_are_listed() -> None:
 
 def test_the_answers_are_in_their_own_words() -> None:
     """What reviewers are told to expect is what they are told."""
-    source = " ".join((ROOT / "sidecar/decisions/answers.py").read_text().replace("{done}", "approval").split())
+    files = ("sidecar/decisions/answers.py", "sidecar/text/replies.py")
+    source = " ".join(" ".join((ROOT / file).read_text() for file in files).split())
     rows = table(REVIEWERS, "## What the answers mean", "Answer")
     assert [row[0] for row in rows if row[0] not in source] == []
 
@@ -246,7 +247,7 @@ def test_the_alerts_are_listed_with_their_severity() -> None:
 
 def test_symptoms_are_in_the_words_of_the_log() -> None:
     """An operator searches for what is written there."""
-    source = (ROOT / "sidecar/teleport/certificates.py").read_text()
+    source = "".join((ROOT / "sidecar/teleport" / name).read_text() for name in ("certificates.py", "findings.txt"))
     symptoms = [one for row in table(README, "## Troubleshooting", "What you see") for one in code(row[0])]
     said = [one for one in symptoms if one.startswith("x509: ")]
     assert len(said) == 3
@@ -343,12 +344,13 @@ def test_the_fields_are_listed_in_their_order() -> None:
         id="0e7a",
         user="bob",
         state="PENDING",
-        roles=("dbadmin",),
-        reason="why",
+        roles=("a", "b", "c", "d"),
+        kind="SHORT_TERM",
+        reason="why" * 50,
         resolve_reason="because",
         created=1e9,
         expires=1e9,
-        access_until=1e9,
+        access_until=2e9,
         thresholds=(Threshold(approve=2, deny=1),),
         reviews=(Review("alice", "APPROVED"),),
         resources=(Resource("c", "node", "n"),),
@@ -399,6 +401,18 @@ def test_what_is_said_to_be_shown_by_a_test_is() -> None:
     for row in table(MIGRATION, "## What is different, and why", "What happens"):
         assert code(row[3]), row[0]
         assert set(code(row[3])) <= {*scenarios, *files}, row[0]
+
+
+def test_each_attack_is_made_by_a_test() -> None:
+    made = {
+        name for page in ROOT.glob("tests/**/test_*.py") for name in re.findall(r"def (test_\w+)", page.read_text())
+    }
+    rows = table(SECURITY, "## What was tried", "Attack")
+    assert all(code(test) for _, test in rows)
+    named = set(re.findall(r"`(test_\w+)`", section(SECURITY, "## What was tried")))
+    assert named <= made, f"no test is called {sorted(named - made)}"
+    proofs = (ROOT / "tests/component/test_attacks_proofs.py").read_text()
+    assert set(re.findall(r"def (test_\w+)", proofs)) <= named
 
 
 def links(page: str) -> list[str]:

@@ -32,7 +32,7 @@ def test_the_state_may_be_set_on_the_edition_without_reviews() -> None:
     [
         (None, REQUEST),
         (msgspec.structs.replace(PING, advanced_workflows=True), REQUEST),
-        (msgspec.structs.replace(PING, any_entitlement=True), REQUEST),
+        (msgspec.structs.replace(PING, paid_entitlement=True), REQUEST),
         (PING, msgspec.structs.replace(REQUEST, state="APPROVED")),
         (PING, msgspec.structs.replace(REQUEST, state="STATE 9")),
         (PING, msgspec.structs.replace(REQUEST, thresholds=())),

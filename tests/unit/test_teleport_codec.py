@@ -238,11 +238,25 @@ def test_init_with_a_payload() -> None:
     assert codec.decode_event(event.SerializeToString()) == codec.Init()
 
 
-@pytest.mark.parametrize(("enabled", "expected"), [(True, True), (False, False)])
-def test_entitlements(enabled: bool, expected: bool) -> None:  # noqa: FBT001
-    entry = pb.EntitlementEntry(key=b"Identity", value=pb.EntitlementInfo(enabled=enabled))
-    ping = codec.decode_ping(pb.PingResponse(ServerFeatures=pb.Features(Entitlements=[entry])).SerializeToString())
-    assert ping == Ping("", "", advanced_workflows=False, any_entitlement=expected)
+# As the community edition of 18.0 answers.
+FREE = {b"App": True, b"AccessRequests": True, b"DB": True, b"Desktop": True, b"JoinActiveSessions": True, b"K8s": True}
+
+
+@pytest.mark.parametrize(
+    ("entitlements", "expected"),
+    [
+        ({}, False),
+        (FREE, False),
+        (FREE | {b"Identity": False}, False),
+        (FREE | {b"Identity": True}, True),
+        (FREE | {b"unheard-of": True}, True),
+        ({b"SAML": True}, True),
+    ],
+)
+def test_entitlements_that_are_paid_for(entitlements: dict[bytes, bool], expected: bool) -> None:  # noqa: FBT001
+    entries = [pb.EntitlementEntry(key=key, value=pb.EntitlementInfo(enabled=on)) for key, on in entitlements.items()]
+    ping = codec.decode_ping(pb.PingResponse(ServerFeatures=pb.Features(Entitlements=entries)).SerializeToString())
+    assert ping == Ping("", "", advanced_workflows=False, paid_entitlement=expected)
 
 
 # What is unset, unknown, or broken

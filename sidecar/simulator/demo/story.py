@@ -74,20 +74,20 @@ async def _both_approve(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001
     await stage.draw(stage.only_card(request_id), "State", "Reviews", replies=1)
 
     await stage.react(stage.alice, request_id, APPROVE)
-    await stage.answered(request_id, f"Teleport has your approval as `{ALICE}`.")
+    await stage.answered(request_id, f"counts (1 of 2), as {ALICE}.")
     await stage.until(
         f"The card of {request_id} does not tell of Alice's approval.",
-        lambda: stage.shows(request_id, "Reviews", "1 of 2") and stage.says(request_id, f"`{ALICE}` reviewed"),
+        lambda: stage.shows(request_id, "Reviews", "1 of 2"),
     )
     stage.check(_state(stage, request_id) == PENDING, "One approval of two was enough for Teleport.")
     stage.screen.done("Teleport has her review, under her own name: one of two, still pending")
-    await stage.draw(stage.only_card(request_id), "State", "Reviews", replies=2)
+    await stage.draw(stage.only_card(request_id), "State", "Reviews", replies=1)
 
     await stage.reply(stage.ivan, request_id, "approve because the change is announced")
-    await stage.answered(request_id, f"Teleport has your approval as `{IVAN}`.")
+    await stage.answered(request_id, f"counts (2 of 2), as {IVAN}.")
     await _ended(stage, request_id, APPROVED)
     stage.screen.done("two of two: Teleport grants the role, the card turns green")
-    await stage.draw(stage.only_card(request_id), replies=4)
+    await stage.draw(stage.only_card(request_id), replies=2)
     await _bob_is_told(stage, request_id, APPROVED)
 
 
@@ -103,10 +103,10 @@ async def _killed_and_denied(stage: Stage, sidecar: Sidecar) -> None:
     stage.screen.done("the request is announced after all, and the earlier one is not announced twice")
 
     await stage.reply(stage.ivan, request_id, "deny because curiosity is no reason")
-    await stage.answered(request_id, f"Teleport has your denial as `{IVAN}`.")
+    await stage.answered(request_id, f"counts, as {IVAN}.")
     await _ended(stage, request_id, DENIED)
     stage.screen.done("one denial decides: the card turns red")
-    await stage.draw(stage.only_card(request_id), "Requester", "Reason", "State", "Reviews", "Resolution", replies=4)
+    await stage.draw(stage.only_card(request_id), "State", "Reviews", "Resolution", replies=1)
 
 
 async def _expires(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001
@@ -157,7 +157,7 @@ ACTS = (
 async def _ended(stage: Stage, request_id: str, state: str) -> None:
     await stage.until(
         f"The card of {request_id} does not say {state}.",
-        lambda: stage.shows(request_id, "State", state) and stage.says(request_id, f"Request is now {state}"),
+        lambda: stage.shows(request_id, "State", state) and stage.says(request_id, f" is now {state}."),
         longer=_SHORT_LIFE_SECONDS,
     )
     if state != EXPIRED:

@@ -1,7 +1,7 @@
 // The little markdown that the sidecar writes, as nodes: fences, code spans, bold, links, emoji, mentions. Everything
 // else is text, whatever it looks like; no text ever becomes markup.
 
-const EMOJI = new Map([["white_check_mark", "✅"], ["x", "❌"]]);
+const EMOJI = new Map([["white_check_mark", "✅"], ["x", "❌"], ["eyes", "👀"], ["+1", "👍"]]);
 const INLINE = /(`+)(?!`)(.+?)(?<!`)\1(?!`)|\*\*([^*\n]+)\*\*|\[([^\]\n]+)\]\((https?:\/\/[^\s)]+)\)|:([a-z0-9_+-]+):|(?<![\w@])@([a-z][a-z0-9._-]*[a-z0-9])/;
 
 export function element(name, marks = {}, ...children) {
@@ -36,7 +36,7 @@ function* block(lines, fence) {
     return;
   }
   for (const paragraph of lines.join("\n").split(/\n\s*\n/)) {
-    if (paragraph.trim()) yield element("p", {}, ...spans(paragraph.trim()));
+    if (paragraph.trim()) yield element("p", {}, ...spans(paragraph.trim().replace(/^- /gm, "• ")));
   }
 }
 

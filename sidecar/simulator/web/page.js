@@ -163,6 +163,7 @@ function card(attachment) {
       element("dt", {}, title), element("dd", {}, ...blocks(value ?? ""))));
   }
   made.append(fields);
+  if (attachment.footer) made.append(element("p", {className: "footer"}, attachment.footer));
   return made;
 }
 
@@ -170,11 +171,12 @@ function* reactions(post) {
   const emojis = [...new Set(post.reactions.map((one) => one.emoji_name))];
   if (!emojis.length) return;
   yield element("div", {className: "reactions"}, ...emojis.map((name) => {
-    const given = post.reactions.filter((one) => one.emoji_name === name);
+    // The bot's own only offer what can be pressed: nobody's vote.
+    const given = post.reactions.filter((one) => one.emoji_name === name && one.user_id !== stage.bot.id);
     const mine = given.some((one) => one.user_id === me.id);
     const who = given.map((one) => names.get(one.user_id) ?? "somebody").join(", ");
     const marks = {type: "button", title: who, "aria-pressed": String(mine), "data-emoji": name};
-    const button = element("button", marks, `${emoji(name)} ${given.length}`);
+    const button = element("button", marks, given.length ? `${emoji(name)} ${given.length}` : emoji(name));
     button.onclick = () => trying(() => mine
       ? call("DELETE", `/users/me/posts/${post.id}/reactions/${encodeURIComponent(name)}`)
       : call("POST", "/reactions", {user_id: me.id, post_id: post.id, emoji_name: name}));
@@ -209,6 +211,7 @@ async function ask(event) {
     headers: {"Content-Type": "application/json"},
     body: JSON.stringify({reason: reason.value, seconds: Number(seconds.value)}),
   });
+  if (answer.ok) reason.value = "";
   tell(answer.ok ? "" : (await answer.json()).message);
 }
 
