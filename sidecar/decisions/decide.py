@@ -33,7 +33,7 @@ from sidecar.decisions.seen import (
 )
 from sidecar.decisions.view import GONE, TAKEOVER, View
 from sidecar.errors import Conflict, LinkError, RequestGone
-from sidecar.model import EXPIRED, PENDING
+from sidecar.model import EXPIRED, PENDING, Post
 
 __all__ = ["Facts", "Memory", "decide", "settled"]
 
@@ -318,7 +318,7 @@ def _rest(view: View, plan: Plan) -> Plan:
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
-    memory, unheard_of = _heard(view, memory, record)
+    memory, unheard_of = _heard(view, memory.but(proven=_proven(view, record)), record)
     if view.seen.error is not None or unheard_of:
         link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
         again.append(view.now.mono + times.wait(memory.failures, link=link))
@@ -334,6 +334,14 @@ def _rest(view: View, plan: Plan) -> Plan:
         drop=record.done and view.gone,
         strangers=strangers(view.seen, view.memory, record, view.context),
     )
+
+
+def _proven(view: View, record: Record) -> str:
+    """The rules under which every card stands, as far as this process wrote or read it itself; "" where it did not."""
+    rules = view.context.rules_digest
+    cards = (view.seen.cards.get(slot.p, UNASKED) for slot in record.posts if slot.p)
+    known = all(one.mark.rules == rules if isinstance(one, Post) else one is UNASKED and view.proven for one in cards)
+    return rules if known else ""
 
 
 def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:

@@ -20,8 +20,8 @@ async def test_cards_of_the_official_plugin_are_taken_over(here: World) -> None:
         await here.told([request_id], "DENIED")
         data = await here.released(request_id)
     assert here.cards() == [post]
-    assert post.message == f"Access request {request_id}"
-    assert len(here.replies(post)) == 3
+    assert post.message.endswith(f"asks for `dbadmin`\nAccess request {request_id}")
+    assert len(here.replies(post)) == 2
     assert data["messages"] == fields["messages"]
     assert (data["resolution"], data["reviews_count"]) == ("DENIED", "2")
 

@@ -313,7 +313,7 @@ async def test_two_accounts_of_one_teleport_user(tmp_path: Path) -> None:
         here.chat.react(second, card, APPROVE)
         here.chat.post(second, here.channel, "approve because twice", root_id=card.id)
         await here.lines.heard("decision.taken", 3, outcome="counted")
-        await here.chat.wait_for(lambda: any("1 of 2 approvals" in text for text in here.replies(card)))
+        await here.chat.wait_for(lambda: any("counts (1 of 2), as" in text for text in here.replies(card)))
         assert not here.auth.state_changes
 
 

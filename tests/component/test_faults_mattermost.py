@@ -27,10 +27,10 @@ async def reviewed_and_denied(here: World, ids: list[str]) -> None:
         here.auth.review(request_id, "ivan@example.com", "DENIED", "no")
     await here.told(ids, "DENIED")
     cards = [card for card in here.cards() if card.props["tm"]["id"] in ids]
-    await here.chat.wait_for(lambda: all(len(here.replies(card)) >= 3 for card in cards))
+    await here.chat.wait_for(lambda: all(len(here.replies(card)) >= 2 for card in cards))
     for request_id in ids:
         await here.released(request_id)
-    assert [len(here.replies(card)) for card in cards] == [3] * len(ids)
+    assert [len(here.replies(card)) for card in cards] == [2] * len(ids)
 
 
 @pytest.mark.parametrize("how", ["503", "refuse"])
@@ -226,9 +226,11 @@ async def test_a_reviewer_whom_nobody_knows_wakes_no_operator(here: World) -> No
 
 @pytest.mark.parametrize(("invented", "real", "told", "left_out"), [(20, 5, 5, 0), (2, 8, 4, 4), (0, 9, 4, 5)])
 async def test_the_limit_of_suggested_reviewers_counts_people_who_exist(
-    invented: int, real: int, told: int, left_out: int, here: World
+    invented: int, real: int, told: int, left_out: int, here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invented names shut nobody out, and who was left out stands on the card, in the log and in a metric."""
+    # The log counts once; who is found later, as by a slow machine, is told later.
+    monkeypatch.setattr("sidecar.reconcile.resolve.PATIENCE_SECONDS", 10.0)
     most = "20" if invented == 20 else "4"
     people = [here.chat.add_user(f"real{n}", email=f"real{n}@example.com") for n in range(real)]
     for one in people:

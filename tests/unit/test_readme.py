@@ -403,6 +403,18 @@ def test_what_is_said_to_be_shown_by_a_test_is() -> None:
         assert set(code(row[3])) <= {*scenarios, *files}, row[0]
 
 
+def test_each_attack_is_made_by_a_test() -> None:
+    made = {
+        name for page in ROOT.glob("tests/**/test_*.py") for name in re.findall(r"def (test_\w+)", page.read_text())
+    }
+    rows = table(SECURITY, "## What was tried", "Attack")
+    assert all(code(test) for _, test in rows)
+    named = set(re.findall(r"`(test_\w+)`", section(SECURITY, "## What was tried")))
+    assert named <= made, f"no test is called {sorted(named - made)}"
+    proofs = (ROOT / "tests/component/test_attacks_proofs.py").read_text()
+    assert set(re.findall(r"def (test_\w+)", proofs)) <= named
+
+
 def links(page: str) -> list[str]:
     """Return the targets of a page's links and pictures that stay in the repository."""
     return [target for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]) if not target.startswith("https://")]

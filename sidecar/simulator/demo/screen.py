@@ -120,8 +120,8 @@ class Screen:
         bar = self._bar(str(attachment.get("color", "")))
         yield [Span("  ┌ ", DIM), Span(place, DIM)]
         author = [Span("teleport", BOLD), Span(" BOT  ", DIM)]
-        if message:
-            yield [Span("  │ ", DIM), *author, *spans(message)]
+        for index, words in enumerate(message.split("\n") if message else ()):
+            yield [Span("  │ ", DIM), *(author if index == 0 else [Span(" " * measure(author))]), *spans(words)]
         for line in self._card(attachment, fields):
             yield [Span("  │ ", DIM), bar, Span(" "), *line]
         for reply in replies:
@@ -138,7 +138,7 @@ class Screen:
             if wanted and field["title"] not in wanted:
                 continue
             lines = list(_field(field["title"], str(field["value"]), room))
-            if waiting and field["short"] and len(lines) == 1:
+            if waiting and field["short"] and len(lines) == 1 and measure(lines[0]) <= room - room // 2:
                 yield [*_padded(waiting, room // 2), *lines[0]]
                 waiting = []
                 continue
