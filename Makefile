@@ -54,7 +54,7 @@ bench: $(READY) ## measure, beside the official plugin where it is at hand
 
 LONG := --timeout 0
 
-soak: $(READY) ## play the schedules that `make test` leaves out, and a month of traffic; takes hours
+soak: $(READY) ## play the schedules that `make test` leaves out, a month of traffic, and an hour of hostile company; takes hours
 	$(BIN)/python -m pytest -m soak $(LONG) $(ARGS)
 
 fuzz: $(READY) ## run the property tests with many more examples

@@ -64,7 +64,7 @@ async def denied_by_one(stage: Stage) -> None:
 
 
 async def expired(stage: Stage) -> None:
-    """Nobody decides in time."""
+    """Nobody decides in time. The card says so, although 18 goes on listing the request for up to six minutes."""
     async with stage.sidecar():
         (request_id,) = await stage.ask(expires_in=stage.cluster.brief)
         await stage.shows(request_id, "PENDING")

@@ -131,6 +131,7 @@ class RealCluster:
             self._accounts[name] = Account(host.addr, files)
             for file in (files.crt, files.key):
                 shutil.copy(file, self.identities / f"{name}{file.suffix}")
+        self._judge = self._account(f"judge-{self._tag}", "judge")
         self._plugin = f"plugin-{self._tag}"
         self._make_user(self._plugin, "plugin")
         self._make_user(self.decider, "plugin", "decider")
@@ -138,16 +139,16 @@ class RealCluster:
 
     def close(self) -> None:
         """Remove the users and roles."""
-        for name in (*self._accounts, self._plugin, self.decider):
+        for name in (*self._accounts, self._plugin, self.decider, f"judge-{self._tag}"):
             self._host.tctl("rm", f"user/{name}")
-        for role in (*_ASKING, "reviewer", "plugin", "decider", "target", "policed"):
+        for role in (*_ASKING, "reviewer", "plugin", "decider", "judge", "target", "policed"):
             self._host.tctl("rm", f"role/{self._role(role)}")
 
     @contextmanager
     def connected(self) -> Iterator[None]:
         """Keep the people's connections, so that a call is measured and not its handshake."""
         with ExitStack() as stack:
-            for account in self._accounts.values():
+            for account in (*self._accounts.values(), self._judge):
                 stack.enter_context(account.keep())
             yield
 
@@ -172,6 +173,13 @@ class RealCluster:
         review.Created.GetCurrentTime()
         submission = pb.AccessReviewSubmission(RequestID=request_id.encode(), Review=review)
         await trio.to_thread.run_sync(self._accounts[author].call, "SubmitAccessReview", [submission])
+
+    async def resolve(self, request_id: str, state: str, reason: str = "") -> None:
+        """As `tctl requests approve` or `deny`, over a connection that stands."""
+        setter = pb.RequestStateSetter(
+            ID=request_id.encode(), State=pb.RequestState.Value(state), Reason=reason.encode()
+        )
+        await trio.to_thread.run_sync(self._judge.call, "SetAccessRequestState", [setter])
 
     # The administrator
 
@@ -267,6 +275,7 @@ class RealCluster:
             {"resources": ["access_plugin_data"], "verbs": ["update"]},
         ]
         self._make_role("plugin", {"rules": rules})
+        self._make_role("judge", {"rules": [{"resources": ["access_request"], "verbs": ["list", "read", "update"]}]})
 
     def _make_role(self, name: str, allow: dict[str, object]) -> None:
         allow = {"logins": [f"no-login-{name}"], **allow}

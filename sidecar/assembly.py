@@ -20,7 +20,7 @@ from sidecar.files import trusting
 from sidecar.intake.dialer import Dialer
 from sidecar.intake.direct import Asked, Direct
 from sidecar.intake.expiry import Expiry
-from sidecar.intake.hints import Ear
+from sidecar.intake.hints import HintConsumer
 from sidecar.intake.keep import Part, keep
 from sidecar.intake.mattermost import MattermostLink
 from sidecar.intake.rules import MonitoringRules
@@ -98,7 +98,7 @@ class Assembly:
             statuses[1],
             self._gate,
             metrics,
-            lambda: self._ear if listens(self._config) else None,
+            lambda: self._consumer if listens(self._config) else None,
             self._recipients.clear,
         )
         self._people = People(self._client, config.reviewers, config.reviews.identity, config.requester_recipients())
@@ -121,12 +121,13 @@ class Assembly:
             self._rules,
             self._direct.take,
             metrics,
+            options=self._text_options,
             linked=self._people.linked,
             known=self._teleport.listed.wait,
             suspect=self._gate.suspect,
             times=times,
         )
-        self._ear = Ear(
+        self._consumer = HintConsumer(
             self._open_events, self._followed.heard, self._people, self._strangers, self._sweeper, self._direct, times
         )
         self._controller = Controller(self._followed, self._gate, self._context, self._direct.visit, metrics)
@@ -144,8 +145,11 @@ class Assembly:
         async with trio.open_nursery() as nursery:
             for part in (*self._links.values(), self._workers):
                 part.begin(nursery)
-            nursery.start_soon(self._take_over, nursery, name="app.reload")
-            await stop.wait()
+            async with trio.open_nursery() as reloads:
+                reloads.start_soon(self._take_over, nursery, name="app.reload")
+                await stop.wait()
+                # Half of a reload is no harm: what ended is not begun again.
+                reloads.cancel_scope.cancel()
             self._teleport.quiesce()
             complete = await self._drain()
             nursery.cancel_scope.cancel()
@@ -205,6 +209,7 @@ class Assembly:
         self._dialer.configure(config.teleport)
         self._people.configure(config.reviewers, config.reviews.identity, config.requester_recipients())
         self._direct.rules = self._sweeper.rules = self._rules
+        self._followed.heard.swept = "reply" in self._rules.ways
 
     # -- what is ended and begun again -------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from sidecar import app
 from sidecar.config import Config
 from sidecar.model import AccessRequest
 from sidecar.simulator.faults import Refusal
-from sidecar.simulator.mattermost.server import Answer, ApiError, MattermostServer, proxy_answer
+from sidecar.simulator.mattermost.server import Answer, ApiError, Channel, MattermostServer, proxy_answer
 from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.simulator.teleport.watch import Ending
 from tests.deciding import ALICE, APPROVE, BOB, IVAN, linked
@@ -48,19 +48,25 @@ TIMES = msgspec.structs.replace(
     socket_ping_limit=0.7,
     refused_retry=0.3,
     verify=1.0,
+    expired=0.3,
+    recipients_every=0.5,
     call=1.0,
     drain=1.0,
 )
 # How long faults last at most, and how long everything may take to become true afterwards.
 FAULT_SECONDS = 0.5
+# A write that comes when nobody waits for it any more.
+VERY_LATE_SECONDS = 4.0
+# How long a Teleport of today answers with what has expired; 90 s in life.
+EXPIRED_SECONDS = 0.8
 PATIENCE_SECONDS = 45.0
 
 
 class Skew:
     """How far one sidecar's clocks are off; they are moved by steps of a schedule."""
 
-    def __init__(self) -> None:
-        self.wall = self.boot = 0.0
+    def __init__(self, wall: float) -> None:
+        self.wall, self.boot = wall, 0.0
 
 
 _skew: ContextVar[Skew] = ContextVar("skew")
@@ -84,9 +90,21 @@ class SkewedTime:
 
 # The rooms that decide by a clock.
 SKEWED = (
-    "reconcile.controller", "reconcile.followed", "reconcile.lease", "reconcile.observe",
+    "reconcile.controller", "reconcile.entry", "reconcile.followed", "reconcile.lease", "reconcile.observe",
+    "reconcile.visit",
     "intake.keep", "intake.sweep", "intake.direct", "mattermost.client",
 )  # fmt: skip
+
+
+_processes: ContextVar[list[Process]] = ContextVar("processes")
+
+
+class Process(app._Process):
+    """One that can be asked to reload: a signal would reach everybody in this process."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        _processes.get().append(self)
 
 
 class Remembering(AuthServer):
@@ -117,22 +135,33 @@ class Plot(msgspec.Struct, frozen=True):
     version: str
     chat_version: str
     decides: bool
+    # Writes may come very late: then nothing goes away, and everything changes once more at the end.
+    very_late: bool
+    # Seconds by which the clocks of sidecars, one after another, and Mattermost's are off.
+    clocks: tuple[float, ...]
+    chat_clock: float
     steps: tuple[Step, ...]
 
 
 def draw(seed: int, length: int = 14) -> Plot:
     """The schedule of a seed."""
     chance = random.Random(seed)
-    names = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
+    very_late = chance.random() < 0.2
+    left_out = ("delete",) if very_late else ("chat_is_very_late",)
+    names = [name for name, weight in WEIGHTS.items() if name not in left_out for _ in range(weight)]
     steps = [Step(chance.uniform(0.0, 0.1), "ask", (chance.random(), chance.random(), chance.random()))]
     while len(steps) < length:
         pause = chance.choice((0.0, 0.0, 0.005, 0.02, 0.1)) * chance.uniform(0.5, 1.5)
         steps.append(Step(pause, chance.choice(names), (chance.random(), chance.random(), chance.random())))
     return Plot(
         seed,
-        chance.choice(("7.0.0-dev", "16.0.0-dev")),
+        chance.choice(("7.0.0-dev", "16.0.0-dev", "18.0.0")),
         chance.choice(("5.37.0", "11.0.0")),
         chance.random() < 0.5,
+        very_late,
+        tuple(chance.choice((0.0, 0.0, chance.uniform(-900, 900))) for _ in range(3)),
+        # An expression that is older than its request by Mattermost's clock counts not.
+        chance.choice((0.0, chance.uniform(-30, 500))),
         tuple(steps),
     )
 
@@ -153,12 +182,16 @@ class Player:
         self._sidecars: list[tuple[trio.CancelScope, trio.Event]] = []
         self._none_left = trio.Event()
         self._auth_busy = trio.Lock()
-        self.skew = Skew()
+        here.chat.clock_offset = plot.chat_clock
+        here.auth.expired_seconds = min(here.auth.expired_seconds, EXPIRED_SECONDS)
+        self._skews: list[Skew] = []
+        self._processes: list[Process] = []
+        self._archived: list[Channel] = []
         second = here.chat.add_channel(here.team, "dba", members=(here.alice, here.ivan, here.bob, here.bot))
         self.channels = [here.channel, second, here.chat.open_direct(here.bot, here.bob)]
-        self.config = self._configure()
+        self.config, self._next = self._configure(24), self._configure(12)
 
-    def _configure(self) -> Config:
+    def _configure(self, connections: int) -> Config:
         here = self.here
         settings = linked(here) if self.plot.decides else {}
         return here.config(
@@ -170,13 +203,13 @@ class Player:
                 "mattermost__ca_file": str(here.folder / "mattermost-ca.pem"),
                 "mattermost__recipients": '["ops/access-requests", "ops/dba"]',
                 "mattermost__notify_requester": "true",
+                "mattermost__max_connections": str(connections),
                 "requesters__bob": BOB,
             }
         )
 
     async def play(self) -> None:
         """All steps, one after another; faults that last go on meanwhile."""
-        _skew.set(self.skew)
         self.start()
         for step in self.plot.steps:
             await trio.sleep(step.pause)
@@ -187,13 +220,17 @@ class Player:
         self.to_auth.heal()
         self.to_chat.heal()
         self.here.chat.clear_faults()
+        self._restore()
         async with self._auth_busy:
+            self._widen()
             self.here.auth.faults.clear()
             self.here.auth.thaw_list_cache()
         if not self._sidecars:
             self.start()
         # From an empty list nothing is concluded.
         self.asked += self.here.ask()
+        if self.plot.very_late:
+            await self._last_word()
         with patient(PATIENCE_SECONDS):
             await self._become_true()
             if self.untrue():
@@ -201,6 +238,12 @@ class Player:
                 self.start()
                 await self._become_true()
         return self.untrue()
+
+    async def _last_word(self) -> None:
+        """What came too late is found by the next change."""
+        await trio.sleep(VERY_LATE_SECONDS)
+        for request in self.here.auth.requests():
+            self.here.auth.set_state(request.id, "DENIED", "that is that")
 
     async def _become_true(self) -> None:
         # Two servers change, one of them in threads of its own.
@@ -240,8 +283,12 @@ class Player:
         self._nursery.start_soon(self._run, scope, stop)
 
     async def _run(self, scope: trio.CancelScope, stop: trio.Event) -> None:
+        skew = Skew(self.plot.clocks[len(self._skews) % len(self.plot.clocks)])
+        self._skews.append(skew)
+        _skew.set(skew)
+        _processes.set(self._processes)
         with scope:
-            await app.run(self.config, stop=stop, times=TIMES)
+            await app.run(self.config, stop=stop, reload=lambda: self.config, times=TIMES)
         self._sidecars.remove((scope, stop))
         if not self._sidecars:
             self._none_left.set()
@@ -275,7 +322,7 @@ class Player:
         return self.asked[int(number * len(self.asked))]
 
     async def ask(self, count: float, short: float, *_: float) -> None:
-        expires_in = 0.3 + short if short < 0.15 else None
+        expires_in = 0.3 + short if short < 0.15 and not self.plot.very_late else None
         self.asked += self.here.ask(1 + int(count * 3), reason="fix it", expires_in=expires_in)
 
     async def review(self, which: float, author: float, state: float) -> None:
@@ -333,6 +380,14 @@ class Player:
     async def corrupt(self, way: float, direction: float, chunks: float) -> None:
         self._way(way).corrupt("up" if direction < 0.5 else "down", 1 + int(chunks * 3))
 
+    async def pauses(self, seconds: float, boot: float, *_: float) -> None:
+        """Everybody stands still for longer than a lease, or for a moment; the boot clock may stop meanwhile, too."""
+        for way in (self.to_auth, self.to_chat):
+            way.stall()
+            self._later(seconds * 4, way.flow)
+        if boot < 0.5:
+            self._later(seconds * 4, lambda: self._move(boot=-seconds * 4 * FAULT_SECONDS))
+
     # -- Mattermost --------------------------------------------------------------------------------------------------
 
     def _match(self, number: float, times: float) -> dict[str, Any]:
@@ -363,6 +418,28 @@ class Player:
     async def chat_is_late(self, match: float, seconds: float, when: float) -> None:
         when_: Literal["before", "after"] = "before" if when < 0.5 else "after"
         self.here.chat.late(seconds * FAULT_SECONDS, when=when_, **self._match(match, 0.3))
+
+    async def chat_is_very_late(self, match: float, *_: float) -> None:
+        """By then Mattermost has forgotten the key, too."""
+        self.here.chat.late(VERY_LATE_SECONDS - 1, when="before", **self._match(match, 0.3))
+        await trio.sleep(0.5)
+        self.here.chat.pending.forget()
+
+    async def chat_archives(self, which: float, seconds: float, how: float) -> None:
+        """A channel is archived, or the bot is thrown out; both are taken back."""
+        channel = self.channels[int(which * 2)]
+        if how < 0.6:
+            self.here.chat.archive(channel)
+        else:
+            self.here.chat.leave(channel, self.here.bot)
+        self._archived.append(channel)
+        self._later(seconds * 3, self._restore)
+
+    def _restore(self) -> None:
+        while self._archived:
+            channel = self._archived.pop()
+            self.here.chat.unarchive(channel)
+            self.here.chat.join(channel, self.here.bot)
 
     async def chat_drops_sockets(self, how: float, *_: float) -> None:
         if how < 0.5:
@@ -422,16 +499,36 @@ class Player:
         self.here.auth.freeze_list_cache()
         self._later(seconds, self.here.auth.thaw_list_cache)
 
+    async def auth_narrows(self, seconds: float, *_: float) -> None:
+        """Our role loses the verb `list`, which empties lists and answers by id."""
+        self.here.auth.add_role("access-plugin", rules=RIGHTS | {"access_request": ("read",)})
+        self._later(seconds * 2, self._widen)
+
+    def _widen(self) -> None:
+        self.here.auth.add_role("access-plugin", rules=RIGHTS)
+
     # -- clocks ------------------------------------------------------------------------------------------------------
 
+    def _move(self, *, wall: float = 0.0, boot: float = 0.0) -> None:
+        for skew in self._skews:
+            skew.wall += wall
+            skew.boot += boot
+
     async def clock_jumps(self, how: float, *_: float) -> None:
-        self.skew.wall += (how - 0.5) * 20_000
+        self._move(wall=(how - 0.5) * 20_000)
 
     async def sleeps(self, seconds: float, *_: float) -> None:
         """The machine was suspended: the boot clock went on, the monotonic one did not."""
-        self.skew.boot += seconds * 5
+        self._move(boot=seconds * 5)
+
+    async def reloads(self, *_: float) -> None:
+        """As by SIGHUP, which reaches all that run; it opens Mattermost anew."""
+        self.config, self._next = self._next, self.config
+        for process in self._processes:
+            process._read_again()
 
 
+RIGHTS = {"access_request": ("list", "read"), "access_plugin_data": ("list", "read", "update")}
 METHODS = ("UpdatePluginData", "UpdatePluginData", "GetPluginData", "GetAccessRequests", "GetAccessRequestsV2", "Ping")
 
 # How often each step comes up.
@@ -443,6 +540,7 @@ WEIGHTS = {
     "chat_restarts": 1, "chat_is_away": 1,
     "auth_restarts": 1, "auth_drops_watchers": 2, "auth_stalls_watchers": 1, "auth_fails": 3, "auth_storms": 2,
     "auth_loses_answers": 3, "auth_hangs": 1, "auth_lists_old": 1,
+    "pauses": 2, "chat_is_very_late": 6, "chat_archives": 3, "auth_narrows": 2, "reloads": 3,
     "clock_jumps": 1, "sleeps": 1,
 }  # fmt: skip
 STEPS: dict[str, Callable[..., Awaitable[None]]] = {name: getattr(Player, name) for name in WEIGHTS}

@@ -32,6 +32,11 @@ def untrue(here: World, channels: list[Channel], gone: dict[str, AccessRequest])
             cards = [
                 one for one in posts if one.channel_id == channel.id and not one.root_id and _id(one) == request.id
             ]
+            # Another request had that id before: its card is over.
+            q = record.get("q")
+            former = [one for one in cards if q and one.props["tm"].get("q", q) != q]
+            cards = [one for one in cards if one not in former]
+            found += [f"{request.id[-8:]}: the card of another one is open" for one in former if _state(one) == PENDING]
             begun = _begun(here, cards[0]) if cards else {}
             wrong = _card_is_wrong(request, record, cards, begun, is_gone=request.id not in living)
             found += [f"{request.id[-8:]} in {channel.name or 'direct'}: {sentence}" for sentence in wrong]
@@ -52,6 +57,10 @@ def _id(post: Post) -> str:
     return str(post.props.get("tm", {}).get("id", ""))
 
 
+def _state(card: Post) -> str:
+    return field(card, "State").split()[-1]
+
+
 def _begun(here: World, card: Post) -> dict[str, Any]:
     """What a card told of itself when it was made: Mattermost keeps what was edited away."""
     versions = [one for one in here.chat.all_posts.values() if one.original_id == card.id]
@@ -62,7 +71,9 @@ def _begun(here: World, card: Post) -> dict[str, Any]:
 def _twice(posts: list[Post]) -> Iterator[str]:
     """P2: one post for each identity. Attempts of one identity differ in their keys, so the words count too."""
     keys = Counter((one.channel_id, one.root_id, one.props.get("tm", {}).get("k")) for one in posts)
-    cards = Counter((one.channel_id, _id(one)) for one in posts if not one.root_id and _id(one))
+    cards = Counter(
+        (one.channel_id, _id(one), one.props["tm"].get("q")) for one in posts if _id(one) and not one.root_id
+    )
     words = Counter((one.root_id, one.message) for one in posts if one.root_id)
     for what, counted in (("a key", keys), ("a card", cards), ("a reply", words)):
         for identity, count in counted.items():
@@ -79,7 +90,7 @@ def _card_is_wrong(
             yield f"it is {request.state}, and has no card"
         return
     card = cards[0]
-    shown = field(card, "State").split()[-1]
+    shown = _state(card)
     if is_gone:
         # Its last turn may have come while nobody could see it.
         if shown not in _OVER:

@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from sidecar.check.recipients import check_recipient, check_requester, send_test
-from sidecar.check.report import MATTERMOST_LOG, Step, failure, ok, sentence, side_by_side, warning
+from sidecar.check.report import MATTERMOST_LOG, Step, failure, found, sentence, side_by_side, warning
 from sidecar.check.reviewers import Account, check_reviewer, judge_identity
 from sidecar.check.rules import ByRules
 from sidecar.config import Config
@@ -96,38 +96,23 @@ async def _meet(client: MattermostClient, config: Config, findings: list[Finding
         if exc.reason != "token":
             findings.append(_unreached(url, exc))
             return None
-        findings.append(ok("mattermost.reach", url, "Mattermost answers."))
+        findings.append(found("mattermost.reach", url))
         if _token(config) != "none":
             subject = str(config.mattermost.token_file or "mattermost.token")
             setting = "the file of mattermost.token_file" if config.mattermost.token_file else "mattermost.token"
-            fix = (
-                "In Mattermost, Integrations > Bot Accounts, see that the bot is enabled and create a new token; write "
-                f"it into {setting}."
-            )
-            findings.append(failure("mattermost.token.refused", subject, _not_accepted(_token(config)), fix))
+            kind = "refused" if re.fullmatch(r"[a-z0-9]{26}", _token(config)) else "no_token"
+            findings.append(found(f"mattermost.token.refused+{kind}", subject, setting=setting))
         return None
     except PostRejected as exc:
-        message = f"Mattermost answered {exc.status} {exc.error_id} when asked who we are."
-        findings.append(failure("mattermost.reach.rejected", url, message, MATTERMOST_LOG))
+        findings.append(found("mattermost.reach.rejected", url, status=exc.status, error=exc.error_id))
         return None
-    findings.append(ok("mattermost.reach", url, "Mattermost answers."))
+    findings.append(found("mattermost.reach", url))
     return bot
-
-
-def _not_accepted(token: str) -> str:
-    """Say what can be told of a token that was refused: Mattermost gives all of them the same answer."""
-    if not re.fullmatch(r"[a-z0-9]{26}", token):
-        return "This cannot be a token: Mattermost's are 26 lower-case letters and digits."
-    return (
-        "Mattermost does not accept this token, and does not say why: it was revoked, or its bot is disabled, or it is "
-        "the token's id instead of the token."
-    )
 
 
 def _unreached(url: str, exc: LinkError) -> Finding:
     if isinstance(exc, LinkGarbled):
-        message = f"The server that answered is not Mattermost: {exc.detail}."
-        return failure("mattermost.reach.garbled", url, message, _FIXES["not_mattermost"])
+        return found("mattermost.reach.garbled", url, detail=exc.detail)
     fix = _FIXES.get(exc.reason, "Look at the log of Mattermost, and of what stands before it.")
     if exc.reason == "tls" and isinstance(exc, LinkLost):  # no certificate was seen
         fix = "Without TLS the token travels in the clear: best let Mattermost, or a proxy before it, speak TLS."
@@ -138,31 +123,18 @@ def _unreached(url: str, exc: LinkError) -> Finding:
 
 def _judge_bot(bot: User) -> Iterator[Finding]:
     subject = f"@{bot.username}"
-    if bot.is_bot:
-        yield ok("mattermost.bot", subject, "The token is a bot account's.")
-    else:
-        message = "The token is a person's, so messages come in that person's name and end with that account."
-        fix = "In Mattermost, Integrations > Bot Accounts, make a bot account and use its token."
-        yield warning("mattermost.bot.person", subject, message, fix)
+    yield found("mattermost.bot" if bot.is_bot else "mattermost.bot.person", subject)
     if extra := [role for role in bot.roles.split() if role not in _PLAIN]:
-        message = (
-            f"The account is more than a plain member, which is all that the sidecar needs: it has {', '.join(extra)}. "
-            "Whoever gets the token has that too."
-        )
-        fix = (
-            "In Mattermost, Integrations > Bot Accounts, edit the bot: the role Member, without post:all and "
-            "post:channels. Any other role: System Console, User Management."
-        )
-        yield warning("mattermost.bot.roles", subject, message, fix)
+        yield found("mattermost.bot.roles", subject, roles=", ".join(extra))
 
 
 def _judge_clock(client: MattermostClient, url: str) -> Iterator[Finding]:
     offset = client.clock_offset
     if abs(offset) > _SKEW_SECONDS:
-        message = f"The clock of Mattermost is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} ours."
-        yield warning("mattermost.clock", url, message, "Compare `date -u` on both hosts and let NTP set them.")
+        where = "ahead of" if offset > 0 else "behind"
+        yield found("mattermost.clock+differs", url, seconds=abs(offset), where=where)
     else:
-        yield ok("mattermost.clock", url, f"The clocks agree within {_SKEW_SECONDS:g} s.")
+        yield found("mattermost.clock", url, seconds=_SKEW_SECONDS)
 
 
 def _late(id: str, subject: str) -> Finding:
@@ -215,21 +187,18 @@ async def _settings(client: MattermostClient, config: Config) -> list[Finding]:
     try:
         settings = await client.config()
     except (LinkError, PostRejected) as exc:
-        message = f"The client configuration cannot be read: {exc}."
-        return [failure("mattermost.settings", url, message, MATTERMOST_LOG)]
+        return [found("mattermost.settings", url, error=exc)]
     return [*_version(url, settings), *_people(config, settings), *judge_identity(config, settings)]
 
 
 def _version(url: str, settings: dict[str, str]) -> Iterator[Finding]:
     version = settings.get("Version", "")
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None:
-        yield warning("mattermost.version.unknown", url, "Mattermost does not say which version it is.")
-    elif (int(found[1]), int(found[2])) < _OLDEST:
-        message = f"Mattermost {version} is older than 5.37, the oldest that the sidecar was tried with."
-        yield warning("mattermost.version.old", url, message, "Upgrade Mattermost.")
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None:
+        yield found("mattermost.version.unknown", url)
     else:
-        yield ok("mattermost.version", url, f"This is Mattermost {version}.")
+        old = (int(match[1]), int(match[2])) < _OLDEST
+        yield found("mattermost.version.old" if old else "mattermost.version", url, version=version)
 
 
 def _people(config: Config, settings: dict[str, str]) -> Iterator[Finding]:
@@ -238,15 +207,7 @@ def _people(config: Config, settings: dict[str, str]) -> Iterator[Finding]:
     names = {name for names in config.role_to_recipients.values() for name in names}
     by_email = mattermost.suggested_reviewers == "email" or mattermost.notify_requester
     if settings.get("ShowEmailAddress") != "true" and (by_email or any(map(is_email, names))):
-        message = (
-            "Mattermost hides email addresses from the bot, so nobody can be found by email address (ShowEmailAddress)."
-        )
-        fix = (
-            "In the System Console, Users and Teams, show email addresses; or name people as @username, in "
-            "[requesters] and in [reviewers]."
-        )
-        yield warning("mattermost.email_addresses", url, message, fix)
+        yield found("mattermost.email_addresses", url)
     direct = mattermost.suggested_reviewers != "off" or mattermost.notify_requester
     if settings.get("RestrictDirectMessage") == "team" and (direct or any("@" in name for name in names)):
-        message = "Direct messages reach only those who share a team with the bot (RestrictDirectMessage)."
-        yield warning("mattermost.direct_messages", url, message, "Put the bot on the teams of all whom it writes to.")
+        yield found("mattermost.direct_messages", url)

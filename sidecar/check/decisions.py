@@ -14,8 +14,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from sidecar.check.report import TELEPORT_LOG, Step, failure, ok, sentence, side_by_side, warning
-from sidecar.check.rights import rule, version_of
+from sidecar.check.report import TELEPORT_LOG, Step, failure, found, ok, sentence, side_by_side
+from sidecar.check.rights import role_of, version_of
 from sidecar.config import Config
 from sidecar.errors import ConfigError, LinkError, RequestGone, ReviewRejected
 from sidecar.files import reviewer_certificates
@@ -47,7 +47,10 @@ async def check_decisions(
             ask = partial(client.submit_review, nobody, ours.user, DENIED, _REASON)
             steps = [_step("teleport.rights.review", ours.user, "We may submit reviews.", fix, ask)]
         case "state":
-            fix = rule(ours.roles, "  - resources: [access_request]\n    verbs: [list, read, update]")
+            fix = (
+                f"Add to allow.rules of {role_of(ours.roles)}; sidecar configure --rbac prints all of it:\n"
+                "  - resources: [access_request]\n    verbs: [list, read, update]"
+            )
             ask = partial(client.set_state, nobody, DENIED, _REASON, ours.user)
             steps = [_step("teleport.rights.state", ours.user, "We may set the state of access requests.", fix, ask)]
         case "on_behalf" if version_of(info) >= _ON_BEHALF:
@@ -56,8 +59,8 @@ async def check_decisions(
                 ask = partial(client.submit_review, nobody, user, DENIED, _REASON, on_behalf_by=ours.user)
                 steps.append(_step("reviewer.rights", user, f"We may submit reviews for {user}.", fix, ask))
         case "reviewer":
-            found, steps = _reviewers(config, connector, info.cluster, credentials)
-            findings += found
+            own, steps = _reviewers(config, connector, info.cluster, credentials)
+            findings += own
     return findings + await side_by_side(steps, _SECONDS)
 
 
@@ -90,18 +93,13 @@ def _edition(config: Config, info: Ping) -> Iterator[Finding]:
         if on
     ]
     if mode == "state" and enabled:
-        message = f'"state" is for the community edition alone; this Teleport has reviews: {" and ".join(enabled)}.'
-        fix = 'Use submit_as = "reviewer" or "plugin": there Teleport itself counts the reviews.'
-        yield failure("reviews.state.edition", subject, message, fix)
+        yield found("reviews.state.edition+enabled", subject, why=" and ".join(enabled))
     elif mode == "state":
-        yield ok("reviews.state.edition", subject, "This is the community edition, for which state is meant.")
+        yield found("reviews.state.edition", subject)
     elif mode != "none" and not enabled:
-        message = "This Teleport says that it has no access reviews: it seems to be the community edition."
-        fix = 'There, "state" with a policy is the only way to decide from Mattermost.'
-        yield warning("reviews.edition", subject, message, fix)
+        yield found("reviews.edition", subject)
     if mode == "on_behalf" and version_of(info) < _ON_BEHALF:
-        message = f'"on_behalf" needs Teleport 18.11 or newer; this is {info.server_version}.'
-        yield failure("reviews.on_behalf.version", subject, message, 'Upgrade Teleport, or use "reviewer" or "plugin".')
+        yield found("reviews.on_behalf.version", subject, version=info.server_version)
 
 
 def _mapped(config: Config) -> list[str]:
@@ -121,13 +119,11 @@ def _reviewers(
     if config.reviews.identity == "email":
         users = held
     elif unused := [user for user in held if user not in users]:
-        message = f"It holds credentials of {', '.join(unused)}, whom [reviewers] does not name."
-        fix = "Remove what is not needed: whoever holds these files can review."
-        findings.append(warning("reviews.identities.unused", str(folder), message, fix))
+        findings.append(found("reviews.identities.unused", str(folder), users=", ".join(unused)))
     steps: list[Step] = []
     for user in users:
-        found, theirs = _credential(user, folder, config.teleport.identity or config.teleport.root_cas, cluster)
-        findings.append(found)
+        judged, theirs = _credential(user, folder, config.teleport.identity or config.teleport.root_cas, cluster)
+        findings.append(judged)
         if theirs is not None:
             own = replace(credentials, certificate=theirs.certificate, key=theirs.key)
             granted = f"Teleport accepts the credentials of {user} and would take a review."
@@ -140,17 +136,16 @@ def _credential(user: str, folder: Path, cas: Path, cluster: str) -> tuple[Findi
     crt, key = folder / f"{user}.crt", folder / f"{user}.key"
     sign = _sign(user, folder)
     try:
-        found = read_reviewer(user, crt, key, cas, cluster)
+        credentials = read_reviewer(user, crt, key, cas, cluster)
     except ReviewRejected as refused:
         fix = f"chmod 600 {shlex.quote(str(key))}" if "mode" in refused.detail else sign
         return failure("reviewer.credential.refused", user, sentence(refused.detail), fix), None
-    theirs, now = read_certificate(found.certificate), time.time()
+    theirs, now = read_certificate(credentials.certificate), time.time()
     if ending(theirs, now):
         left = theirs.not_after - now
         when = f"{int(left // 86_400)} days" if left >= 2 * 86_400 else f"{int(left // 3600)} hours"
-        message = f"The certificate expires in {when}."
-        return warning("reviewer.credential.expires_soon", user, message, sign), found
-    return ok("reviewer.credential", user, f"{crt.name} and {key.name} are {user}'s and fit together."), found
+        return found("reviewer.credential.expires_soon", user, time=when, sign=sign), credentials
+    return found("reviewer.credential", user, crt=crt.name, key=key.name, user=user), credentials
 
 
 def _sign(user: str, folder: Path) -> str:

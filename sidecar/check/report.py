@@ -8,13 +8,16 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from sidecar.teleport.findings import Finding
+from sidecar.teleport.findings import Finding, teller
 
 _WORDS = {"ok": "ok", "warning": "warning", "failure": "FAILURE"}
 _INDENT = " " * 8
 # Where nothing better can be said.
 TELEPORT_LOG = "Look at the log of the Auth Service."
 MATTERMOST_LOG = "Run the check again; look at the log of Mattermost."
+
+
+found = teller("sidecar.check")
 
 
 def ok(id: str, subject: str, message: str) -> Finding:

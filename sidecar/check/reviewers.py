@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from sidecar.check.report import MATTERMOST_LOG, failure, ok, sentence, warning
+from sidecar.check.report import MATTERMOST_LOG, failure, found, sentence
 from sidecar.config import Config, Reviewer
 from sidecar.errors import LinkError, PostRejected
 from sidecar.mattermost.client import MattermostClient
@@ -16,12 +16,8 @@ from sidecar.model import User
 from sidecar.reconcile.people import People, address_risk
 from sidecar.teleport.findings import Finding
 
-_PROBLEMS = {
-    "bot": "This is a bot account; only people review.",
-    "deactivated": "This account is deactivated.",
-    "guest": "This is a guest account; guests do not review.",
-    "remote": "This account is of another Mattermost; only people of this one review.",
-}
+# Each has its sentence.
+_PROBLEMS = frozenset({"bot", "deactivated", "guest", "remote"})
 
 
 class Account(msgspec.Struct):
@@ -38,26 +34,23 @@ async def check_reviewer(client: MattermostClient, account: Account) -> list[Fin
     subject = f"@{account.name}"
     people = People(client, {account.name: Reviewer(user=account.user, id=account.id)})
     try:
-        account.found = found = await (
+        account.found = person = await (
             client.user(account.id) if account.id else client.user_by_username(account.name)
         )  # fmt: skip
-        problem = "unknown" if found is None else (await people.find(found.id)).problem
+        problem = "unknown" if person is None else (await people.find(person.id)).problem
     except (LinkError, PostRejected) as exc:
         return [failure("reviewer.account.unanswered", subject, sentence(str(exc)), MATTERMOST_LOG)]
-    if found is None:
-        what = f"No user has the id {account.id}." if account.id else "There is no user of this name."
-        fix = (
-            f"Write the line in [reviewers] as username = {json.dumps(account.user)}, with the username from their "
-            "profile in Mattermost; sidecar check --pin then prints it with the id."
-        )
-        return [failure("reviewer.account.unknown", subject, what, fix)]
+    if person is None:
+        which = "id" if account.id else "name"
+        return [found(f"reviewer.account.unknown+{which}", subject, id=account.id, user=json.dumps(account.user))]
+    if problem in _PROBLEMS:
+        return [found(f"reviewer.account.{problem}", subject)]
     if problem:
-        message = _PROBLEMS.get(problem, f"This account cannot review: {problem}.")
+        message = f"This account cannot review: {problem}."
         return [failure(f"reviewer.account.{problem}", subject, message, "Correct or remove the line in [reviewers].")]
-    if account.id and found.username != account.name:
-        message = f"The account with this id is now @{found.username}; the id counts, the name is only a label."
-        return [warning("reviewer.account.renamed", subject, message, to_toml([account]))]
-    return [ok("reviewer.account", subject, f"An active account, taken for {account.user} on Teleport.")]
+    if account.id and person.username != account.name:
+        return [found("reviewer.account.renamed", subject, name=person.username, line=to_toml([account]))]
+    return [found("reviewer.account", subject, user=account.user)]
 
 
 def judge_identity(config: Config, settings: dict[str, str]) -> Iterator[Finding]:
@@ -68,8 +61,7 @@ def judge_identity(config: Config, settings: dict[str, str]) -> Iterator[Finding
         fix = 'Or set identity = "map" and name the reviewers in [reviewers].'
         yield failure("reviews.identity.unsafe", "reviews.identity", sentence(risk), fix)
     else:
-        message = "The settings of Mattermost make email addresses trustworthy."
-        yield ok("reviews.identity", "reviews.identity", message)
+        yield found("reviews.identity", "reviews.identity")
 
 
 def to_toml(accounts: Iterable[Account]) -> str:

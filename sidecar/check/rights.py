@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from sidecar.check.report import count, failure, ok, warning
+from sidecar.check.report import count, found
 from sidecar.config.checks import doubt
 from sidecar.decisions.record import KEY, Record, decode
 from sidecar.model import PENDING, AccessRequest, Ping, PluginData
@@ -19,8 +19,6 @@ from sidecar.teleport.findings import Finding, shown
 from sidecar.teleport.x509 import CertificateFacts
 
 _DENIED = re.compile(r'access denied to perform action "(\w+)" on "(\w+)"')
-_REQUESTS = "  - resources: [access_request]\n    verbs: [list, read]"
-_PLUGIN_DATA = "  - resources: [access_plugin_data]\n    verbs: [list, read, update]"
 _DAY = 86_400.0
 _SKEW_SECONDS = 60.0
 _OLDEST = 7
@@ -54,10 +52,9 @@ def version_of(info: Ping) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def rule(roles: tuple[str, ...], lines: str) -> str:
-    """The fix: what a role of ours has to allow."""
-    which = f"the role {shown(roles[0])}" if len(roles) == 1 else f"one of our roles ({shown(*roles)})"
-    return f"Add to allow.rules of {which}; sidecar configure --rbac prints all of it:\n{lines}"
+def role_of(roles: tuple[str, ...]) -> str:
+    """Which role of ours has to allow more."""
+    return f"the role {shown(roles[0])}" if len(roles) == 1 else f"one of our roles ({shown(*roles)})"
 
 
 def judge(answers: Answers, now: float) -> list[Finding]:
@@ -77,9 +74,7 @@ def _user(answers: Answers) -> Iterator[Finding]:
     """A deleted user fails every call alike."""
     if answers.user_deleted:
         user = shown(answers.ours.user)
-        message = f"Teleport no longer has our user {user}: every call with these credentials fails."
-        fix = "Create the user again (sidecar configure --rbac prints it), or sign credentials for one that exists."
-        yield failure("teleport.user_deleted", user, message, fix)
+        yield found("teleport.user_deleted", user, user=user)
 
 
 def _server(answers: Answers) -> Iterator[Finding]:
@@ -87,17 +82,12 @@ def _server(answers: Answers) -> Iterator[Finding]:
     if info is None:
         return
     version, cluster = shown(info.server_version), shown(info.cluster)
-    yield ok("teleport.ping", addr, f"Teleport {version} of cluster {cluster} answers.")
+    yield found("teleport.ping", addr, version=version, cluster=cluster)
     if info.cluster != answers.ours.cluster:
-        message = f"Ping says cluster {cluster}, but our certificate is of cluster {shown(answers.ours.cluster)}."
-        fix = "Set addr in [teleport] to the Auth Service of our cluster, or sign new credentials there."
-        yield failure("teleport.ping.other_cluster", addr, message, fix)
+        yield found("teleport.ping.other_cluster", addr, cluster=cluster, ours=shown(answers.ours.cluster))
     major, _ = version_of(info)
-    if not major:
-        yield warning("teleport.version.unknown", addr, f"{version} is not a version that the sidecar can read.")
-    elif major < _OLDEST:
-        message = f"Teleport {version} is older than 7, the oldest that the sidecar knows."
-        yield failure("teleport.version.too_old", addr, message, "Upgrade Teleport.")
+    if major < _OLDEST:
+        yield found(f"teleport.version.{'too_old' if major else 'unknown'}", addr, version=version)
 
 
 def _clock(answers: Answers, now: float) -> Iterator[Finding]:
@@ -106,60 +96,40 @@ def _clock(answers: Answers, now: float) -> Iterator[Finding]:
         return
     newest = max((request.created or 0.0 for request in answers.requests), default=0.0)
     if newest - now > _SKEW_SECONDS:
-        message = (
-            f"Our clock is at least {int(newest - now)} s behind Teleport's: the newest access request was made that "
-            "far in the future."
-        )
-        fix = "Compare `date -u` on both hosts and let NTP set them."
-        yield warning("teleport.clock", answers.addr, message, fix)
-        return
-    requests = count(len(answers.requests), "access request")
-    message = (
-        f"Our clock is not behind Teleport's, judged by our certificate and {requests}. Teleport does not report its "
-        "time, so a fast local clock cannot be detected."
-    )
-    yield ok("teleport.clock", answers.addr, message)
+        yield found("teleport.clock+behind", answers.addr, seconds=int(newest - now))
+    else:
+        yield found("teleport.clock", answers.addr, requests=count(len(answers.requests), "access request"))
 
 
 def _watch(answers: Answers) -> Iterator[Finding]:
-    roles = answers.ours.roles
     if answers.watched:
-        yield ok("teleport.rights.watch", answers.addr, "We may watch access requests.")
+        yield found("teleport.rights.watch", answers.addr)
     elif detail := answers.denials.get("teleport.rights.watch"):
-        message = f"We may not watch access requests: {_words(detail)}."
-        yield failure("teleport.rights.watch", answers.addr, message, rule(roles, _REQUESTS))
+        role = role_of(answers.ours.roles)
+        yield found("teleport.rights.watch+denied", answers.addr, words=_words(detail), role=role)
 
 
 def _list(answers: Answers, now: float) -> Iterator[Finding]:
     """A missing `list` is no error in Teleport: it shows nothing, or what we may review. Plugin data shows it."""
-    id, addr, roles = "teleport.rights.list", answers.addr, answers.ours.roles
-    denied = answers.denials.get(id) or answers.denials.get("teleport.plugin_data", "")
-    found = _DENIED.search(denied)
-    if found and found[1] == "list":
+    addr, role = answers.addr, role_of(answers.ours.roles)
+    denied = answers.denials.get("teleport.rights.list") or answers.denials.get("teleport.plugin_data", "")
+    match = _DENIED.search(denied)
+    if match and match[1] == "list":
         # `list` on access_request would do for plugin data too, so it is missing there as well.
-        message = (
-            f"We may not list access requests, and Teleport hides them without an error: {_words(denied)}, which "
-            "list on access_request would allow."
-        )
-        yield failure(id, addr, message, rule(roles, _REQUESTS))
+        yield found("teleport.rights.list+denied", addr, words=_words(denied), role=role)
         return
     if answers.requests is None:
         return
-    still_open = [data.request_id for data in answers.records or () if _is_open(data, now)]
+    still_open = sum(_is_open(data, now) for data in answers.records or ())
     if answers.requests:
         pending = sum(request.state == PENDING for request in answers.requests)
-        yield ok(
-            id, addr, f"Teleport lists {count(len(answers.requests), 'access request')}, {pending} of them pending."
+        yield found(
+            "teleport.rights.list", addr, requests=count(len(answers.requests), "access request"), pending=pending
         )
     elif still_open:
-        message = (
-            f"Teleport lists no access request, but {len(still_open)} of those that the sidecar announced should be "
-            "there: without the verb list Teleport hides them without an error."
-        )
-        yield failure(id, addr, message, rule(roles, _REQUESTS))
+        yield found("teleport.rights.list+hidden", addr, number=still_open, role=role)
     else:
-        message = "Teleport lists no access request now. Without the verb list it would say the same."
-        yield ok(id, addr, message)
+        yield found("teleport.rights.list+none", addr)
 
 
 def _is_open(data: PluginData, now: float) -> bool:
@@ -168,18 +138,20 @@ def _is_open(data: PluginData, now: float) -> bool:
 
 
 def _records(answers: Answers, now: float) -> Iterator[Finding]:
-    name, addr, roles = answers.plugin_name, answers.addr, answers.ours.roles
+    addr, role = answers.addr, role_of(answers.ours.roles)
     if detail := answers.denials.get("teleport.plugin_data"):
-        message = f"We may not read plugin data: {_words(detail)}."
-        yield failure("teleport.rights.plugin_data.read", addr, message, rule(roles, _PLUGIN_DATA))
+        yield found("teleport.rights.plugin_data.read+denied", addr, words=_words(detail), role=role)
     elif answers.records is not None:
-        message = f"We may read plugin data. {count(len(answers.records), 'record')} under the plugin name {name}."
-        yield ok("teleport.rights.plugin_data.read", addr, message)
+        yield found(
+            "teleport.rights.plugin_data.read",
+            addr,
+            records=count(len(answers.records), "record"),
+            name=answers.plugin_name,
+        )
     if detail := answers.denials.get("teleport.rights.plugin_data"):
-        message = f"We may not save plugin data, where the sidecar remembers what it posted: {_words(detail)}."
-        yield failure("teleport.rights.plugin_data.update", addr, message, rule(roles, _PLUGIN_DATA))
+        yield found("teleport.rights.plugin_data.update+denied", addr, words=_words(detail), role=role)
     elif answers.may_update:
-        yield ok("teleport.rights.plugin_data.update", addr, "We may save plugin data.")
+        yield found("teleport.rights.plugin_data.update", addr)
     yield from _official_plugin(answers, now)
 
 
@@ -192,18 +164,9 @@ def _official_plugin(answers: Answers, now: float) -> Iterator[Finding]:
         and ("messages" in data.data or "user" in data.data)
         and made.get(data.request_id, 0.0) > now - _DAY
     ]
-    if not theirs:
-        return
-    name = answers.plugin_name
-    message = (
-        f"The official plugin has announced {len(theirs)} of today's access requests under the plugin name {name}, "
-        f"the last of them made {count(int(max(0.0, now - max(theirs)) // 60), 'minute')} ago."
-    )
-    fix = (
-        "Never run both under one plugin name: stop the official plugin (systemctl stop teleport-mattermost), or set "
-        "plugin_name in [teleport]. If it is stopped already, all is well: the sidecar takes its requests over."
-    )
-    yield warning("teleport.official_plugin", name, message, fix)
+    if theirs:
+        name, minutes = answers.plugin_name, count(int(max(0.0, now - max(theirs)) // 60), "minute")
+        yield found("teleport.official_plugin", name, name=name, number=len(theirs), minutes=minutes)
 
 
 def _role_names(answers: Answers) -> Iterator[Finding]:
@@ -214,14 +177,10 @@ def _role_names(answers: Answers) -> Iterator[Finding]:
             continue
         near = difflib.get_close_matches(name.strip().lower(), asked, n=1, cutoff=0.8 if doubt(name) else 1.0)
         if near:
-            message = (
-                f'No request asks for "{name}", but for {shown(asked[near[0]])}; names of roles must match exactly.'
-            )
-            fix = f'Write it in role_to_recipients as "{shown(asked[near[0]])}".'
-            yield warning("role_to_recipients", f'"{name}"', message, fix)
+            yield found("role_to_recipients", f'"{name}"', name=name, near=shown(asked[near[0]]))
 
 
 def _words(detail: str) -> str:
     """Teleport's own words out of ours."""
-    found = _DENIED.search(detail)
-    return found[0] if found else detail
+    match = _DENIED.search(detail)
+    return match[0] if match else detail

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import trio
 
-from sidecar.check.report import count, ok, sentence, warning
+from sidecar.check.report import count, found, sentence
 from sidecar.check.reviewers import Account
 from sidecar.config import Config
 from sidecar.decisions.routing import Routes, RuleBook, Ruled, entry_for, explain, read_rule, routes_of
@@ -21,7 +21,6 @@ from sidecar.teleport.findings import Finding, shown
 from sidecar.teleport.identity import load_credentials
 
 _SECONDS = 3.0
-_RIGHTS = "sidecar configure --rbac prints the rights for it."
 
 Traits = Mapping[str, tuple[str, ...]]
 
@@ -66,19 +65,19 @@ async def read_rules(client: AuthClient, config: Config) -> Read:
     """All rules that name our plugin."""
     if config.rules.mode == "off":
         return Read()
-    found: list[MonitoringRule] = []
+    rules: list[MonitoringRule] = []
     token, problem = "", ""
     try:
         while True:
             page, token = await client.list_rules(token)
-            found += page
+            rules += page
             if not token:
                 break
     except LinkError as exc:
         if exc.reason == "unimplemented":
             return Read(absent=True)
         problem = exc.detail
-    read = (read_rule(rule, config.teleport.plugin_name) for rule in sorted(found, key=lambda rule: rule.name))
+    read = (read_rule(rule, config.teleport.plugin_name) for rule in sorted(rules, key=lambda rule: rule.name))
     return Read(tuple(one for one in read if one is not None), problem)
 
 
@@ -90,13 +89,11 @@ async def who_is_told(config: Config, roles: tuple[str, ...], user: str) -> tupl
             read, traits = await _ask(nursery, config, user)
             nursery.cancel_scope.cancel()
     told = _told(config, read, roles, user, traits)
-    findings = [ok("told", name, f"{why}.") for name, (_, why) in told.items()]
-    if not findings:
-        fix = 'Give the role an entry in [role_to_recipients], or write an entry "*".'
-        findings = [warning("told.nobody", shown(*roles), "Nobody is told.", fix)]
+    findings = [found("told", name, why=why) for name, (_, why) in told.items()] or [
+        found("told.nobody", shown(*roles))
+    ]
     if read.problem:
-        message = f"Access monitoring rules cannot be read, so they may name others: {sentence(read.problem)}"
-        findings.append(warning("told.rules", config.teleport.addr, message, _RIGHTS))
+        findings.append(found("told.rules", config.teleport.addr, problem=sentence(read.problem)))
     return findings, []
 
 
@@ -142,26 +139,19 @@ def _told(
 
 
 def _about_rules(config: Config, read: Read) -> list[Finding]:
-    id, name, mode = "teleport.rules", config.teleport.plugin_name, config.rules.mode
+    name, mode = config.teleport.plugin_name, config.rules.mode
     if mode == "off":
-        return [ok(id, name, 'Access monitoring rules are not used: [rules] mode is "off".')]
+        return [found("teleport.rules+off", name)]
     if read.absent:
-        return [ok(id, name, "This Teleport has no access monitoring rules: the configuration names the recipients.")]
-    rules = count(len(read.rules), "access monitoring rule")
-    findings = [ok(id, name, f'{rules} of Teleport\'s name us; [rules] mode is "{mode}".')]
-    if read.problem:
-        # Who has no rules needs no right to read them.
-        message = (
-            "Access monitoring rules cannot be read, so the configuration's recipients are told: "
-            f"{sentence(read.problem)} Where rules are to count: {_RIGHTS}"
-        )
-        findings = [ok(id, name, message)]
-    for rule in read.rules:
-        if rule.condition is None:
-            message = f"Its recipients and the configuration's are told of every request, because {rule.problem}."
-            fix = "Change the condition (tctl edit access_monitoring_rule), or take the rule away."
-            findings.append(warning(f"{id}.not_evaluable", rule.name, message, fix))
-    return findings
+        return [found("teleport.rules+absent", name)]
+    # Who has no rules needs no right to read them.
+    findings = [
+        found("teleport.rules+unread", name, problem=sentence(read.problem))
+        if read.problem
+        else found("teleport.rules", name, rules=count(len(read.rules), "access monitoring rule"), mode=mode)
+    ]
+    unclear = (rule for rule in read.rules if rule.condition is None)
+    return findings + [found("teleport.rules.not_evaluable", rule.name, problem=rule.problem) for rule in unclear]
 
 
 async def _about_traits(client: AuthClient, config: Config, rules: tuple[Ruled, ...]) -> list[Finding]:
@@ -173,11 +163,7 @@ async def _about_traits(client: AuthClient, config: Config, rules: tuple[Ruled, 
     except LinkRefused as exc:
         if exc.reason != "denied":
             return []
-        message = (
-            "Rules ask for traits of users, which we may not read, so their recipients and the configuration's are "
-            f"told: {sentence(exc.detail)}"
-        )
-        return [warning("teleport.rules.traits", config.teleport.plugin_name, message, _RIGHTS)]
+        return [found("teleport.rules.traits", config.teleport.plugin_name, problem=sentence(exc.detail))]
     except LinkError:
         pass
     return []
@@ -185,17 +171,15 @@ async def _about_traits(client: AuthClient, config: Config, rules: tuple[Ruled, 
 
 def _about_roles(config: Config, read: Read, roles: list[str] | None) -> list[Finding]:
     if roles is None:
-        message = "Who is told for each role is not shown: to list roles takes list and read on role."
-        return [ok("routes", config.teleport.plugin_name, message)]
+        return [found("routes", config.teleport.plugin_name)]
     findings, table = [], routes_of(config).roles
     for role in sorted(roles):
         told = _told(config, read, (role,), "", None)
         if told:
             names = ", ".join(f"{name} ({why})" for name, (_, why) in told.items())
-            findings.append(ok("routes.role", role, f"Requests for it are told to {names}."))
+            findings.append(found("routes.role", role, names=names))
     nobody = [role for role in sorted(roles) if entry_for(role, table) is None]
     if nobody:
-        message = f"No entry matches {count(len(nobody), 'role')} of the cluster: {shown(*nobody)}."
-        fix = 'Where such a role can be requested, give it an entry, or write an entry "*" for all the others.'
-        findings.append(warning("routes.unmatched", "role_to_recipients", message, fix))
+        number = count(len(nobody), "role")
+        findings.append(found("routes.unmatched", "role_to_recipients", number=number, roles=shown(*nobody)))
     return findings

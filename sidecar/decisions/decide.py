@@ -33,7 +33,8 @@ from sidecar.decisions.seen import (
 )
 from sidecar.decisions.view import GONE, TAKEOVER, View
 from sidecar.errors import Conflict, LinkError, RequestGone
-from sidecar.model import EXPIRED, PENDING
+from sidecar.model import EXPIRED, PENDING, Post
+from sidecar.text.card import says_nothing
 
 __all__ = ["Facts", "Memory", "decide", "settled"]
 
@@ -318,7 +319,7 @@ def _rest(view: View, plan: Plan) -> Plan:
         again.append(memory.retry_at)
     else:
         memory = memory.but(retries=0)
-    memory, unheard_of = _heard(view, memory, record)
+    memory, unheard_of = _heard(view, memory.but(proven=_proven(view, record)), record)
     if view.seen.error is not None or unheard_of:
         link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
         again.append(view.now.mono + times.wait(memory.failures, link=link))
@@ -334,6 +335,20 @@ def _rest(view: View, plan: Plan) -> Plan:
         drop=record.done and view.gone,
         strangers=strangers(view.seen, view.memory, record, view.context),
     )
+
+
+def _proven(view: View, record: Record) -> str:
+    """The rules under which every card stands, as far as this process wrote or read it itself; "" where it did not."""
+    rules = view.context.rules_digest
+    cards = (view.seen.cards.get(slot.p, UNASKED) for slot in record.posts if slot.p)
+
+    def known(one: object) -> bool:
+        if isinstance(one, Post):
+            # A card of the version before must be read: what it says depends on its message.
+            return one.mark.rules == rules and not says_nothing(one.message)
+        return one is UNASKED and view.proven
+
+    return rules if all(map(known, cards)) else ""
 
 
 def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:

@@ -161,6 +161,7 @@ class _Builder:
             # What is over now was another request under the same id; this one begins anew, and so does what counts.
             n, since = self._record.n, self._view.chat_ms
             self._record = msgspec.structs.replace(new_record(self._view), n=n, since=since)
+            self._memory = self._memory.but(direct=())
         else:
             self._record = msgspec.structs.replace(self._record, done=True, owe=())
 
@@ -314,9 +315,16 @@ class _Builder:
         )
 
     def _patch(self, position: int, draft: Draft, digest: str, shown: tuple[str, int]) -> bool:
-        """Patch a card that was read, and is one; one that is gone is never made again. Whether it is there."""
+        """Patch a card that was read, and is one; one that is gone is never made again. Whether it is there.
+
+        Where nobody else held the record since, the answer to our own last write is such a reading.
+        """
         slot = self._record.posts[position]
         card = self._view.seen.cards.get(slot.p, UNASKED)
+        if card is UNASKED and not self._end and self._view.proven:
+            adopts = slot.a == ADOPTED and not slot.h
+            self._actions.append(Patch(position, draft, digest, shown, slot.since, message=adopts))
+            return True
         if card is UNASKED:
             self._unread.add(slot.p)
         elif isinstance(card, Post):

@@ -98,7 +98,7 @@ def merge(record: Record, targets: tuple[Target, ...], *, rep: tuple[int, ...]) 
                 refused += 1
             else:
                 slots.append(slot)
-        elif not slots[known].c:
+        elif not slots[known].c or _is_elsewhere(slots[known], target):
             if target.channel_id in channels:
                 del slots[known]
             else:
@@ -106,6 +106,11 @@ def merge(record: Record, targets: tuple[Target, ...], *, rep: tuple[int, ...]) 
                     slots[known], c=target.channel_id, s=_status(target), rep=rep if target.channel_id else ()
                 )
     return msgspec.structs.replace(record, posts=tuple(slots)), refused
+
+
+def _is_elsewhere(slot: Slot, target: Target) -> bool:
+    """Whether a record sends a card that was not posted yet where its recipient is not: anybody may have written it."""
+    return not slot.p and slot.s != "gone" and target.channel_id not in ("", slot.c)
 
 
 def _status(target: Target) -> SlotStatus:
@@ -217,9 +222,17 @@ def _doubles(read: dict[Place, tuple[Post, ...]], bot_id: str, request_id: str) 
 
 
 def still_open(record: Record, state: str) -> tuple[int, ...]:
-    """The positions whose messages do not say yet that a request that is gone ended in `state`."""
+    """The positions whose messages do not say yet that a request that is gone ended in `state`.
+
+    A card may have said so by the clock alone; its thread tells once it is so.
+    """
     return tuple(
         position
         for position, slot in enumerate(record.posts)
-        if (slot.p and slot.s != "gone" and slot.shown[0] != state) or (slot.s == "waiting" and slot.c)
+        if (slot.p and slot.s != "gone" and (slot.shown[0] != state or _owes_end(slot, state)))
+        or (slot.s == "waiting" and slot.c)
     )
+
+
+def _owes_end(slot: Slot, state: str) -> bool:
+    return state == EXPIRED and end_number(state) not in slot.rep

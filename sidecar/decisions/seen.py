@@ -140,6 +140,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     known: bool = False
     text: str | None = None
+    # What it was when a save met another one: whoever wrote that may have deleted the record.
+    last: str | None = None
+    # The rules under which this process wrote or read every card, while `text` was not given away; "" where it did not.
+    proven: str = ""
     mine: bool = False
     silent: bool = False
     foreign: tuple[int, float] | None = None

@@ -37,7 +37,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     `post` is what Mattermost has now, `after` what Teleport has, `error` why it failed, and `ambiguous` that it may
     have been carried out all the same. `attempt` is the last one of a post, `gone` that the post was deleted, `skipped`
-    that it was not tried, `rules` what a patched card says of the rules.
+    that it was not tried, `rules` what a patched card says of the rules, and `at` when it was patched.
     """
 
     post: Post | None = None
@@ -48,6 +48,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     gone: bool = False
     skipped: bool = False
     rules: str = ""
+    at: int = 0
 
 
 class State(NamedTuple):
@@ -125,9 +126,9 @@ def _patched(state: State, action: Patch, result: Result) -> State:
     if result.gone:
         record = due.with_slot(record, action.position, s="gone")
     else:
-        record = due.with_slot(
-            record, action.position, s="posted", h=action.digest, shown=action.shown, since=action.since
-        )
+        # Where the rules are new, words count from when the card says so.
+        since = max(action.since, result.at) if action.since > slot.since else slot.since
+        record = due.with_slot(record, action.position, s="posted", h=action.digest, shown=action.shown, since=since)
         seen = _marked(seen, slot.p, result, action.since)
     return State(seen, record, memory.but(touched=memory.touched - {slot.c}), outcomes)
 

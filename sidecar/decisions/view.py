@@ -64,8 +64,15 @@ class View(NamedTuple):
 
     @property
     def chat_ms(self) -> int:
-        """Now by Mattermost's clock, in milliseconds."""
-        return int((self.now.wall + self.now.offset) * 1000)
+        """Now by Mattermost's clock, in milliseconds, or a second before: that clock is known to half of one."""
+        return int((self.now.wall + self.now.offset - 1) * 1000)
+
+    @property
+    def proven(self) -> bool:
+        """Whether every card is still as this process last wrote or read it, under the rules of now."""
+        memory = self.memory
+        held = memory.text is not None and not memory.doubts and not memory.touched
+        return held and memory.proven == self.context.rules_digest != ""
 
     @property
     def retry_failed(self) -> bool:

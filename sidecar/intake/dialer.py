@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Proven:
+class LastGood:
     """The credentials that worked last, and the state that their files had by then; outlives the link."""
 
     def __init__(self) -> None:
@@ -61,12 +61,12 @@ class Proven:
 class Dialer:
     """Opens connections by `settings`, once `begin` has named who owns what they need.
 
-    `own_user` is who we are, `proven` what worked last.
+    `own_user` is who we are, `last_good` the credentials that worked last.
     """
 
     def __init__(self, settings: TeleportConfig, status: LinkStatus, metrics: Metrics) -> None:
         self.own_user = ""
-        self.proven = Proven()
+        self.last_good = LastGood()
         self._settings = settings
         self._status = status
         self._metrics = metrics
@@ -78,7 +78,7 @@ class Dialer:
         """Dial by these settings from the next `begin` on."""
         before, self._settings = self._settings, settings
         if (before.addr, credential_files(before)) != (settings.addr, credential_files(settings)):
-            self.proven.forget()
+            self.last_good.forget()
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Find the way anew; `nursery` owns what a Proxy needs in between."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Ear:
+class HintConsumer:
     """What `MattermostLink` listens with."""
 
     def __init__(

@@ -14,7 +14,7 @@ from sidecar.intake.keep import one_error, pinging
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sidecar.intake.hints import Ear
+    from sidecar.intake.hints import HintConsumer
     from sidecar.intake.keep import LinkStatus
     from sidecar.mattermost.client import MattermostClient
     from sidecar.mattermost.frames import Hint
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class MattermostLink:
-    """Asks Mattermost who we are, again and again, and holds the websocket where there is an `ear` for it.
+    """Asks Mattermost who we are, again and again, and holds the websocket where there is a `consumer` for its hints.
 
     `bot` is the last answer.
     """
@@ -36,7 +36,7 @@ class MattermostLink:
         status: LinkStatus,
         gate: Gate,
         metrics: Metrics,
-        ear: Callable[[], Ear | None],
+        consumer: Callable[[], HintConsumer | None],
         another: Callable[[], None],
     ) -> None:
         """`another` is called when the token is that of another bot than before."""
@@ -45,7 +45,7 @@ class MattermostLink:
         self._status = status
         self._gate = gate
         self._metrics = metrics
-        self._ear = ear
+        self._consumer = consumer
         self.bot: User | None = None
         # Set once the bot is known for the first time.
         self.known = trio.Event()
@@ -82,36 +82,36 @@ class MattermostLink:
 
     async def _stay(self) -> None:
         times = self._status.times
-        ear = self._ear()
-        if ear is None:
+        consumer = self._consumer()
+        if consumer is None:
             self._status.ready()
             with self._rest():
                 await pinging(self._who, times.ask_every, times.ask_limit, self._status)
-        await self._hold_socket(ear)
+        await self._hold_socket(consumer)
 
-    async def _hold_socket(self, ear: Ear) -> None:
-        await ear.prepare()
+    async def _hold_socket(self, consumer: HintConsumer) -> None:
+        await consumer.prepare()
         hello = trio.CancelScope(deadline=trio.current_time() + self._status.times.hello)
         with hello:
-            async with ear.connect() as events:
+            async with consumer.connect() as events:
                 hello.deadline = math.inf
-                await self._listen(ear, events)
+                await self._listen(consumer, events)
         if hello.cancelled_caught:
             # What a token that is not accepted looks like, too: only a question tells.
             await self._who()
             raise LinkGarbled("mattermost", "no_hello", "the websocket was opened, but Mattermost did not greet")
 
-    async def _listen(self, ear: Ear, events: Events) -> None:
+    async def _listen(self, consumer: HintConsumer, events: Events) -> None:
         """Hints at once, a sweep for what was missed, and the websocket's own proof of life."""
         self._status.ready()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ear.sweep, name="mattermost.sweep")
-            nursery.start_soon(ear.check_identity, name="mattermost.identity")
+            nursery.start_soon(consumer.sweep, name="mattermost.sweep")
+            nursery.start_soon(consumer.check_identity, name="mattermost.identity")
             nursery.start_soon(self._prove, events, name="mattermost.proof")
             async for hint in events:
                 self._metrics.events_total.labels("mattermost", _kind(hint)).inc()
                 self._metrics.last_event_timestamp_seconds.labels("mattermost").set_to_current_time()
-                ear.take(hint, self.bot_id)
+                consumer.take(hint, self.bot_id)
 
     @contextmanager
     def _rest(self) -> Iterator[None]:
@@ -136,7 +136,7 @@ class MattermostLink:
             await self._gate.suspected()
             with self._rest():
                 await self._who()
-            if self._ear() is None:
+            if self._consumer() is None:
                 self._status.answered()
             await trio.sleep(self._status.times.probe)
 

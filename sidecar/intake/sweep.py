@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 import trio
 
+from sidecar.decisions.seen import Context
 from sidecar.errors import LinkError, PostRejected, SidecarError, UnreadableAnswer
+from sidecar.intake.stretch import Stretch
 from sidecar.times import doubled
 
 if TYPE_CHECKING:
@@ -27,14 +29,12 @@ if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.model import Post
     from sidecar.reconcile.heard import Heard
+    from sidecar.text.fields import TextOptions
     from sidecar.times import Times
 
 log = logging.getLogger(__name__)
 
 REACTIONS_AT_ONCE = 100
-PAGE = 200
-MAX_PAGES = 25
-CARDS_A_PAGE = 100
 # Posts of one moment may become visible one after the other.
 OVERLAP_MS = 10_000
 # Direct messages that are taken before another channel has its turn.
@@ -52,41 +52,11 @@ class _Step(NamedTuple):
 
     subject: str
     take: Callable[[], Awaitable[Sequence[_Step]]]
+    # Whether a page of posts is read, for which reactions do not wait, nor it for them.
+    page: bool = False
 
 
 _Steps: TypeAlias = Sequence[_Step]
-
-
-class _Stretch:
-    """What is being read of a channel: back to `until`, and to every card in `unmet`.
-
-    Of a direct channel the messages that may be commands are kept until all is read, and what we said.
-    """
-
-    def __init__(self, channel_id: str, until: float, cards: set[str], *, direct: bool) -> None:
-        self.channel_id = channel_id
-        self.until = until
-        self.cards = cards
-        self.direct = direct
-        self.unmet = set(cards)
-        self.commands: deque[Post] = deque()
-        self.ours: list[Post] = []
-        self.newest = 0
-        self.skipped = False
-        self.page = 0
-        # Cards that are not met on that many pages cost less when their threads are read one by one.
-        self.most = MAX_PAGES + len(cards) // CARDS_A_PAGE
-
-    def over(self, posts: list[Post]) -> bool:
-        """Take a page; whether it was the last one."""
-        self.page += 1
-        self.unmet -= {post.id for post in posts}
-        self.newest = max(self.newest, *(post.create_at for post in posts), 0)
-        # A page that was read in pieces may be shorter than it should.
-        skipped = any(post.skipped for post in posts)
-        self.skipped = self.skipped or skipped
-        end = not posts or (len(posts) < PAGE and not skipped)
-        return end or (min(post.create_at for post in posts) < self.until and not self.unmet)
 
 
 class Sweeper:
@@ -104,6 +74,7 @@ class Sweeper:
         take: Callable[[Post, list[Post]], Awaitable[None]],
         metrics: Metrics,
         *,
+        options: Callable[[], TextOptions],
         linked: Callable[[str], bool],
         known: Callable[[], Awaitable[None]],
         suspect: Callable[[], None],
@@ -114,7 +85,9 @@ class Sweeper:
         self.rules = rules
         self._take = take
         self._metrics = metrics
+        self._options = options
         self._linked = linked
+        followed.swept = "reply" in rules.ways
         self._known = known
         self._suspect = suspect
         self._times = times
@@ -122,6 +95,8 @@ class Sweeper:
         self._cards: dict[str, str] = {}
         self._in_channel: dict[str, set[str]] = {}
         self._direct: set[str] = set()
+        # linked user -> direct channel, where Mattermost lists none
+        self._opened: dict[str, str] = {}
         # card post -> what stood on it at the last look
         self._reactions: dict[str, int] = {}
         # channel -> up to when its posts were read; and the cards that were met on the way
@@ -143,21 +118,26 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Look everywhere once. Nothing that goes wrong in it ends it."""
-        steps = deque([_Step("", self._plan)])
-        while steps:
-            step = steps.popleft()
-            try:
-                # Each goes to the end: whoever has much to be read waits for the others after each page.
-                steps.extend(await step.take())
-            except SidecarError as exc:
-                log.debug("sweep.put_off", extra={"subject": step.subject, "detail": str(exc)})
-                self._put_off(step.subject)
-                self._doubt(exc)
-            except Exception:
-                log.exception("sweep.bug", extra={"subject": step.subject})
-                self._metrics.events_total.labels("mattermost", "bug").inc()
-                self._put_off(step.subject)
-            await trio.sleep(self._times.sweep_pace)
+        queues = deque([_Step("", self._plan)]), deque[_Step]()
+        while any(queues):
+            for queue in filter(None, queues):
+                for step in await self._taken(queue.popleft()):
+                    # At the end: whoever has much to be read waits for the others after each page.
+                    queues[step.page].append(step)
+                await trio.sleep(self._times.sweep_pace)
+
+    async def _taken(self, step: _Step) -> _Steps:
+        try:
+            return await step.take()
+        except SidecarError as exc:
+            log.debug("sweep.put_off", extra={"subject": step.subject, "detail": str(exc)})
+            self._put_off(step.subject)
+            self._doubt(exc)
+        except Exception:
+            log.exception("sweep.bug", extra={"subject": step.subject})
+            self._metrics.events_total.labels("mattermost", "bug").inc()
+            self._put_off(step.subject)
+        return []
 
     # -- what to look at ---------------------------------------------------------------------------------------------
 
@@ -186,22 +166,32 @@ class Sweeper:
             if news or one in self._lively or last.get(one, math.inf if one in replies else 0) > seen:
                 # Where there was no look before: as far back as the cards stand, in direct channels further.
                 until = seen if one in self._read_until or one in self._direct else math.inf
-                stretch = _Stretch(one, until - OVERLAP_MS, news, direct=one in self._direct)
-                steps.append(_Step(one, partial(self._read, stretch)))
+                stretch = Stretch(one, until - OVERLAP_MS, news, direct=one in self._direct)
+                steps.append(_Step(one, partial(self._read, stretch), page=True))
         return steps
 
     async def _last_posts(self) -> dict[str, int]:
         """When something was last posted, by channel; {} where that cannot be had, and all else goes on."""
         try:
             channels = list(await self._reading.my_channels())
+            wanted = not channels and "direct" in self.rules.ways
+            opened = await self._open_direct() if wanted else {}
         except SidecarError as exc:
             # Such as a bot that is in no channel yet, or one that is in too many.
             log.debug("sweep.put_off", extra={"subject": "channels", "detail": str(exc)})
             self._doubt(exc)
             return {}
-        direct = channels if "direct" in self.rules.ways else []
-        self._direct = {one.id for one in direct if one.type == "D" and any(map(self._linked, one.name.split("__")))}
-        return {one.id: one.last_post_at for one in channels}
+        direct = {one.id for one in channels if one.type == "D" and any(map(self._linked, one.name.split("__")))}
+        self._direct = {*direct, *opened} if "direct" in self.rules.ways else set()
+        return opened or {one.id: one.last_post_at for one in channels}
+
+    async def _open_direct(self) -> dict[str, int]:
+        """A bot on no team of a 5.x is told of no channel: those of linked people are opened, to nobody's notice."""
+        for user_id in self.rules.linked.keys() - self._opened.keys():
+            self._opened[user_id] = await self._reading.direct_channel(user_id, self._bot_id)
+            await trio.sleep(self._times.sweep_pace)
+        # When something was posted there is not told either.
+        return dict.fromkeys(self._opened.values(), 2**53)
 
     @property
     def _bot_id(self) -> str:
@@ -288,19 +278,20 @@ class Sweeper:
 
     # -- posts -------------------------------------------------------------------------------------------------------
 
-    async def _read(self, stretch: _Stretch) -> _Steps:
+    async def _read(self, stretch: Stretch) -> _Steps:
         """Read one page of what others posted since the last look."""
         posts = await self._reading.channel_posts(stretch.channel_id, stretch.page)
         over = stretch.over(posts)
+        self._followed.see(posts, Context(bot_id=self._bot_id, options=self._options()))
         self._hear(stretch, posts)
         if not over:
             if stretch.page < stretch.most:
-                return [_Step(stretch.channel_id, partial(self._read, stretch))]
+                return [_Step(stretch.channel_id, partial(self._read, stretch), page=True)]
             for card in stretch.unmet:
                 self._followed.hear(card)
         return await self._take_next(stretch)
 
-    def _hear(self, stretch: _Stretch, posts: list[Post]) -> None:
+    def _hear(self, stretch: Stretch, posts: list[Post]) -> None:
         """Look at the cards that were replied to; keep the direct messages, the oldest first."""
         bot_id = self._bot_id
         for post in posts:
@@ -315,13 +306,13 @@ class Sweeper:
             elif stretch.direct and not post.root_id and not post.skipped and post.create_at >= stretch.until:
                 stretch.commands.appendleft(post)
 
-    async def _take_next(self, stretch: _Stretch) -> _Steps:
+    async def _take_next(self, stretch: Stretch) -> _Steps:
         """Take a few direct messages; when all are taken, the channel is read up to here, what was skipped with it."""
         channel_id = stretch.channel_id
         for _ in range(min(COMMANDS_AT_ONCE, len(stretch.commands))):
             await self._take(stretch.commands.popleft(), stretch.ours)
         if stretch.commands:
-            return [_Step(channel_id, partial(self._take_next, stretch))]
+            return [_Step(channel_id, partial(self._take_next, stretch), page=True)]
         before = self._read_until.get(channel_id)
         self._read_until[channel_id] = max(before or 0, stretch.newest)
         self._lively.discard(channel_id)

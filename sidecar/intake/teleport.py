@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from sidecar.metrics import Metrics
     from sidecar.model import Ping
     from sidecar.reconcile.followed import Followed
-    from sidecar.teleport.client import AuthClient, Event
+    from sidecar.teleport.client import AuthClient
     from sidecar.teleport.credentials import Credentials
+    from sidecar.teleport.streams import Event
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +88,16 @@ class TeleportLink:
     async def _begin(self) -> _Connection:
         """A connection with the credentials in the files; where those are refused, with the ones that worked last."""
         files = signature(self._dialer.files())
-        if self._dialer.proven.credentials is None or self._dialer.proven.files == files:
+        if self._dialer.last_good.credentials is None or self._dialer.last_good.files == files:
             return await self._open(files)
         try:
             return await self._open_watching(files)
         except LinkRefused as exc:
             try:
-                connection = await self._open_watching(files, self._dialer.proven.credentials)
+                connection = await self._open_watching(files, self._dialer.last_good.credentials)
             except LinkRefused:
                 raise exc from None
-            self._dialer.proven.tell_kept(files, exc)
+            self._dialer.last_good.tell_kept(files, exc)
             return connection
 
     async def _open(self, files: list[object], credentials: Credentials | None = None) -> _Connection:
@@ -117,7 +118,7 @@ class TeleportLink:
             self._followed.clear()
             self._listing = Listing(self._followed, self._times)
         self._dialer.adopt(connection.credentials)
-        self._dialer.proven.take(connection.credentials, connection.files)
+        self._dialer.last_good.take(connection.credentials, connection.files)
         self.store.open(connection.client, connection.info)
         self._intake = trio.CancelScope()
         if self._quiet:
@@ -149,7 +150,7 @@ class TeleportLink:
             try:
                 connection = await self._open_watching(seen)
             except LinkError as exc:
-                self._dialer.proven.tell_kept(seen, exc)
+                self._dialer.last_good.tell_kept(seen, exc)
                 if not isinstance(exc, LinkRefused):
                     # Nothing was said against these files: try them again.
                     with trio.move_on_after(self._times.refused_retry):

@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -22,6 +22,7 @@ from sidecar.mattermost import answers, dial
 from sidecar.mattermost.api import MattermostClient
 from sidecar.mattermost.auth import USER_AGENT, Token
 from sidecar.mattermost.codec import decode_error_id
+from sidecar.mattermost.decoder import Items
 from sidecar.mattermost.pace import Lane, Pace, Pause
 from sidecar.mattermost.transport import Progress, Transport
 
@@ -48,6 +49,7 @@ class _Call(Progress, kw_only=True):
     guard: Callable[[], None]
     pause: Pause
     rechecks: Iterator[float]
+    begin: Callable[[], Items[Any]] | None = None
     token: str = ""
 
     def ready(self) -> None:
@@ -99,10 +101,12 @@ class _Rest:
         write: bool = False,
         paced: Lane | None = None,
         guard: Callable[[], None] = lambda: None,
+        items: Callable[[], Items[Any]] | None = None,
     ) -> T:
         """Make one call; waits for pauses, pace and a free connection under the caller's deadline.
 
-        `path` is below /api/v4 and quoted. `guard` is called when all waiting is over and may raise to send nothing.
+        An answer that `items` takes in may be long, and is what `decode` is left out for. `path` is below /api/v4 and
+        quoted. `guard` is called when all waiting is over and may raise to send nothing.
         Raises PostRejected, or LinkLost, LinkRefused, LinkGarbled.
         """
         content = None if body is None else msgspec.json.encode(body)
@@ -114,6 +118,7 @@ class _Rest:
             guard=guard,
             pause=self._pause,
             rechecks=iter(_RECHECK_SECONDS),
+            begin=items,
         )
         while True:
             await self._pause.wait()
@@ -155,7 +160,9 @@ class _Rest:
         try:
             answer = await self._exchange(call)
             outcome = answers.outcome(answer.status_code)
-            return answer, (decode(answer.content),) if answers.is_ok(answer.status_code) else None
+            if not answers.is_ok(answer.status_code):
+                return answer, None
+            return answer, (decode(answer.content) if call.items is None else cast("T", call.items.end()),)
         except LinkGarbled:
             outcome = "garbled"
             raise
@@ -168,6 +175,7 @@ class _Rest:
 
     async def _exchange(self, call: _Call) -> httpx.Response:
         call.token = self._token()
+        call.items = call.begin() if call.begin is not None else None
         request = httpx.Request(
             call.method,
             self._origin,

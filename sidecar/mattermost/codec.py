@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from sidecar.errors import LinkGarbled
-from sidecar.mattermost.decoder import Decoder
+from sidecar.mattermost.decoder import Decoder, Items
 from sidecar.model import Id, Mark, Millis, Post, Reaction, User
 
 # A longer message is cut: no decision with the longest reason that Teleport takes, and no card of anybody's, is longer.
@@ -119,6 +119,8 @@ class _Error(msgspec.Struct):
 class _Object(msgspec.Struct):
     """Any object."""
 
+    update_at: Millis = 0
+
 
 _post = Decoder[_WirePost](_WirePost, "a post")
 _posts = Decoder[_PostList](_PostList, "a list of posts")
@@ -126,7 +128,6 @@ _mark = Decoder[Mark](Mark, "a mark")
 _attachments = Decoder[list[_Attachment]](list[_Attachment], "an attachment")
 _reactions = Decoder[dict[str, list[Reaction] | None]](dict[str, list[Reaction] | None], "a map of reactions")
 _users = Decoder[list[User] | None](list[User] | None, "a list of users")
-_channels = Decoder[list[Channel] | None](list[Channel] | None, "a list of channels")
 _teams = Decoder[list[Team] | None](list[Team] | None, "a list of teams")
 _settings = Decoder[dict[str, str]](dict[str, str], "the client configuration")
 _error = Decoder[_Error](_Error, "an error")
@@ -221,7 +222,14 @@ def decode_users(body: bytes) -> list[User]:
 
 def decode_channels(body: bytes) -> list[Channel]:
     """Decode a list of channels."""
-    return _channels(body) or []
+    items = channels()
+    items.feed(body)
+    return items.end()
+
+
+def channels() -> Items[Channel]:
+    """What decodes a list of channels as it arrives; a bot may be in tens of thousands."""
+    return Items(decode_channel)
 
 
 def decode_teams(body: bytes) -> list[Team]:
@@ -238,6 +246,11 @@ def decode_done(body: bytes) -> bool:
     """Check that an answer without news in it is at least a JSON object, not the page of some proxy."""
     _object(body)
     return True
+
+
+def decode_change(body: bytes) -> int:
+    """Decode when a post was changed, which is all that matters in the answer to a patch."""
+    return _object(body).update_at
 
 
 def decode_error_id(body: bytes) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import trio
 
 from sidecar.errors import PostRejected, UnreadableAnswer
 from sidecar.mattermost import codec
+from sidecar.mattermost.decoder import Items
 from sidecar.mattermost.pace import Lane
 from sidecar.model import Post
 
@@ -49,6 +50,7 @@ class Rest(Protocol):
         write: bool = False,
         paced: Lane | None = None,
         guard: Callable[[], None] = ...,
+        items: Callable[[], Items[Any]] | None = None,
     ) -> T:
         """Make one call and decode its answer."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import ssl
 import zlib
-from typing import Final
+from typing import Any, Final
 
 import h11
 import httpx
@@ -18,7 +18,7 @@ import trio
 
 from sidecar.errors import LinkGarbled, UnreadableAnswer
 from sidecar.mattermost import dial
-from sidecar.mattermost.decoder import HEAD_BYTES
+from sidecar.mattermost.decoder import HEAD_BYTES, Items
 
 # Below the 60 s after which Mattermost and most proxies drop an idle connection.
 _IDLE_SECONDS: Final = 45.0
@@ -26,6 +26,7 @@ _CONNECT_SECONDS: Final = 5.0
 # One read: small enough that an answer in chunks of one byte does not hold the loop.
 _READ_BYTES: Final = 16 * 1024
 _HEADER_BYTES: Final = 64 * 1024
+_PIECE_BYTES: Final = 64 * 1024
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 # Of a refusal nothing but the error's id counts.
 _MAX_REFUSAL_BYTES: Final = 64 * 1024
@@ -38,6 +39,8 @@ class Progress(msgspec.Struct):
     begun: float | None = None
     # Whether anything may have reached the peer.
     sent: bool = False
+    # What takes in the body of a good answer, of any length; without it, that comes as a whole.
+    items: Items[Any] | None = None
 
     def restart(self) -> None:
         """Forget it, for another try."""
@@ -149,11 +152,11 @@ class Transport(httpx.AsyncBaseTransport):
                 raise httpx.RemoteProtocolError("the connection ended before the answer")
             answer = await self._event(connection)
         kept = [(name, value) for name, value in answer.headers if name != b"content-encoding"]
-        body = await self._body(connection, answer)
+        body = await self._body(connection, answer, progress.items)
         return httpx.Response(answer.status_code, headers=kept, content=body)
 
-    async def _body(self, connection: _Connection, answer: h11.Response) -> bytes:
-        """Read and decompress the body; one that is too long only as far as anybody needs it."""
+    async def _body(self, connection: _Connection, answer: h11.Response, items: Items[Any] | None) -> bytes:
+        """Read and decompress the body; one that is too long only as far as anybody needs it, or into `items`."""
         headers = dict(answer.headers)
         unzip = zlib.decompressobj(31) if headers.get(b"content-encoding", b"").lower() == b"gzip" else None
         fine = 200 <= answer.status_code < 300
@@ -161,6 +164,9 @@ class Transport(httpx.AsyncBaseTransport):
         hopeless = int(headers.get(b"content-length", b"0")) > most
         body = bytearray()
         while isinstance(event := await self._event(connection), h11.Data):
+            if items is not None and fine:
+                await self._feed(items, event.data, unzip)
+                continue
             try:
                 # One byte more than allowed is enough to know.
                 body += unzip.decompress(event.data, most + 1 - len(body)) if unzip else event.data
@@ -172,6 +178,17 @@ class Transport(httpx.AsyncBaseTransport):
                     raise UnreadableAnswer("mattermost", "too_large", detail, bytes(body[:HEAD_BYTES]))
                 break
         return bytes(body)
+
+    async def _feed(self, items: Items[Any], data: bytes, unzip: zlib._Decompress | None) -> None:
+        """Hand a long body on in pieces; others have their turn after each."""
+        while data:
+            try:
+                piece = unzip.decompress(data, _PIECE_BYTES) if unzip else data
+            except zlib.error as exc:
+                raise LinkGarbled("mattermost", "body", "the body of an answer cannot be decompressed") from exc
+            data = unzip.unconsumed_tail if unzip else b""
+            items.feed(piece)
+            await trio.lowlevel.checkpoint()
 
     async def _event(self, connection: _Connection) -> h11.Event | type[h11.PAUSED]:
         while (event := connection.http.next_event()) is h11.NEED_DATA:

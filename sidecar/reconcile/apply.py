@@ -35,7 +35,7 @@ PENDING_RETRY_SECONDS = 0.3
 PENDING_ID = "api.post.deduplicate_create_post.pending"
 
 
-class Spot(NamedTuple):
+class PostIdentity(NamedTuple):
     """Where a post goes and what makes it the only one: kind, number or name, channel, root where it is a reply."""
 
     kind: str
@@ -102,7 +102,7 @@ class Applier:
 
     async def _act(self, action: Action) -> Result:
         if isinstance(action, Create | Reply | Answer):
-            return await self._make(*self._spot(action))
+            return await self._make(*self._identity(action))
         if isinstance(action, Patch):
             return await self._patch(action)
         if isinstance(action, Delete):
@@ -121,50 +121,50 @@ class Applier:
 
     # -- posts -------------------------------------------------------------------------------------------------------
 
-    def _spot(self, action: Create | Reply | Answer) -> tuple[Spot, Draft, tuple[str, int]]:
+    def _identity(self, action: Create | Reply | Answer) -> tuple[PostIdentity, Draft, tuple[str, int]]:
         record = self._record
         if isinstance(action, Answer):
             owed = action.owed
-            return Spot("answer", owed.i, owed.c, owed.t), owed.draft, record.seen
+            return PostIdentity("answer", owed.i, owed.c, owed.t), owed.draft, record.seen
         slot = record.posts[action.position]
         if isinstance(action, Create):
-            return Spot(slot.k, 0, slot.c, "", max(slot.a, 0)), action.draft, action.shown
+            return PostIdentity(slot.k, 0, slot.c, "", max(slot.a, 0)), action.draft, action.shown
         kind = "reminder" if action.reminds else "review" if action.number > 0 else "end"
-        return Spot(kind, abs(action.number), slot.c, slot.p, max(slot.a, 0)), action.draft, record.seen
+        return PostIdentity(kind, abs(action.number), slot.c, slot.p, max(slot.a, 0)), action.draft, record.seen
 
-    async def _make(self, spot: Spot, draft: Draft, shown: tuple[str, int]) -> Result:
+    async def _make(self, identity: PostIdentity, draft: Draft, shown: tuple[str, int]) -> Result:
         """Make the one post with this identity."""
-        attempt = spot.attempt
+        attempt = identity.attempt
         pending = False
         for _ in range(MAX_ATTEMPTS):
-            key = post_key(self._record.seed, spot.kind, spot.channel_id, spot.which, attempt)
+            key = post_key(self._record.seed, identity.kind, identity.channel_id, identity.which, attempt)
             try:
                 post = await self._mattermost.create_post(
-                    spot.channel_id,
+                    identity.channel_id,
                     draft,
                     key=key,
                     tm=self._tm(key, shown, 0),
-                    root_id=spot.root_id,
-                    announces=spot.kind in ("card", "requester"),
+                    root_id=identity.root_id,
+                    announces=identity.kind in ("card", "requester"),
                     guard=self._lease.require,
                 )
             except PostRejected as exc:
                 if exc.error_id != PENDING_ID:
-                    self._count(spot.kind, "rejected")
+                    self._count(identity.kind, "rejected")
                     return Result(error=exc, attempt=attempt)
                 # Our own earlier try is still under way there; with the same key we are given its post.
                 pending = True
                 await trio.sleep(PENDING_RETRY_SECONDS)
                 continue
             except LinkError as exc:
-                self._count(spot.kind, "lost")
+                self._count(identity.kind, "lost")
                 return Result(error=exc, ambiguous=pending or _ambiguous(exc), attempt=attempt)
-            if is_ours(post, frozenset((key,)), spot.channel_id, self._context.bot_id):
-                self._count(spot.kind, "ok")
+            if is_ours(post, frozenset((key,)), identity.channel_id, self._context.bot_id):
+                self._count(identity.kind, "ok")
                 return Result(post=post, attempt=attempt)
             # Somebody used our pending_post_id first and we were given their post (observed on 5.37), or the post of
             # this key was deleted: only another key can be sure to post.
-            self._count(spot.kind, "foreign")
+            self._count(identity.kind, "foreign")
             attempt += 1
         if pending:
             lost = LinkLost("mattermost", "pending", "Mattermost is still storing an earlier try", ambiguous=True)
@@ -181,7 +181,7 @@ class Applier:
         message = action.message
         for pause in (*PATCH_RETRY_SECONDS, None):
             try:
-                await self._mattermost.patch_post(
+                at = await self._mattermost.patch_post(
                     slot.p, action.draft, tm=tm, message=message, guard=self._lease.require
                 )
             except PostRejected as exc:
@@ -196,7 +196,7 @@ class Applier:
                 return Result(error=exc, ambiguous=_ambiguous(exc))
             else:
                 self._count("update", "ok")
-                return Result(rules=self._context.rules_digest)
+                return Result(rules=self._context.rules_digest, at=at)
         return Result(error=PostRejected(403, ""))
 
     async def _refused_patch(self, post_id: str, exc: PostRejected) -> Result:

@@ -18,10 +18,11 @@ from sidecar.reconcile.lease import boottime
 
 if TYPE_CHECKING:
     from sidecar.decisions.judge import Expression
+    from sidecar.decisions.record import Record
     from sidecar.model import AccessRequest
 
 # Longer records are read again instead of being kept: a followed request costs at most 2 KB.
-KEEP_RECORD_LENGTH = 1200
+KEEP_RECORD_LENGTH = 600
 # People who are looked up beside what they said, so that a decision waits for one read less.
 MOST_SPEAKERS = 4
 
@@ -57,7 +58,7 @@ class Entry:
         # The number of the last full list that held it, and since when it is followed, by CLOCK_BOOTTIME.
         self.mark = 0
         self.since = boottime()
-        # The text of its record as a listing showed it.
+        # The text of its record as a listing showed it; "" for one that is read again.
         self.offered: str | None = None
         # -- hints: somebody may have said something, these people it seems; and direct messages that name it
         self.hinted = False
@@ -65,10 +66,15 @@ class Entry:
         self.direct: tuple[Expression, ...] = ()
         # A recipient of it is back: what failed is due now.
         self.retry = False
-        # -- its worker's: what it remembers; and where the request can be seen, as (post, channel) of each card
+        # -- its worker's: what it remembers; and where the request can be seen, card posts and their channels in turn
         self.memory = _FRESH
-        self.cards: tuple[tuple[str, str], ...] = ()
+        self.cards: tuple[str, ...] = ()
         self.own = ""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Where it can be seen."""
+        return (*dict.fromkeys(self.cards[1::2]), *([self.own] if self.own else []))
 
     @property
     def facts(self) -> Facts:
@@ -89,6 +95,11 @@ class Entry:
         self.absent_since = math.inf
         self.party = sys.intern(request.user)
         self.expires = math.inf if request.expires is None else request.expires
+
+    def unseen(self, record: Record) -> int:
+        """How many of its cards only this record tells of."""
+        told = set(self.memory.told)
+        return sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
 
     def outdates(self, request: AccessRequest) -> bool:
         """Whether more than this version is known, or it is one of a former request under the same id."""
@@ -117,6 +128,8 @@ class Entry:
         memory = self.memory
         if self.retry:
             memory = memory.but(retries=0)
+        if self.offered == "":
+            self.offered, memory = None, memory.but(known=True)
         if self.hinted:
             direct = (*memory.direct, *(one for one in self.direct if one not in memory.direct))
             memory = memory.but(listen=True, speakers=self.speakers, direct=direct)
@@ -129,3 +142,8 @@ class Entry:
         if memory.text is not None and len(memory.text) > KEEP_RECORD_LENGTH:
             memory = memory.but(text=None)
         self.memory = memory
+
+    def rest(self) -> None:
+        """Nothing has to be looked at for long: a long record that a listing showed is read again, too."""
+        if self.offered and len(self.offered) > KEEP_RECORD_LENGTH:
+            self.offered = ""

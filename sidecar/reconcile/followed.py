@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,6 +37,9 @@ KEEP_WAITING = 1000
 KEEP_REASON_LENGTH = 4096
 # Between two reads of cards that were posted before the start: there may be 500,000, and nobody waits for them.
 CARD_SECONDS = 0.02
+SOON = 10
+LIST_SECONDS = 30.0
+SWEEP_SECONDS = 300.0
 
 DECISIONS, CHANGES, ANNOUNCEMENTS = range(3)
 
@@ -62,7 +66,8 @@ class Followed:
         self._book = book
         self.configure(routes, limits, reminders)
         self._entries: dict[str, Entry] = {}
-        self.heard = Heard(self._entries, self.queue)
+        self.heard = Heard(self._entries, self.queue, times)
+        self._parties: Counter[str] = Counter()
         self._overflowed = False
         self._room = trio.Event()
         self._mark = 0
@@ -82,7 +87,7 @@ class Followed:
         for entry in self._entries.values():
             if cards and entry.cards:
                 entry.memory = entry.memory.but(told=())
-                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) * CARD_SECONDS
+                self._looked_at = max(self._looked_at, trio.current_time()) + len(entry.cards) // 2 * CARD_SECONDS
                 self.queue.add_at(entry.id, self._looked_at)
             else:
                 self.queue.add(entry.id)
@@ -111,7 +116,8 @@ class Followed:
         entry = self._entries.get(key)
         if entry is None or entry.hinted:
             return DECISIONS, ""
-        return (CHANGES, "") if entry.memory.known else (ANNOUNCEMENTS, entry.party)
+        known = entry.memory.known or entry.offered is not None
+        return (CHANGES, "") if known else (ANNOUNCEMENTS, entry.party)
 
     def event(self, event: Put | Delete) -> None:
         """Take one event of the watch."""
@@ -123,7 +129,7 @@ class Followed:
 
     def look(self, request: AccessRequest) -> bool:
         """Take one version of a request; an older one than known is ignored. True for a newer version."""
-        if request.dry_run or (entry := self._follow(request.id)) is None:
+        if request.dry_run or (entry := self._follow(request.id, request.user)) is None:
             return False
         entry.mark = self._mark
         entry.absent_since = math.inf
@@ -133,14 +139,18 @@ class Followed:
         newer = request.version > entry.version or (request.created or 0.0) > entry.created
         if request.created is not None:
             self.booted = max(self.booted, request.created - boottime())
+        self._count(entry, request.user)
         entry.learn(request)
         record = self._settled(entry, request)
         if record is not None:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            reminder = trio.current_time() + due_in(record, trio.current_time() - entry.pending_since, self._reminders)
-            self.queue.add_at(entry.id, min(expiry_look, self._turn(entry, record), reminder))
+            now = trio.current_time()
+            look = min(self._turn(entry, record), now + due_in(record, now - entry.pending_since, self._reminders))
+            if look == math.inf:
+                entry.rest()
+            self.queue.add_at(entry.id, min(expiry_look, look))
             return False
         keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keeps else None
@@ -191,38 +201,64 @@ class Followed:
 
     def drop(self, entry: Entry) -> None:
         """Follow it no longer."""
-        self._entries.pop(entry.id, None)
+        if self._entries.pop(entry.id, None) is not None:
+            self._count(entry, None)
         self.queue.drop(entry.id)
         self.heard.hide_cards(entry)
         if self._overflowed and len(self._entries) < 0.9 * self._limits.open_requests:
             self._overflowed = False
             self._room.set()
 
-    def _follow(self, request_id: str) -> Entry | None:
+    def _follow(self, request_id: str, party: str = "") -> Entry | None:
         entry = self._entries.get(request_id)
         if entry is None:
             if len(self._entries) >= (most := self._limits.open_requests):
                 if not self._overflowed:
                     log.error("requests.too_many", extra={"open_requests": most})
                 self._overflowed = True
-                return None
+                if not self._makes_room(party):
+                    return None
             entry = self._entries[request_id] = Entry(request_id)
             entry.mark = self._mark
+            self._parties[entry.party] += 1
         return entry
+
+    def _count(self, entry: Entry, party: str | None) -> None:
+        """Note whose this is now; None: it is followed no longer."""
+        self._parties[entry.party] -= 1
+        if not self._parties[entry.party]:
+            del self._parties[entry.party]
+        if party is not None:
+            self._parties[party] += 1
+
+    def _makes_room(self, party: str) -> bool:
+        """Leave out the newest request that nobody was told of, of whoever has most: a list brings it again."""
+        greedy = max(self._parties, key=self._parties.__getitem__)
+        if self._parties[greedy] <= self._parties[party] + 1:
+            return False
+        for entry in reversed(self._entries.values()):
+            untold = not entry.memory.known and entry.offered is None and not entry.cards
+            if entry.party == greedy and untold and not self.queue.busy(entry.id):
+                self.drop(entry)
+                return True
+        return False
 
     def _turn(self, entry: Entry, record: Record) -> float:
         """When the cards that only a record tells of are looked at, one request after the other."""
-        told = set(entry.memory.told)
-        unseen = sum(hash(slot.p) not in told for slot in record.posts if slot.s == "posted")
-        if not unseen:
+        cards = entry.unseen(record)
+        if not cards:
             return math.inf
-        self._looked_at = max(self._looked_at, trio.current_time()) + unseen * CARD_SECONDS
-        return self._looked_at
+        now = trio.current_time()
+        self._looked_at = max(self._looked_at, now) + cards * CARD_SECONDS
+        if self._looked_at <= now + SOON * CARD_SECONDS:
+            return self._looked_at
+        # Where there are many, the list goes first, and a sweep, if there is one, sees them in pages.
+        return self._looked_at + (SWEEP_SECONDS if self.heard.swept else LIST_SECONDS)
 
     def _settled(self, entry: Entry, request: AccessRequest) -> Record | None:
         """The record, where nothing can be due but a look at its cards."""
         text = entry.offered or entry.memory.text
-        if text is None or self.queue.busy(entry.id):
+        if not text or self.queue.busy(entry.id):
             return None
         record = decode(text)
         if not isinstance(record, Record):

@@ -5,17 +5,25 @@ A hint says that somebody may have said something: what stands there is read by 
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+import msgspec
+import trio
+
+from sidecar.decisions.proof import is_card
+from sidecar.decisions.record import Record, decode
 from sidecar.once import Bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from sidecar.decisions.judge import Expression
-    from sidecar.decisions.record import Record
+    from sidecar.decisions.seen import Context
+    from sidecar.model import Post
     from sidecar.reconcile.entry import Entry
     from sidecar.reconcile.queue import WorkQueue
+    from sidecar.times import Times
 
 # Somebody may react to a card before its post id is known here; posts of no concern fill this too.
 EARLY_HINTS = 1000
@@ -25,9 +33,12 @@ DIRECT_MESSAGES = 20
 class Heard:
     """Adds to `queue` whatever somebody may have spoken about; `entries` are the followed requests by id."""
 
-    def __init__(self, entries: Mapping[str, Entry], queue: WorkQueue[str]) -> None:
+    def __init__(self, entries: Mapping[str, Entry], queue: WorkQueue[str], times: Times) -> None:
         self.queue = queue
         self._entries = entries
+        self._times = times
+        # Whether somebody reads the channels with cards, and shows what stands there to `see`.
+        self.swept = False
         # Card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
@@ -66,13 +77,30 @@ class Heard:
             entry.retry = True
             self.queue.add(request_id)
 
+    def see(self, posts: Iterable[Post], context: Context) -> None:
+        """Take what was read of a channel: a record whose cards are all among it needs no look at them."""
+        for post in posts:
+            entry = self._entries.get(self._cards.get(post.id, ""))
+            if entry is None or not entry.offered or self.queue.busy(entry.id):
+                continue
+            record = decode(entry.offered)
+            ours = msgspec.structs.replace(context, request_id=entry.id)
+            if not isinstance(record, Record):
+                continue
+            for slot in record.posts:
+                if slot.p == post.id and is_card(post, slot, record, ours, None):
+                    entry.keep(entry.memory.but(told=(*entry.memory.told, hash(post.id))))
+            if entry.unseen(record) == 0:
+                entry.rest()
+                self.queue.put_off(entry.id, trio.current_time() + max(entry.over_in(self._times.expiry_grace), 0.0))
+
     def open_cards(self) -> dict[str, str]:
         """Card post -> channel, of all requests that are not resolved."""
         return {
             post: channel
             for entry in self._entries.values()
             if entry.version.rank <= 0
-            for post, channel in entry.cards
+            for post, channel in zip(entry.cards[::2], entry.cards[1::2], strict=True)
         }
 
     def open_requests(self, *, decided: bool = False) -> dict[str, tuple[str, ...]]:
@@ -81,30 +109,31 @@ class Heard:
         With `decided` of those that are resolved, and followed still. The oldest comes first.
         """
         return {
-            entry.id: (*dict.fromkeys(channel for _, channel in entry.cards), *([entry.own] if entry.own else []))
+            entry.id: channels
             for entry in self._entries.values()
-            if (entry.cards or entry.own) and (entry.version.rank > 0) == decided
+            if (entry.version.rank > 0) == decided and (channels := entry.channels)
         }
 
     def cards_of(self, request_id: str) -> tuple[tuple[str, str], ...]:
         """The cards of a request, as (post, channel)."""
         entry = self._entries.get(request_id)
-        return entry.cards if entry is not None else ()
+        return tuple(zip(entry.cards[::2], entry.cards[1::2], strict=True)) if entry is not None else ()
 
     def show_cards(self, entry: Entry, record: Record) -> None:
         """Listen to the cards that stand in `record`, and to what was said on them before we knew of them."""
-        cards = tuple((slot.p, slot.c) for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted")
-        entry.own = next((slot.c for slot in record.posts if slot.k == "requester" and slot.p), "")
+        stand = [slot for slot in record.posts if slot.k == "card" and slot.p and slot.s == "posted"]
+        cards = tuple(text for slot in stand for text in (slot.p, sys.intern(slot.c)))
+        entry.own = next((sys.intern(slot.c) for slot in record.posts if slot.k == "requester" and slot.p), "")
         if cards == entry.cards or self._entries.get(entry.id) is not entry:
             return
         self.hide_cards(entry)
         entry.cards = cards
-        for post_id, _ in cards:
+        for post_id in cards[::2]:
             self._cards[post_id] = entry.id
             if post_id in self._early:
                 self.hear(post_id, self._early.pop(post_id))
 
     def hide_cards(self, entry: Entry) -> None:
         """Listen to the cards of this request no longer."""
-        for post_id, _ in entry.cards:
+        for post_id in entry.cards[::2]:
             self._cards.pop(post_id, None)

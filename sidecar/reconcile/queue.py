@@ -80,6 +80,11 @@ class WorkQueue(Generic[K]):
         if self._timers[0][2] == key:
             self._timer_set.set()
 
+    def put_off(self, key: K, when: float) -> None:
+        """Work on this key at this time of trio's clock, not before, unless it comes in."""
+        self._due.pop(key, None)
+        self.add_at(key, when)
+
     async def get(self, lanes: int | None = None) -> K:
         """The next key, of the first `lanes` only where that is given; it is busy until `done`."""
         while True:

@@ -134,9 +134,11 @@ class Visit:
         log.debug("request.postponed", extra={"request_id": self._entry.id, "detail": str(exc)})
         memory, now = self._memory, trio.current_time()
         if isinstance(exc, Conflict | LeaseLost) and not self._acted:
-            return Plan(memory=memory.but(text=None, known=True, mine=False), again_at=now)
+            return Plan(
+                memory=memory.but(text=None, last=self.lease.saved or memory.last, known=True, mine=False), again_at=now
+            )
         if self._seen.held or isinstance(exc, LinkError | Conflict | LeaseLost):
-            memory = self.broken_off(overtaken=isinstance(exc, LeaseLost))
+            memory = self.broken_off(overtaken=isinstance(exc, LeaseLost)).but(last=self.lease.saved or memory.last)
         self.in_trouble = not isinstance(exc, LinkError | Conflict | LeaseLost | RequestGone)
         # Where there is no connection, the link says so for all.
         away = isinstance(exc, LinkError) and exc.reason == "away"
@@ -213,6 +215,12 @@ class Visit:
             self._entry.learn(request)
         if look.request and request is None:
             self._entry.request = None
+        found = self._seen.stored
+        gone = found is None or (isinstance(found, Stored) and not found.text)
+        if look.record and gone and self._memory.last is not None:
+            # The seed is in there, by which our posts are known.
+            kept = stored(self._memory.last)
+            self._seen = self._seen.but(stored=Stored(kept.record, "") if isinstance(kept, Stored) else None)
         if isinstance(self._seen.stored, Stored):
             self._memory = self._memory.but(known=True, mentions=self._memory.mentions or _is_wedge(self._seen.stored))
 
@@ -291,7 +299,7 @@ class Visit:
                 # It is held by us from an earlier visit, and there is nothing left to do.
                 self.lease.saved, self.lease.record = seen.text, plan.record
                 await self.lease.save(release=True)
-            self._memory = memory = memory.but(known=True, text=self.lease.saved)
+            self._memory = memory = memory.but(known=True, text=self.lease.saved, last=None)
         elif seen is not None and seen.text:
             memory = memory.but(known=True, text=seen.text)
         record = plan.record or (seen.record if seen is not None else None)
@@ -310,7 +318,7 @@ def _kept(entry: Entry, memory: Memory) -> Stored | Unreadable | Unknown | None:
     """The record as last known, without asking for it."""
     text = memory.text if memory.known else entry.offered
     entry.offered = None
-    return UNASKED if text is None else stored(text)
+    return stored(text) if text else UNASKED
 
 
 def _is_wedge(one: Stored) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 
-from sidecar.teleport.findings import API_DOMAIN, SET_CLOCKS, Finding, Ours, failure, lower, shown, when
-from sidecar.teleport.way import USE_AUTH_PORT, failed
+from sidecar.teleport.findings import API_DOMAIN, Finding, Ours, found, lower, shown, when
 from sidecar.teleport.x509 import CertificateFacts
 
 # Teleport dates a certificate one minute back (lib/tlsca/ca.go), so a fresh one shows a server clock that is behind.
@@ -21,12 +20,9 @@ def judge_server(addr: str, theirs: CertificateFacts, ours: Ours) -> Finding:
         return _other_cluster(addr, theirs, ours)
     if not claims_to_be_auth(theirs):
         return _not_auth(addr, theirs)
-    message = (
-        f"The Auth Service shows a certificate issued by cluster {shown(theirs.issuer_organisation)} for "
-        f"{shown(*theirs.dns_names, *theirs.ip_addresses)}, from {when(theirs.not_before)} until "
-        f"{when(theirs.not_after)}."
-    )
-    return Finding("teleport.server", "ok", addr, message)
+    cluster, names = shown(theirs.issuer_organisation), shown(*theirs.dns_names, *theirs.ip_addresses)
+    since, until = when(theirs.not_before), when(theirs.not_after)
+    return found("server", addr, cluster=cluster, names=names, since=since, until=until)
 
 
 def claims_to_be_auth(theirs: CertificateFacts) -> bool:
@@ -39,14 +35,15 @@ def judge_names(theirs: CertificateFacts, host: str, port: int, verify: str) -> 
     addr = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     problem, cause = _names_problem(theirs, host)
     if not problem:
-        return Finding("teleport.names", "ok", addr, f"The certificate of the Auth Service is valid for {host}.")
+        return found("names", addr, host=host)
     add = (
         "add the address to /etc/teleport.yaml on the Auth Service host and restart Teleport there:\n"
         f'auth_service:\n  public_addr:\n    - "{addr}"'
     )
     if verify == "hostname":
         avoid = "or check the cluster instead of the address, in the configuration of the sidecar:"
-        return failure(f"names.{cause}", addr, problem, f'Either {add}\n{avoid}\n[teleport]\nverify = "cluster"')
+        fix = f'Either {add}\n{avoid}\n[teleport]\nverify = "cluster"'
+        return Finding(f"teleport.names.{cause}", "failure", addr, problem, fix)
     message = f'{problem}. The sidecar does not mind, because verify = "cluster" asks for {API_DOMAIN}.'
     fix = f'Nothing for the sidecar. For verify = "hostname", and for clients that check the address, {add}'
     return Finding(f"teleport.names.{cause}", "ok", addr, message, fix)
@@ -87,7 +84,7 @@ def judge_untrusted(
 ) -> Finding:
     """Name the cause when OpenSSL did not trust the certificate; nothing in `theirs` is proven."""
     if is_proxy:
-        return failed("server.proxy", addr, names=shown(*theirs.dns_names))
+        return found("server.proxy", addr, names=shown(*theirs.dns_names))
     if not claims_to_be_auth(theirs):
         return _not_auth(addr, theirs)
     if not theirs.not_before <= now <= theirs.not_after:
@@ -95,58 +92,33 @@ def judge_untrusted(
     if theirs.issuer_organisation != ours.cluster:
         return _other_cluster(addr, theirs, ours)
     if verdict.verify_code not in _UNKNOWN_AUTHORITY:
-        return failed("server.untrusted", addr, why=verdict.verify_message)
-    unknown = "x509: certificate signed by unknown authority"
-    holds = f"{ours.files.cas} does not hold the Host CA that signed it"
-    message = f"{unknown}: the certificate at {addr} names our cluster, but {holds}."
-    fix = f"The Host CA was rotated, or the cluster was built anew. {ours.sign_again()}"
-    return failure("server.unknown_authority", addr, message, fix)
+        return found("server.untrusted", addr, why=verdict.verify_message)
+    return found("server.unknown_authority", addr, cas=ours.files.cas, sign_again=ours.sign_again())
 
 
 def _server_out_of_date(addr: str, theirs: CertificateFacts, now: float) -> Finding:
-    clock = f"the clock of this machine says {when(now)}"
     if theirs.not_after < now:
-        message = f"The certificate of the Auth Service expired on {when(theirs.not_after)}; {clock}."
-        return failure("server.expired", addr, message, f"{SET_CLOCKS} If they agree, rotate the Host CA.")
-    message = (
-        f"The certificate of the Auth Service is not valid before {when(theirs.not_before)}; {clock}. "
-        "Our clock is behind, or the other one ahead."
-    )
-    return failure("server.not_yet_valid", addr, message, SET_CLOCKS)
+        return found("server.expired", addr, until=when(theirs.not_after), now=when(now))
+    return found("server.not_yet_valid", addr, since=when(theirs.not_before), now=when(now))
 
 
 def _not_auth(addr: str, theirs: CertificateFacts) -> Finding:
-    message = (
-        f"{addr} is not a Teleport Auth Service: its certificate is for "
-        f"{shown(*theirs.dns_names, *theirs.ip_addresses)}, without {API_DOMAIN}."
-    )
-    return failure("server.not_auth", addr, message, USE_AUTH_PORT)
+    return found("server.not_auth", addr, names=shown(*theirs.dns_names, *theirs.ip_addresses))
 
 
 def _other_cluster(addr: str, theirs: CertificateFacts, ours: Ours) -> Finding:
-    message = (
-        f"The Auth Service at {addr} belongs to cluster {shown(theirs.issuer_organisation)}; our certificate is of "
-        f"cluster {shown(ours.cluster)}."
-    )
-    fix = f"Set addr in [teleport] to the Auth Service of our cluster. Or: {ours.sign_again()}"
-    return failure("server.other_cluster", addr, message, fix)
+    clusters = {"theirs": shown(theirs.issuer_organisation), "ours": shown(ours.cluster)}
+    return found("server.other_cluster", addr, **clusters, sign_again=ours.sign_again())
 
 
 def judge_refusal(addr: str, alert: str, ours: Ours, now: float) -> Finding:
     """Name the cause of a TLS alert about our certificate. Go 1.19 says "bad certificate" for all, 1.26 more."""
-    said = f'The Auth Service refused our certificate (TLS alert "{alert}")'
+    facts = {"alert": alert, "since": when(ours.not_before), "until": when(ours.not_after), "now": when(now)}
+    again = ours.sign_again()
     if ours.not_after <= now:
-        message = f"{said}: it expired on {when(ours.not_after)}."
-        return failure("client.expired", addr, message, ours.sign_again())
+        return found("client.expired", addr, **facts, sign_again=again)
     if ours.not_before > now:
-        message = f"{said}: it is not valid before {when(ours.not_before)}; the clock of this machine says {when(now)}."
-        return failure("client.not_yet_valid", addr, message, SET_CLOCKS)
+        return found("client.not_yet_valid", addr, **facts)
     if alert == "certificate expired" or now - ours.not_before < _FRESH_SECONDS:
-        message = (
-            f"{said}, though it is valid from {when(ours.not_before)} until {when(ours.not_after)} and the clock of "
-            f"this machine says {when(now)}. The two clocks probably differ."
-        )
-        return failure("client.clock", addr, message, f"{SET_CLOCKS} If they agree: {lower(ours.sign_again())}")
-    message = f"{said}: its dates and its cluster are right, so the User CA that signed it is no longer the cluster's."
-    fix = f"The User CA was rotated, or the cluster was built anew. {ours.sign_again()}"
-    return failure("client.unknown_authority", addr, message, fix)
+        return found("client.clock", addr, **facts, sign_again=lower(again))
+    return found("client.unknown_authority", addr, **facts, sign_again=again)

@@ -7,16 +7,16 @@ the one call. Unary calls end by themselves within 10 s, lists within 60 s.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 
 import trio
 
-from sidecar.errors import LinkGarbled, LinkLost, LinkRefused, SidecarError
-from sidecar.model import AccessRequest, Delete, MonitoringRule, Ping, PluginData, Put, Review, RuleDelete, RulePut
+from sidecar.errors import LinkGarbled, LinkRefused, SidecarError
+from sidecar.model import AccessRequest, MonitoringRule, Ping, PluginData, Review
 from sidecar.sliced import sliced
 from sidecar.teleport import codec
-from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, ServerStream, open_channel, open_local_channel
+from sidecar.teleport.bridge import AUTH_SERVICE, Channel, Observe, open_channel, open_local_channel
 from sidecar.teleport.credentials import Credentials, read_credentials
 from sidecar.teleport.findings import API_DOMAIN, shown
 from sidecar.teleport.identity import own_roots
@@ -28,8 +28,8 @@ from sidecar.teleport.status import (
     link_error,
     review_error,
     update_error,
-    watch_error,
 )
+from sidecar.teleport.streams import Event, Requests, events, next_event, streamed
 from sidecar.teleport.tls import dial_through_proxy
 from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
@@ -205,12 +205,12 @@ class AuthClient:
         """
         request = codec.encode_watch(rules=rules and self._major >= _PARTIAL_SUCCESS_SINCE)
         async with self._channel.stream("WatchEvents", request) as stream:
-            init = codec.decode_event(await _next_event(stream))
+            init = codec.decode_event(await next_event(stream))
             if not isinstance(init, codec.Init):
                 raise LinkGarbled("teleport", "no_init", "the watch did not begin with INIT")
             self.watches_rules = init.rules
-            async with aclosing(_events(stream)) as events:
-                yield events
+            async with aclosing(events(stream)) as told:
+                yield told
 
     async def list_rules(self, token: str = "") -> tuple[list[MonitoringRule], str]:
         """A page of the access monitoring rules, at least of those that name our plugin; and the next one's token.
@@ -302,7 +302,7 @@ class AuthClient:
                 raise link_error(exc) from exc
             yield await stack.enter_async_context(aclosing(requests))
 
-    async def _open_either_list(self, stack: AsyncExitStack, request: bytes, seconds: float) -> _Requests:
+    async def _open_either_list(self, stack: AsyncExitStack, request: bytes, seconds: float) -> Requests:
         """V2 came with Teleport 10, the other one went with 14. Remembered, and found out anew after an upgrade."""
         legacy = self._legacy_list
         try:
@@ -314,7 +314,7 @@ class AuthClient:
             self._legacy_list = not legacy
             return await self._open_list(stack, request, seconds, legacy=not legacy)
 
-    async def _open_list(self, stack: AsyncExitStack, request: bytes, seconds: float, *, legacy: bool) -> _Requests:
+    async def _open_list(self, stack: AsyncExitStack, request: bytes, seconds: float, *, legacy: bool) -> Requests:
         if legacy:
             try:
                 answer = await self._channel.unary("GetAccessRequests", request, seconds=seconds)
@@ -324,35 +324,4 @@ class AuthClient:
                 answer = await self._wide("GetAccessRequests", request)
             return sliced(codec.decode_requests(answer))
         stream = await stack.enter_async_context(self._channel.stream("GetAccessRequestsV2", request, seconds=seconds))
-        return _streamed(await stream.receive(), stream)
-
-
-Event = Put | Delete | RulePut | RuleDelete
-_Requests = AsyncGenerator[AccessRequest, None]
-
-
-async def _streamed(message: bytes | None, stream: ServerStream) -> _Requests:
-    while message is not None:
-        yield codec.decode_request(message)
-        try:
-            message = await stream.receive()
-        except CallFailed as exc:
-            raise link_error(exc) from exc
-
-
-async def _events(stream: ServerStream) -> AsyncGenerator[Event, None]:
-    while True:
-        event = codec.decode_event(await _next_event(stream))
-        if isinstance(event, Event):
-            yield event
-
-
-async def _next_event(stream: ServerStream) -> bytes:
-    try:
-        message = await stream.receive()
-    except CallFailed as exc:
-        raise watch_error(exc) from exc
-    if message is None:
-        # What a slow reader and a reset cache look like from 16 on (lib/auth/grpcserver.go drops the error).
-        raise LinkLost("teleport", "closed", "WatchEvents ended with OK")
-    return message
+        return streamed(await stream.receive(), stream)

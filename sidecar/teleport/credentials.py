@@ -9,12 +9,8 @@ import msgspec
 
 from sidecar.errors import LinkRefused
 from sidecar.files import plain
-from sidecar.teleport.findings import THREE_FILES, Failed, Files, failure, shown
+from sidecar.teleport.findings import THREE_FILES, Failed, Files, found, shown
 from sidecar.teleport.x509 import pem_blocks
-
-_FOLDER = "Correct the path. A container engine makes a folder where the file to be mounted is missing."
-_SWAPPED = "Each file under its own key of [teleport]: client_crt the .crt, client_key the .key, root_cas the .cas."
-_CHOWN = "Give the file to the user that runs the sidecar, for example with chown."
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -55,20 +51,16 @@ def read_pem(path: Path, label: str, files: Files = THREE_FILES) -> bytes:
     try:
         content = plain(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # OpenSSL would call such a key garbled
     except FileNotFoundError as exc:
-        fix = f"Correct the path. Or: {files.sign_again()}"
-        raise Failed(failure("file.missing", subject, f"There is no file {path}.", fix)) from exc
+        raise Failed(found("file.missing", subject, sign_again=files.sign_again())) from exc
     except IsADirectoryError as exc:
-        raise Failed(failure("file.folder", subject, f"{path} is a folder, not a file.", _FOLDER)) from exc
+        raise Failed(found("file.folder", subject)) from exc
     except OSError as exc:
-        message = f"{path} cannot be read: {exc.strerror}."
-        raise Failed(failure("file.unreadable", subject, message, _CHOWN)) from exc
+        raise Failed(found("file.unreadable", subject, why=exc.strerror)) from exc
     if not content.strip():
-        raise Failed(failure("file.empty", subject, f"{path} is empty.", files.sign_again()))
-    labels = [found for found, _ in pem_blocks(content)]
-    if not any(found.endswith(label) for found in labels):
-        if any(found.endswith(("CERTIFICATE", "PRIVATE KEY")) for found in labels):
-            message = f"{path} holds no PEM block {label}, but {shown(*labels)}."
-            raise Failed(failure("file.swapped", subject, message, _SWAPPED))
-        message = f"{path} holds no PEM block {label}".rstrip() + "."
-        raise Failed(failure("file.not_pem", subject, message, files.sign_again()))
+        raise Failed(found("file.empty", subject, sign_again=files.sign_again()))
+    labels = [one for one, _ in pem_blocks(content)]
+    if not any(one.endswith(label) for one in labels):
+        if any(one.endswith(("CERTIFICATE", "PRIVATE KEY")) for one in labels):
+            raise Failed(found("file.swapped", subject, label=label, labels=shown(*labels)))
+        raise Failed(found("file.not_pem", subject, label=f" {label}".rstrip(), sign_again=files.sign_again()))
     return content

@@ -5,8 +5,11 @@ The ids are stable: `teleport.<check>` when it is well, `teleport.<check>.<cause
 
 from __future__ import annotations
 
+import functools
 import shlex
+from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import resources
 from typing import Final, Literal
 
 import msgspec
@@ -16,7 +19,6 @@ from sidecar.teleport.x509 import CertificateFacts
 
 # The name every Auth Service answers to, and the one that Teleport's own clients ask for (api/constants, 7 to 18).
 API_DOMAIN: Final = "teleport.cluster.local"
-SET_CLOCKS: Final = "Compare `date -u` on both hosts and let NTP set them."
 
 _DAY = 86_400
 # Findings that say that a peer is away, not that it says no.
@@ -26,11 +28,14 @@ _AWAY = (
 )
 
 
+Status = Literal["ok", "warning", "failure"]
+
+
 class Finding(msgspec.Struct, frozen=True):
     """The result of one check; `fix` says what to do, "" when there is nothing to do."""
 
     id: str
-    status: Literal["ok", "warning", "failure"]
+    status: Status
     subject: str
     message: str
     fix: str = ""
@@ -80,9 +85,30 @@ class Ours(CertificateFacts, frozen=True, kw_only=True):
         return self.files.sign_again(self.user)
 
 
-def failure(id: str, subject: str, message: str, fix: str) -> Finding:
-    """A finding that stops the sidecar from working."""
-    return Finding(f"teleport.{id}", "failure", subject, message, fix)
+@functools.cache
+def sayings(package: str) -> dict[str, tuple[Status, str, str]]:
+    """What the findings.txt of a package says: status, message and fix by id."""
+    text = resources.files(package).joinpath("findings.txt").read_text(encoding="utf-8")
+    read: dict[str, tuple[Status, str, str]] = {}
+    for saying in text.split("\n\n")[1:]:
+        head, message, *fix = saying.strip("\n").split("\n")
+        status, _, id = head.partition(" ")
+        read[id] = msgspec.convert(status, Status), message, "\n".join(line[2:] for line in fix)
+    return read
+
+
+def teller(package: str, prefix: str = "") -> Callable[..., Finding]:
+    """Return what makes a finding of an id of that file, a subject, and the facts that its sentences name."""
+
+    def found(id: str, subject: str, /, **facts: object) -> Finding:
+        status, *texts = sayings(package)[id]
+        message, fix = (text.format(subject=subject, **facts) for text in texts)
+        return Finding(prefix + id.partition("+")[0], status, subject, message, fix)
+
+    return found
+
+
+found = teller("sidecar.teleport", "teleport.")
 
 
 def to_error(finding: Finding) -> LinkError:
@@ -102,10 +128,10 @@ def shown(*names: str) -> str:
 
 def judge_certificate(ours: Ours, now: float) -> list[Finding]:
     """Say who we are, and what is wrong with the dates. `now` is Unix seconds."""
-    who = f"We are {shown(ours.user)} with the roles {shown(*ours.roles)} on cluster {shown(ours.cluster)}"
     signed = f", signed by {shown(ours.impersonator)}" if ours.impersonator else ""
-    message = f"{who}{signed}, from {when(ours.not_before)} until {when(ours.not_after)}."
-    return [Finding("teleport.certificate", "ok", ours.files.crt, message), *_judge_dates(ours, now)]
+    who = {"user": shown(ours.user), "roles": shown(*ours.roles), "cluster": shown(ours.cluster), "signed": signed}
+    since, until = when(ours.not_before), when(ours.not_after)
+    return [found("certificate", ours.files.crt, **who, since=since, until=until), *_judge_dates(ours, now)]
 
 
 def ending(ours: CertificateFacts, now: float) -> Literal["", "expires_soon", "expires_today"]:
@@ -117,22 +143,15 @@ def ending(ours: CertificateFacts, now: float) -> Literal["", "expires_soon", "e
 
 
 def _judge_dates(ours: Ours, now: float) -> list[Finding]:
-    left = ours.not_after - now
+    left, crt, again = ours.not_after - now, ours.files.crt, ours.sign_again()
+    since, until = when(ours.not_before), when(ours.not_after)
     if left <= 0:
-        message = f"Our certificate expired on {when(ours.not_after)}, {_span(-left)} ago."
-        return [failure("certificate.expired", ours.files.crt, message, ours.sign_again())]
+        return [found("certificate.expired", crt, until=until, ago=_span(-left), sign_again=again)]
     if ours.not_before > now:
-        message = (
-            f"Our certificate is not valid before {when(ours.not_before)}; the clock of this machine says "
-            f"{when(now)}, {_span(ours.not_before - now)} earlier."
-        )
-        return [failure("certificate.not_yet_valid", ours.files.crt, message, SET_CLOCKS)]
+        ahead = _span(ours.not_before - now)
+        return [found("certificate.not_yet_valid", crt, since=since, now=when(now), ahead=ahead)]
     cause = ending(ours, now)
-    if not cause:
-        return []
-    message = f"Our certificate expires on {when(ours.not_after)}, in {_span(left)}; tbot would renew it by itself."
-    fix = ("Do it now: " if cause == "expires_today" else "") + ours.sign_again()
-    return [Finding(f"teleport.certificate.{cause}", "warning", ours.files.crt, message, fix)]
+    return [found(f"certificate.{cause}", crt, until=until, left=_span(left), sign_again=again)] if cause else []
 
 
 def is_own_root(authority: CertificateFacts, ours: CertificateFacts, ca_pins: tuple[str, ...] = ()) -> bool:
@@ -147,15 +166,13 @@ def judge_authorities(authorities: list[CertificateFacts], ours: Ours, ca_pins: 
     clusters = sorted({cluster for authority in authorities for cluster in authority.roles})
     own = [authority for authority in authorities if is_own_root(authority, ours)]
     if any(is_own_root(authority, ours, ca_pins) for authority in own):
-        message = f"{cas} holds {len(authorities)} certificate(s) of the cluster(s) {shown(*clusters)}."
-        return Finding("teleport.authorities", "ok", cas, message)
+        return found("authorities", cas, number=len(authorities), clusters=shown(*clusters))
+    again = ours.sign_again()
     if own:
         pins = shown(*(f"sha256:{authority.spki_sha256}" for authority in own))
-        message = f"{cas} holds no CA with the pin of teleport.ca_pin; those of our cluster have {pins}."
-        fix = f"Correct ca_pin by `tctl status` on the Auth Service host. Or: {ours.sign_again()}"
-        return failure("authorities.not_pinned", cas, message, fix)
-    message = f"Our certificate is of cluster {shown(ours.cluster)}, but {cas} holds only {shown(*clusters)}."
-    return failure("authorities.other_cluster", cas, message, f"{ours.files.of_one_run} {ours.sign_again()}")
+        return found("authorities.not_pinned", cas, pins=pins, sign_again=again)
+    facts = {"cluster": shown(ours.cluster), "clusters": shown(*clusters), "of_one_run": ours.files.of_one_run}
+    return found("authorities.other_cluster", cas, **facts, sign_again=again)
 
 
 def when(seconds: float) -> str:

@@ -13,7 +13,7 @@ from sidecar.errors import LinkRefused
 from sidecar.files import CredentialFiles
 from sidecar.teleport import findings as say
 from sidecar.teleport.credentials import Credentials, read_credentials, read_pem
-from sidecar.teleport.findings import ONE_FILE, THREE_FILES, Failed, Files, Finding, Ours, failure
+from sidecar.teleport.findings import ONE_FILE, THREE_FILES, Failed, Files, Finding, Ours, found
 from sidecar.teleport.x509 import CertificateFacts, certificate_ders, pem_blocks, read_certificate
 
 # OpenSSL's reasons for a key that is not the certificate's; the last one is for a key of another kind.
@@ -56,8 +56,8 @@ def split_identity(data: bytes, ca_pins: tuple[str, ...] = ()) -> Credentials:
     blocks = pem_blocks(data)
     keys = [block for label, block in blocks if label.endswith("PRIVATE KEY")]
     certificates = [block for label, block in blocks if label == "CERTIFICATE"]
-    for found, what in ((keys, "private key"), (certificates, "certificate"), (certificates[1:], "authority")):
-        if not found:
+    for part, what in ((keys, "private key"), (certificates, "certificate"), (certificates[1:], "authority")):
+        if not part:
             raise LinkRefused("teleport", "credentials", f"The identity file holds no {what}.")
     return Credentials(certificates[0], keys[0], b"".join(certificates[1:]), one_file=True, ca_pins=ca_pins)
 
@@ -78,8 +78,8 @@ def check_identity(identity: Path) -> list[Finding]:
         try:
             split_identity(identity.read_bytes())
         except LinkRefused as refused:
-            fix = ONE_FILE.sign_again()
-            finding = failure("file.not_identity", str(identity), refused.detail, fix)
+            id, again = "teleport.file.not_identity", ONE_FILE.sign_again()
+            finding = Finding(id, "failure", str(identity), refused.detail, again)
     return [finding]
 
 
@@ -91,9 +91,8 @@ def _check_file(path: Path, label: str, files: Files = THREE_FILES, *, secret: b
     except Failed as failed:
         return failed.finding
     if secret and mode & stat.S_IRWXO:
-        message = f"Every user of this machine can reach the private key in {path} (mode {mode:04o})."
-        return Finding("teleport.file.world_readable", "warning", subject, message, f"chmod 600 {path}")
-    return Finding("teleport.file", "ok", subject, f"{path} is there and holds a {label.lower()}.")
+        return found("file.world_readable", subject, mode=mode)
+    return found("file", subject, label=label.lower())
 
 
 def check_credentials(credentials: Credentials, now: float) -> list[Finding]:
@@ -112,8 +111,7 @@ def read_ours(credentials: Credentials) -> Ours:
     try:
         return Ours(**msgspec.structs.asdict(read_certificate(credentials.certificate)), files=files)
     except ValueError as exc:
-        message = f"{files.crt} holds no certificate that can be read."
-        raise Failed(failure("certificate.garbled", files.crt, message, files.sign_again())) from exc
+        raise Failed(found("certificate.garbled", files.crt, sign_again=files.sign_again())) from exc
 
 
 def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple[ssl.SSLContext, Ours]:
@@ -123,13 +121,10 @@ def load(credentials: Credentials, now: float, findings: list[Finding]) -> tuple
     findings += say.judge_certificate(ours, now)
     context = new_context(verify_mode=ssl.CERT_REQUIRED)
     _load_key(context, credentials, ours)
-    findings.append(Finding("teleport.key", "ok", files.key, "The key and the certificate belong together."))
+    findings.append(found("key", files.key))
     count = len(certificate_ders(credentials.certificate))
     if count > 1:
-        message = (
-            f"{files.crt} holds {count} certificates; the Auth Service refuses one that comes with intermediaries."
-        )
-        findings.append(failure("certificate.chain", files.crt, message, "Leave only the first one in the file."))
+        findings.append(found("certificate.chain", files.crt, number=count))
     findings.append(_load_authorities(context, credentials, ours))
     return context, ours
 
@@ -146,14 +141,11 @@ def _load_key(context: ssl.SSLContext, credentials: Credentials, ours: Ours) -> 
             context.load_cert_chain(f"/proc/self/fd/{memory}", password="")
     except ssl.SSLError as exc:
         if exc.reason in _MISMATCH:
-            message, fix = "The key is not the one of the certificate.", f"{ours.files.of_one_run} {again}"
-            raise Failed(failure("key.mismatch", key, message, fix)) from exc
-        message = "The key cannot be read: it is broken, or protected by a password."
-        raise Failed(failure("key.garbled", key, message, again)) from exc
+            one_run = ours.files.of_one_run
+            raise Failed(found("key.mismatch", key, of_one_run=one_run, sign_again=again)) from exc
+        raise Failed(found("key.garbled", key, sign_again=again)) from exc
     except OSError as exc:
-        message = f"This process can open nothing more: {exc.strerror}."
-        fix = "Raise its limit of open files (LimitNOFILE, ulimit -n)."
-        raise Failed(failure("connect.resources", key, message, fix)) from exc
+        raise Failed(found("connect.resources", key, why=exc.strerror)) from exc
 
 
 def _load_authorities(context: ssl.SSLContext, credentials: Credentials, ours: Ours) -> Finding:
@@ -164,8 +156,7 @@ def _load_authorities(context: ssl.SSLContext, credentials: Credentials, ours: O
         if roots or not ders:
             context.load_verify_locations(cadata=roots.decode())
     except (ssl.SSLError, ValueError) as exc:
-        message = f"{ours.files.cas} holds no certificate, or one that cannot be read."
-        raise Failed(failure("authorities.garbled", ours.files.cas, message, ours.files.sign_again())) from exc
+        raise Failed(found("authorities.garbled", ours.files.cas, sign_again=ours.files.sign_again())) from exc
     return say.judge_authorities([read_certificate(der) for der in ders], ours, credentials.ca_pins)
 
 

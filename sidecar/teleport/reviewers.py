@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from sidecar.errors import LinkRefused, ReviewRejected
-from sidecar.files import plain
+from sidecar.errors import ConfigError, LinkRefused, ReviewRejected
+from sidecar.files import plain, reviewer_certificates
 from sidecar.teleport.credentials import Credentials, read_credentials
 from sidecar.teleport.identity import check_credentials
 from sidecar.teleport.x509 import read_certificate
@@ -188,7 +188,14 @@ class Reviewers:
 async def open_reviewers(
     folder: Path, root_cas: Path, connect: Connect, *, ca_pins: tuple[str, ...] = ()
 ) -> AsyncIterator[Reviewers]:
-    """Serve the credentials in `folder` until the block ends; nothing is read before it is used."""
+    """Serve the credentials in `folder` until the block ends; nothing is read before it is used, or there is to be.
+
+    Where none is there by now, the log says so: nobody could decide.
+    """
+    try:
+        reviewer_certificates(folder)
+    except ConfigError as exc:
+        log.warning("identities.missing", extra={"detail": exc.problems[0]})
     reviewers = Reviewers(folder, root_cas, ca_pins, connect)
     try:
         yield reviewers

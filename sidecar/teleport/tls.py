@@ -21,9 +21,9 @@ import trio
 from sidecar.files import plain
 from sidecar.teleport.certificates import claims_to_be_auth, judge_names, judge_refusal, judge_server, judge_untrusted
 from sidecar.teleport.credentials import Credentials
-from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, Ours, to_error
+from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, Ours, found, to_error
 from sidecar.teleport.identity import load, new_context
-from sidecar.teleport.way import ProxyPing, failed, judge_proxy, no_handshake, of_legs, way_taken
+from sidecar.teleport.way import ProxyPing, judge_proxy, no_handshake, of_legs, way_taken
 from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
 _DEFAULT_PORT = 3025
@@ -75,7 +75,7 @@ def _through_proxy(peer: _Peer, cluster: str) -> _Peer:
     """The Auth Service behind a Proxy. There is only its own name to ask for; the host is the Proxy's."""
     route = f"teleport-auth@{cluster.encode().hex()}.{API_DOMAIN}"
     if len(route) > 255:
-        raise Failed(failed("proxy.cluster_name", peer.addr))
+        raise Failed(found("proxy.cluster_name", peer.addr))
     return msgspec.structs.replace(peer, server_name=API_DOMAIN, alpn=(route, "h2"))
 
 
@@ -190,7 +190,7 @@ async def _meet(
         shaken = trio.current_time()
         findings += [
             way_taken(peer.addr, connected - began, shaken - connected, is_proxy=peer.is_proxy),
-            Finding("teleport.handshake", "ok", peer.addr, f"{peer.addr} speaks {tls.version()} and HTTP/2."),
+            found("handshake", peer.addr, version=tls.version()),
             judge_server(peer.addr, theirs, ours),
         ]
         if verify:
@@ -205,7 +205,7 @@ def _split(addr: str) -> tuple[str, int]:
     if not colon or addr.endswith("]"):
         host, port = addr, str(_DEFAULT_PORT)
     if not host or "/" in addr or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise Failed(failed("address.invalid", addr))
+        raise Failed(found("address.invalid", addr))
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -215,7 +215,7 @@ def _step(name: Literal["resolve", "connect", "handshake", "client"], peer: _Pee
         with trio.fail_after(peer.seconds):
             yield
     except trio.TooSlowError as exc:
-        raise Failed(failed(f"{name}.timeout", peer.addr, seconds=peer.seconds)) from exc
+        raise Failed(found(f"{name}.timeout", peer.addr, seconds=peer.seconds)) from exc
 
 
 @asynccontextmanager
@@ -229,7 +229,7 @@ async def _open(peer: _Peer) -> trio.SocketStream:
         with _step("resolve", peer):
             await trio.socket.getaddrinfo(peer.host, peer.port)
     except OSError as exc:
-        raise Failed(failed("resolve.unknown_name", peer.addr, host=peer.host, why=exc.strerror)) from exc
+        raise Failed(found("resolve.unknown_name", peer.addr, host=peer.host, why=exc.strerror)) from exc
     try:
         with _step("connect", peer):
             return await trio.open_tcp_stream(peer.host, peer.port)
@@ -242,7 +242,7 @@ def _not_connected(peer: _Peer, exc: OSError) -> Finding:
     reasons = exc.__cause__.exceptions if isinstance(exc.__cause__, ExceptionGroup) else (exc,)
     numbers = {getattr(reason, "errno", None) or 0 for reason in reasons}
     cause = "refused" if numbers == {errno.ECONNREFUSED} else "unreachable"
-    return failed(f"connect.{cause}", peer.addr, why=", ".join(sorted(map(os.strerror, numbers))))
+    return found(f"connect.{cause}", peer.addr, why=", ".join(sorted(map(os.strerror, numbers))))
 
 
 class _Heard(trio.abc.ReceiveStream):
@@ -277,7 +277,7 @@ async def _shake(
             raise Failed(judge_refusal(peer.addr, alert, ours, now)) from exc
         raise Failed(_no_handshake(peer, tls, exc)) from exc
     if tls.selected_alpn_protocol() != "h2":
-        raise Failed(failed("handshake.no_http2", peer.addr))
+        raise Failed(found("handshake.no_http2", peer.addr))
     return tls, _certificate_of(tls)
 
 
@@ -297,7 +297,7 @@ async def _first_word(
     We send nothing at first, because an alert that crosses with our bytes can be lost in a connection reset; and
     nothing at all unless we may `speak`.
     """
-    accepted = Finding("teleport.client", "ok", peer.addr, "The Auth Service accepted our certificate.")
+    accepted = found("client", peer.addr)
     data: bytes | bytearray = b""
     try:
         with trio.move_on_after(peer.seconds / 5) as patience:
@@ -310,8 +310,8 @@ async def _first_word(
                 data = await tls.receive_some(1024)
     except trio.BrokenResourceError as exc:
         alert = _alert(exc.__cause__)
-        return judge_refusal(peer.addr, alert, ours, now) if alert else failed("client.closed", peer.addr), b""
-    return (accepted, bytes(data)) if data else (failed("client.closed", peer.addr), b"")
+        return judge_refusal(peer.addr, alert, ours, now) if alert else found("client.closed", peer.addr), b""
+    return (accepted, bytes(data)) if data else (found("client.closed", peer.addr), b"")
 
 
 async def _why_untrusted(peer: _Peer, verdict: ssl.SSLCertVerificationError, ours: Ours, now: float) -> Finding:
@@ -326,7 +326,7 @@ async def _why_untrusted(peer: _Peer, verdict: ssl.SSLCertVerificationError, our
             theirs = _certificate_of(tls)
             is_proxy = not (peer.is_proxy or claims_to_be_auth(theirs)) and await _webapi_ping(peer, tls) is not None
     except (Failed, trio.BrokenResourceError, ValueError):
-        return failed("server.untrusted", peer.addr, why=verdict.verify_message)
+        return found("server.untrusted", peer.addr, why=verdict.verify_message)
     return judge_untrusted(peer.addr, theirs, ours, is_proxy=is_proxy, verdict=verdict, now=now)
 
 
@@ -338,7 +338,7 @@ async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = Fal
     try:
         context = await trio.to_thread.run_sync(_web_context, ca_file)
     except OSError as exc:
-        raise Failed(failed("proxy.ca_file", str(ca_file), why=exc.strerror or exc)) from exc
+        raise Failed(found("proxy.ca_file", str(ca_file), why=exc.strerror or exc)) from exc
     began = trio.current_time()
     async with _connect(peer) as raw:
         tls = _wrap(raw, context, peer.host)
@@ -349,7 +349,7 @@ async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = Fal
             if not isinstance(exc.__cause__, ssl.SSLCertVerificationError):
                 raise Failed(_no_handshake(peer, tls, exc)) from exc
             if not or_nobody:
-                raise Failed(failed("proxy.untrusted", peer.addr, why=exc.__cause__.verify_message)) from exc
+                raise Failed(found("proxy.untrusted", peer.addr, why=exc.__cause__.verify_message)) from exc
             return None
         if (said := await _webapi_ping(peer, tls)) is None:
             return None

@@ -102,11 +102,19 @@ async def _run(
             cards.append(await seen.heard("posted", request_id, "") - began)
             await trio.sleep(0.5)
             began = trio.current_time()
-            await cluster.review(request_id, cluster.reviewers[0], "DENIED", "not today")
+            await _deny(cluster, request_id)
             changes.append(await seen.heard("post_edited", request_id, "DENIED") - began)
             await trio.sleep(0.5)
         cost = (program.cpu_seconds() - cpu) / each
     return {CARD: median(cards) * 1000, CHANGED: median(changes) * 1000, CPU: cost * 1000}
+
+
+async def _deny(cluster: RealCluster, request_id: str) -> None:
+    """By a review; the community edition has none, so there as an administrator, which changes the card alike."""
+    if cluster.no_reviews:
+        await cluster.resolve(request_id, "DENIED", "not today")
+    else:
+        await cluster.review(request_id, cluster.reviewers[0], "DENIED", "not today")
 
 
 @asynccontextmanager

@@ -191,9 +191,9 @@ class Stage:
 
 @asynccontextmanager
 async def staged(turn: Turn, **auth: Any) -> AsyncIterator[Stage]:
-    """A fresh world for one turn; `auth` goes to its Auth Service."""
+    """A fresh world for one turn; `auth` goes to its Auth Service. The official plugin of 18 needs one of 18."""
     with TemporaryDirectory() as folder:
-        async with world(Path(folder), **auth) as here:
+        async with world(Path(folder), version="18.0.0", **auth) as here:
             yield Stage(here, turn)
 
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -20,8 +21,9 @@ async def test_the_story_with_every_version(version: str, chat_version: str, tmp
     """Asked, reviewed, approved; denied; removed; expired: the same with all."""
     async with (
         world(tmp_path, version=version, chat_version=chat_version) as here,
-        running(here.config(), times=QUICK),
+        running(here.config(), times=msgspec.structs.replace(QUICK, expired=0.2)),
     ):
+        here.auth.expired_seconds = min(here.auth.expired_seconds, 0.5)
         approved, denied, removed = here.ask(3, reason="fix it")
         (expires,) = here.ask(expires_in=1.5)
         await here.told([approved, denied, removed, expires])
@@ -35,6 +37,8 @@ async def test_the_story_with_every_version(version: str, chat_version: str, tmp
         await here.told([denied], "DENIED")
         await here.told([removed], "REMOVED")
         await here.told([expires], "EXPIRED")
+        # 18 goes on to list it; its thread tells once it does not.
+        await here.recorded(lambda: '"done":true' in here.auth.plugin_data(expires)["tm"])
         for request_id in (approved, denied, removed, expires):
             await here.released(request_id)
         said = {card.props["tm"]["id"]: len(here.replies(card)) for card in here.cards()}

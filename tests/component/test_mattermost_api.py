@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from sidecar.errors import LinkLost, LinkRefused, PostRejected
+from sidecar.mattermost import transport
 from sidecar.mattermost.answers import PENDING_ID
 from sidecar.mattermost.client import MattermostClient, open_client
 from sidecar.model import Draft
@@ -164,3 +165,18 @@ async def test_the_servers_own_rate_limit_is_waited_out(
         for number in range(12):
             nursery.start_soon(lambda key: client.create_post(channel.id, DRAFT, key=key, tm=TM), f"k{number}")
     assert len(server.posts(channel)) == 12
+
+
+async def test_a_bot_may_be_in_more_channels_than_are_taken_in_at_once(
+    server: MattermostServer, people: tuple[User, User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reviewer and requester is one more; 5.37 is asked team by team."""
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 10_000)
+    bot, _ = people
+    team = server.add_team("ops", members=people)
+    for n in range(300):
+        server.add_channel(team, f"channel-{n}", members=(bot,))
+    async with client_of(server, bot) as client:
+        found = await client.my_channels()
+        assert len(found) >= 300
+        assert len({one.name for one in found if one.type == "O"}) >= 300

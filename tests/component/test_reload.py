@@ -249,6 +249,22 @@ async def test_a_visit_that_hangs_is_cut_and_made_again(tmp_path: Path) -> None:
         await here.told([request_id], "DENIED")
 
 
+async def test_a_stop_ends_a_reload(tmp_path: Path) -> None:
+    """What is being written is finished and recorded; nothing begins anew."""
+    async with world(tmp_path) as here:
+        async with reloading(here, here.config()) as sidecar:
+            await announced(here)
+            here.chat.late(0.5, method="POST", path=POSTS)
+            (request_id,) = here.ask()
+            await here.told([request_id])
+            sidecar.config = here.config(mattermost__max_connections="3")
+            os.kill(os.getpid(), signal.SIGHUP)
+            await here.recorded(lambda: bool(here.auth.plugin_data(request_id)))
+        assert here.lines.of("process.stopped", complete=True)
+        assert not here.lines.of("config.reloaded")
+        assert '"owner":""' in here.auth.plugin_data(request_id)["tm"]
+
+
 async def test_what_is_owed_is_told_after_all(tmp_path: Path) -> None:
     """Read PENDING, resolved while Mattermost was away, then SIGHUP: whoever was to be told still is."""
     async with world(tmp_path) as here, reloading(here, here.config()) as sidecar:
@@ -266,11 +282,12 @@ async def test_what_is_owed_is_told_after_all(tmp_path: Path) -> None:
         await here.told([owed], "APPROVED")
 
 
+@pytest.mark.patience(60)
 async def test_fifty_reloads_leave_nothing_behind(tmp_path: Path) -> None:
     """Each makes both links and the workers anew."""
     async with world(tmp_path) as here, reloading(here, here.config(**linked(here))) as sidecar:
         first = await announced(here)
-        counts = []
+        files = 0
         for number in range(50):
             changes = linked(here) | {"mattermost__max_connections": str(5 + number % 2)}
             changes["teleport__addr"] = here.auth.addr.replace("127.0.0.1", ("localhost", "127.0.0.1")[number % 2])
@@ -279,7 +296,9 @@ async def test_fifty_reloads_leave_nothing_behind(tmp_path: Path) -> None:
                 await here.lines.heard("link.ready", number + 2, link=link)
             await here.chat.wait_for(lambda: len(here.chat.hub.sockets_of(here.bot.id)) == 1)
             await here.recorded(lambda: here.auth.watchers == 1)
-            counts.append(descriptors())
+            files = max(files, descriptors()) if number < 10 else files
         await here.told([first])
         await announced(here)
-        assert max(counts[40:]) <= max(counts[5:15])
+        # grpcio's core closes its sockets in threads of its own.
+        while descriptors() > files:  # noqa: ASYNC110
+            await trio.sleep(0.01)

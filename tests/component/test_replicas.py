@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from tests.deciding import LISTENING, linked, listening, says, tells
+from tests.patience import patient
 from tests.world import QUICK, World, process, running, world
 
 
@@ -37,7 +38,9 @@ async def test_the_other_one_takes_over_from_a_killed_holder(here: World) -> Non
         await here.watched()
         hung = here.chat.hang(when="before", method="POST", path="/api/v4/posts", times=None)
         ids = here.ask(3)
-        await here.chat.wait_for(lambda: hung.hits == 3)
+        await here.chat.wait_for(lambda: hung.hits >= 3)
+        # A slow machine repeats the first before it claims the last.
+        await here.recorded(lambda: all("tm" in here.auth.plugin_data(request_id) for request_id in ids))
         owners = {json.loads(here.auth.plugin_data(request_id)["tm"])["owner"] for request_id in ids}
         assert len(owners) == 1
         async with running(here.config(teleport__lease="2s"), times=QUICK):
@@ -46,10 +49,10 @@ async def test_the_other_one_takes_over_from_a_killed_holder(here: World) -> Non
             began = trio.current_time()
             first.kill()
             hung.stop()
-            await here.told(ids)
-            seconds = trio.current_time() - began
-            print(f"took over {seconds:.1f} s after the kill, with a lease of 2 s")
-            assert seconds < 12
+            with patient(12) as waiting:
+                await here.told(ids)
+            print(f"took over {trio.current_time() - began:.1f} s after the kill, with a lease of 2 s")
+            assert not waiting.cancelled_caught
             for request_id in ids:
                 await here.released(request_id)
 

@@ -18,8 +18,9 @@ import pytest
 import trio
 import trustme
 
+from sidecar import app
 from tests.patience import Strain, patient
-from tests.schedule import SKEWED, SkewedTime, draw, perform, script
+from tests.schedule import SKEWED, Process, SkewedTime, draw, perform, script
 from tests.world import Lines
 
 AT_ONCE = 5
@@ -43,6 +44,7 @@ def own_clocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give each schedule clocks of its own."""
     for room in SKEWED:
         monkeypatch.setattr(importlib.import_module(f"sidecar.{room}"), "time", SkewedTime)
+    monkeypatch.setattr(app, "_Process", Process)
     yield
     gc.collect()  # here, where what the killed leave behind is expected
 

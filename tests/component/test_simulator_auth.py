@@ -428,3 +428,17 @@ def test_single_sign_on_users_get_no_files(server: AuthServer, tmp_path: Path) -
     server.add_user("sso@example.com", ["reviewer"], sso=True)
     with pytest.raises(Refusal, match="PERMISSION_DENIED: access denied"):
         server.write_credentials(tmp_path, "sso@example.com")
+
+
+def test_one_role_is_read_by_those_who_may(client: Client, server: AuthServer) -> None:
+    """The official plugin asks for each role of a request, goes on where it may not, and gives up at any other no."""
+
+    def ask(name: bytes) -> pb.RoleV6:
+        found: pb.RoleV6 = client.unary("GetRole", pb.GetByName(name=name), pb.RoleV6)
+        return found
+
+    refusal = 'access denied to perform action "read" on "role"'
+    assert failure(lambda: ask(b"dbadmin")) == (grpc.StatusCode.PERMISSION_DENIED, refusal)
+    server.add_role(PLUGIN, rules={"role": ("read",)})
+    assert ask(b"dbadmin").Metadata.Name == b"dbadmin"
+    assert failure(lambda: ask(b"nobody"))[0] is grpc.StatusCode.NOT_FOUND

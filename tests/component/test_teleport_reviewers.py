@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,22 @@ async def test_a_removed_file_ends_an_identity(here: Room, suffix: str, *, used_
 async def test_who_never_had_files_is_no_broken_reviewer(here: Room, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ReviewRejected, match="there are no credentials for"):
         await here.approve(IVAN)
-    assert not caplog.records
+    assert [line.getMessage() for line in caplog.records if line.levelno > 20] in ([], ["identities.missing"])
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "a file"])
+async def test_a_folder_without_reviewers_is_told_of_at_the_start(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "reviewers"
+    if how == "empty":
+        folder.mkdir()
+    elif how == "a file":
+        folder.touch()
+    async with open_reviewers(folder, tmp_path, lambda _: nullcontext()) as pool:  # type: ignore[arg-type, return-value]
+        assert pool.certificates() == {}
+    (line,) = [one.__dict__ for one in caplog.records if one.getMessage() == "identities.missing"]
+    assert str(folder) in line["detail"]
 
 
 async def test_credentials_that_teleport_refuses_are_told_of(here: Room, caplog: pytest.LogCaptureFixture) -> None:

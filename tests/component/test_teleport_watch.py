@@ -13,8 +13,9 @@ import trio
 
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, LinkRefused
 from sidecar.model import Delete, Put
-from sidecar.teleport.client import AuthClient, Event
+from sidecar.teleport.client import AuthClient
 from sidecar.teleport.pb import teleport_pb2 as pb
+from sidecar.teleport.streams import Event
 from tests.teleport_peer import PATIENCE, Context, connect, fail, hang, serve
 
 _FIXTURES = Path(__file__).parents[1] / "data" / "teleport-7.0.0-dev"

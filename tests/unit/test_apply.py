@@ -74,10 +74,11 @@ class Board:
 
     async def patch_post(
         self, post_id: str, draft: Draft, *, tm: dict[str, object], message: bool = False, guard: Any
-    ) -> None:
+    ) -> int:
         await self._begin(guard)
         self.marks.append(tm)
         self.patched.append((post_id, message))
+        return 9
 
     async def delete_post(self, post_id: str, *, guard: Any) -> None:
         await self._begin(guard)
@@ -188,7 +189,7 @@ async def test_how_a_card_is_patched(
     act.board.faults, act.board.stands = faults.copy(), stands
     result = await act.apply(msgspec.structs.replace(PATCH, message=message))
     if isinstance(expected, list):
-        assert (result, act.board.patched) == (Result(rules="rules"), expected)
+        assert (result, act.board.patched) == (Result(rules="rules", at=9), expected)
     else:
         assert type(result.error) is {"refused": PostRejected, "gone": type(None), "lost": LinkLost}[expected]
         assert result.gone == (expected == "gone")

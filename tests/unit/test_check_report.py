@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from string import Formatter
 
 import pytest
 import trio
 import trio.testing
 
 from sidecar.check.report import Step, failure, ok, passed, sentence, side_by_side, to_json, to_lines, warning
+from sidecar.teleport.findings import sayings
+from tests.tree import ROOT
 
 
 def test_a_line_for_each_status_and_the_fix_below() -> None:
@@ -75,3 +80,33 @@ async def test_side_by_side_keeps_order_and_ends_in_time(autojump_clock: trio.te
     found = await side_by_side(steps, 5)
     assert [one.id for one in found] == ["late", "slow", "quick"]
     assert trio.current_time() == pytest.approx(5)
+
+
+def pattern(id: ast.expr) -> str:
+    """What an id can be, as a regular expression."""
+    match id:
+        case ast.JoinedStr(values=parts):
+            return "".join(map(pattern, parts))
+        case ast.IfExp(body=one, orelse=other):
+            return f"(?:{pattern(one)}|{pattern(other)})"
+        case ast.Constant(value=text):
+            return re.escape(str(text))
+        case ast.FormattedValue():
+            return "[a-z_]+"
+    raise AssertionError(f"{ast.unparse(id)}: write the id where it is asked for")
+
+
+@pytest.mark.parametrize("room", ["check", "teleport"])
+def test_each_saying_is_asked_for_with_its_facts(room: str) -> None:
+    """What no type says: an id without a saying, a place in it without a fact."""
+    known, given = sayings(f"sidecar.{room}"), dict[str, set[str]]()
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "sidecar" / room).glob("*.py"))
+    for call in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "found":
+            asked = [id for id in known if re.fullmatch(pattern(call.args[0]), id)]
+            assert asked, ast.unparse(call)
+            for id in asked:
+                given.setdefault(id, set()).update(word.arg or "**" for word in call.keywords)
+    for id, (_, message, fix) in known.items():
+        places = {name for _, name, _, _ in Formatter().parse(message + fix) if name}
+        assert places <= given[id] | {"subject"} or "**" in given[id], id

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecar.check.rights import Answers, judge, rule, version_of
+from sidecar.check.rights import Answers, judge, role_of, version_of
 from sidecar.decisions.record import Record, encode
 from sidecar.model import AccessRequest, Ping, PluginData
 from sidecar.teleport.x509 import CertificateFacts
@@ -157,8 +157,7 @@ def test_what_did_not_answer_is_not_judged() -> None:
 
 
 def test_the_rule_names_our_roles() -> None:
-    assert rule(("a",), "x").startswith("Add to allow.rules of the role a;")
-    assert rule(("a", "b\x1b"), "x").startswith("Add to allow.rules of one of our roles (a, b?);")
+    assert (role_of(("a",)), role_of(("a", "b\x1b"))) == ("the role a", "one of our roles (a, b?)")
 
 
 @pytest.mark.parametrize(

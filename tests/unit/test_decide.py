@@ -409,6 +409,8 @@ def test_before_anything_is_posted(given: dict[str, Any], expected: str) -> None
     # -- the end
     ("gone: the card is read", {"held": True, "gone": True, "record": TOLD}, "read card p1"),
     ("and closed", {"held": True, "gone": True, "record": TOLD, "cards": READ}, "patch ops REMOVED, reply ops -3"),
+    ("said so by the clock before, so its thread is still to be told", {"held": True, "gone": True,
+     "record": record(slot(shown=("EXPIRED", 0))), "cards": READ, "wall": 5000.0}, "patch ops EXPIRED, reply ops -3"),
     ("past its expiry as EXPIRED", {"held": True, "gone": True, "record": TOLD, "cards": READ, "wall": 5000.0},
      "patch ops EXPIRED, reply ops -3"),
     ("a deleted card is none to close", {"held": True, "gone": True, "record": TOLD, "cards": {"p1": None}},
@@ -690,6 +692,16 @@ def test_a_record_alone_tells_nobody(card: Any, expected: str, status: Any) -> N
     assert plan.unproven == (expected == "read ops")
 
 
+def test_a_record_does_not_say_where_a_recipient_is() -> None:
+    """A card that was not posted yet goes where the name leads now; one that stands stays where it is."""
+    plan = ask(**HELD, record=record(Slot(r="ops/x", c="elsewhere")))
+    assert summary(plan) == "post ops"
+    stands = record(slot(), Slot(r="dba/y", c="dba", p="p2", s="posted"))
+    plan = ask(**HELD, record=stands, targets=(OPS, Target("dba/y", "card", "moved")), cards={"p2": AWAY})
+    assert plan.record is not None
+    assert [one.c for one in plan.record.posts] == ["ops", "dba"]
+
+
 def test_who_decided_on_a_second_card_is_asked_to_do_so_again() -> None:
     """Its thread and its reactions go with it; whose review reached Teleport already is asked nothing."""
     second = {Place("ops"): (keyed("p1"), keyed("p2", create_at=6))}
@@ -832,6 +844,40 @@ def test_a_review_that_was_given_here_is_answered_by_the_reply_that_tells_of_it(
     assert [reply.startswith(words) for reply, words in zip(replies, said, strict=True)] == [True, True]
 
 
+OURS: dict[str, Any] = {
+    **HELD, "request": REVIEWED, "record": TOLD, "text": "text", "proven": "now", "rules_digest": "now",
+}  # fmt: skip
+
+
+@table(
+    ("it wrote or read every card itself", {}, "patch ops PENDING, reply ops 1"),
+    ("it did not", {"proven": ""}, "read card p1, reply ops 1"),
+    ("somebody else may have held the record since", {"text": None}, "read card p1, reply ops 1"),
+    ("words count by other rules now", {"proven": "before"}, "read card p1, reply ops 1"),
+    ("something late may have landed", {"doubts": (Doubt(CARD, math.inf, 0),)}, "read thread p1, read card p1"),
+    ("it may show anything", {"touched": frozenset({"ops"})}, "read card p1, reply ops 1"),
+)
+def test_a_card_that_nobody_else_can_have_changed_is_not_read_before_it_is(
+    given: dict[str, Any], expected: str
+) -> None:
+    """The answer to our own write is a reading, as long as nobody else had the record."""
+    assert summary(ask(**OURS | given)) == expected
+
+
+def test_what_was_written_or_read_by_ourselves_is_remembered() -> None:
+    def rests(**given: Any) -> str:
+        plan = ask(**HELD | {"record": TOLD, "rules_digest": "now"} | given)
+        assert plan.over
+        return plan.memory.proven
+
+    assert rests(cards={"p1": keyed("p1", rules="now")}) == "now"
+    assert rests(cards={"p1": keyed("p1", rules="now", message="Access request id-1")}) == ""
+    assert rests(text="text", proven="now") == "now"
+    assert rests(text="text", proven="now", doubts=(Doubt(CARD, math.inf, 0),)) == ""
+    assert rests(proven="now") == ""
+    assert rests() == ""
+
+
 # -- what proves a card ----------------------------------------------------------------------------------------------
 
 UNPROVEN: dict[str, Post] = {
@@ -902,10 +948,10 @@ def test_what_counts_on_a_card(given: dict[str, Any], expected: str) -> None:
 
 def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
     """By Mattermost's clock; what was said before is told to be stale, and counts when it is given again."""
-    given = heard(say(at=2_000_000)) | {"rules_digest": "new", "offset": 1.0}
+    given = heard(say(at=1_999_000)) | {"rules_digest": "new", "offset": 1.0}
     (patch,) = ask(**given).actions
     assert isinstance(patch, Patch)
-    assert patch.since == 2_001_000
+    assert patch.since == 2_000_000, "that clock is known to half a second"
     marked = {
         "record": record(slot(since=patch.since), rules="new", since=patch.since),
         "cards": {"p1": keyed("p1", rules="new", since=patch.since)},
@@ -934,8 +980,8 @@ def test_a_card_of_other_rules_counts_again_from_when_it_was_marked() -> None:
      "posts": {Place("ops"): ()}}, "save, again 30"),
     ("the last look at its places is due", {"record": record(slot(s="gone")), "doubts": (Doubt(CARD, math.inf, 0),)},
      "read thread p1"),
-    ("all is closed, and nothing is posted before that is on record", {"record": record(slot(shown=("EXPIRED", 0)),
-     seen=("EXPIRED", 0))}, "save, again 0.5"),
+    ("all is closed, and nothing is posted before that is on record",
+     {"record": record(slot(shown=("EXPIRED", 0), rep=(-3,)), seen=("EXPIRED", 0))}, "save, again 0.5"),
     ("one that was over has no say in what is news", {"held": False, "record": record(slot(DENIED),
      seen=("DENIED", 2), done=True)}, "take, done"),
 )  # fmt: skip
@@ -946,7 +992,8 @@ def test_another_request_under_the_same_id(given: dict[str, Any], expected: str)
 
 
 def test_another_request_is_announced_anew_with_a_new_seed() -> None:
-    ended = record(slot(shown=("EXPIRED", 0)), seen=("EXPIRED", 0), n=7, seed="old", done=True, dec=(COUNTED,))
+    said = slot(shown=("EXPIRED", 0), rep=(-3,))
+    ended = record(said, seen=("EXPIRED", 0), n=7, seed="old", done=True, dec=(COUNTED,))
     anew = ask(held=True, request=ANOTHER, by_id=True, record=ended).record
     assert anew is not None
     assert (anew.seed, anew.posts, anew.dec, anew.done, anew.q, anew.n) == ("seed", (), (), False, asked(ANOTHER), 7)
@@ -1075,7 +1122,8 @@ def test_how_a_request_that_is_gone_ends(seen: tuple[str, int], wall: float, off
     assert ending.record is not None
     assert ending.record.seen == (state, seen[1])
     assert [one.shown[0] for one in ending.actions if isinstance(one, Patch)] == [state]
-    assert kept(**gone, record=record(slot(shown=(state, 0)), seen=(state, seen[1]))).done
+    ended = slot(shown=(state, 0), rep=(-3,))
+    assert kept(**gone, record=record(ended, seen=(state, seen[1]))).done
 
 
 def test_a_request_is_done_only_when_every_card_says_so() -> None:

@@ -477,7 +477,9 @@ class Process:
             self.peers.request = msgspec.structs.replace(self.peers.request, state=action.state)
             return Result(after=self.peers.request)
         made = self._writing(action)()
-        return Result(rules=self.context.rules_digest) if isinstance(action, Patch) else Result(post=made)
+        if isinstance(action, Patch):
+            return Result(rules=self.context.rules_digest, at=int(self.peers.time * 1000))
+        return Result(post=made)
 
     def _writing(self, action: Action) -> Any:
         """The write as a function, for what it says must not change until it lands."""

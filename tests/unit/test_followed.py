@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+import tracemalloc
+import uuid
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -13,10 +17,11 @@ from trio.testing import MockClock
 
 from sidecar.config.sections import LimitsConfig
 from sidecar.decisions.judge import Expression
-from sidecar.decisions.record import KEY, Record, Slot, encode
+from sidecar.decisions.proof import asked
+from sidecar.decisions.record import KEY, Record, Slot, encode, new_seed, post_key
 from sidecar.decisions.routing import Routes
-from sidecar.decisions.seen import Memory
-from sidecar.model import AccessRequest, Delete, PluginData, Put, Review
+from sidecar.decisions.seen import Context, Memory
+from sidecar.model import AccessRequest, Delete, Mark, PluginData, Post, Put, Review
 from sidecar.reconcile.entry import KEEP_RECORD_LENGTH, MOST_SPEAKERS, Entry
 from sidecar.reconcile.followed import (
     KEEP_WAITING,
@@ -134,6 +139,26 @@ async def test_more_than_can_be_followed_makes_a_list_due_when_there_is_room(fol
         await followed.room_again()
     followed.look(request("11"))
     assert "11" in followed
+
+
+async def test_requesters_take_turns_where_there_is_no_room_for_all(followed: Followed) -> None:
+    """Whoever asks most waits; nobody who was told is left out, and no one is left out for an equal."""
+    bobs = [request(f"bob{n}") for n in range(12)]
+    for one in bobs:
+        followed.look(one)
+    told = followed.get("bob0")
+    assert told is not None
+    told.keep(Memory(known=True))
+    for user in ("carol", "dave", "erin"):
+        for n in range(5):
+            followed.look(request(f"{user}{n}", user=user))
+    asked = [f"{user}{n}" for user in ("bob", "carol", "dave", "erin") for n in range(12)]
+    kept = Counter(one.rstrip("0123456789") for one in asked if one in followed)
+    assert len(followed) == 10
+    assert sorted(kept.values()) == [2, 2, 3, 3]
+    assert "bob0" in followed
+    followed.look(bobs[11])
+    assert len(followed) == 10
 
 
 async def test_a_settled_request_needs_no_worker(followed: Followed) -> None:
@@ -364,3 +389,62 @@ async def test_decisions_go_before_changes_before_announcements(followed: Follow
     followed.queue.add("direct channel")
     order = [await followed.queue.get() for _ in range(6)]
     assert order == ["decision", "direct channel", "change", "bob0", "eve2", "bob1"]
+
+
+# -- many ------------------------------------------------------------------------------------------------------------
+
+
+def planted(name: str, recipients: int) -> tuple[AccessRequest, PluginData, list[Post]]:
+    """A request that was announced before, its record, and the cards as a page shows them."""
+    made = request(name, created=time.time(), expires=time.time() + 3600)
+    seed = new_seed()
+    slots, cards = [], []
+    for n in range(recipients):
+        channel, post_id = f"channel{n}".ljust(26, "0"), f"{name}{n}"[-26:].rjust(26, "p")
+        key = post_key(seed, "card", channel, 0, 0)
+        slots.append(Slot(r="ops/x", c=channel, p=post_id, s="posted", h="h" * 16, shown=("PENDING", 0), since=1))
+        cards.append(Post(post_id, channel, "bot", key=key, mark=Mark(k=key, id=name, q=asked(made))))
+    text = record(seed=seed, posts=tuple(slots), q=asked(made))
+    return made, PluginData(name, {KEY: text}), cards
+
+
+@pytest.mark.parametrize("recipients", [1, 2, 3, 10, 30])
+async def test_a_followed_request_costs_two_kilobytes_and_a_fifth_for_each_more_recipient(recipients: int) -> None:
+    count = 400
+    followed = Followed(Routes(roles={"*": ("ops/x",)}))
+    context = Context(bot_id="bot")
+
+    def know(count: int) -> None:
+        for _ in range(count):
+            made, data, cards = planted(str(uuid.uuid4()), recipients)
+            # As they come from the wire: no text is shared.
+            followed.know(msgspec.convert(msgspec.to_builtins(data), PluginData))
+            followed.look(msgspec.json.decode(msgspec.json.encode(made), type=AccessRequest))
+            followed.heard.see(msgspec.json.decode(msgspec.json.encode(cards), type=list[Post]), context)
+
+    know(100)  # tables grow by leaps
+    gc.collect()
+    tracemalloc.start()
+    try:
+        know(count)
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used / count <= 2048 + (recipients - 1) * 205
+
+
+async def test_cards_that_a_page_shows_need_no_look(autojump_clock: MockClock) -> None:
+    followed = Followed(ROUTES)
+    followed.heard.swept = True
+    context = Context(bot_id="bot")
+    some = [planted(f"r{n}", 1) for n in range(100)]
+    for made, data, _ in some:
+        followed.know(data)
+        assert not followed.look(made)
+    forged = [msgspec.structs.replace(cards[0], user_id="mallory") for _, _, cards in some[90:95]]
+    followed.heard.see([*(cards[0] for _, _, cards in some[:90]), *forged], context)
+    with trio.move_on_after(3000):
+        await followed.queue.run_timers()
+    # Those that were not seen, or turned out to be somebody else's posts.
+    assert {(await take(followed)).id for _ in range(len(followed.queue))} == {f"r{n}" for n in range(90, 100)}

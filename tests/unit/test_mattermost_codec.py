@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tracemalloc
@@ -18,6 +19,7 @@ from sidecar.decisions.judge import FORGED, Rules, find_flaw, read_reactions, re
 from sidecar.decisions.record import Slot
 from sidecar.errors import LinkGarbled, UnreadableAnswer
 from sidecar.mattermost import codec, frames
+from sidecar.mattermost.decoder import Decoder, Items
 from sidecar.model import Mark, Post, Reaction, User
 from sidecar.text.card import close_card, is_of_cluster
 from sidecar.text.command import REASON_BYTES, Decision, parse_direct, parse_thread
@@ -390,3 +392,31 @@ def test_missing_and_unknown_fields_are_no_fault(value: dict[str, Any]) -> None:
     assert post.delete_at == (expected.get("delete_at") or 0)
     assert post.props == set(expected.get("props") or ()) & set(codec.KNOWN_PROPS)
     assert post.remote_id == (expected.get("remote_id") or "")
+
+
+_OBJECTS = st.lists(
+    st.dictionaries(st.text(max_size=5), st.recursive(st.text() | st.integers(), st.lists, max_leaves=5))
+)
+
+
+@given(value=_OBJECTS, cuts=st.lists(st.integers(0, 200), max_size=10), spaced=st.booleans())
+def test_a_list_may_come_in_any_pieces(value: list[dict[str, Any]], cuts: list[int], *, spaced: bool) -> None:
+    body = json.dumps(value, indent=1 if spaced else None, ensure_ascii=spaced).encode()
+    items = Items(Decoder[dict[str, Any]](dict[str, Any], "an object"))
+    places = sorted({0, *cuts, len(body)} & set(range(len(body) + 1)))
+    for begin, end in itertools.pairwise(places):
+        items.feed(body[begin:end])
+    assert items.end() == value
+
+
+@pytest.mark.parametrize("body", [b'[{"id":"a"}', b'[{"id":"a"}]}', b'[{"id":"a"},5]', b'{"id":"a"}', b'"[]"', b""])
+def test_what_is_no_list_of_objects_is_garbled(body: bytes) -> None:
+    with pytest.raises(LinkGarbled):
+        codec.decode_channels(body)
+
+
+@pytest.mark.parametrize("body", [b'[{"id":"' + b"a" * 300_000, b"[" * 300_000, b'{"a":' * 100_000])
+def test_a_list_of_one_thing_too_long_is_not_taken_in(body: bytes) -> None:
+    items = codec.channels()
+    with pytest.raises(UnreadableAnswer):
+        items.feed(body)

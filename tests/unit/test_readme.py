@@ -247,7 +247,7 @@ def test_the_alerts_are_listed_with_their_severity() -> None:
 
 def test_symptoms_are_in_the_words_of_the_log() -> None:
     """An operator searches for what is written there."""
-    source = (ROOT / "sidecar/teleport/certificates.py").read_text()
+    source = "".join((ROOT / "sidecar/teleport" / name).read_text() for name in ("certificates.py", "findings.txt"))
     symptoms = [one for row in table(README, "## Troubleshooting", "What you see") for one in code(row[0])]
     said = [one for one in symptoms if one.startswith("x509: ")]
     assert len(said) == 3
@@ -401,6 +401,18 @@ def test_what_is_said_to_be_shown_by_a_test_is() -> None:
     for row in table(MIGRATION, "## What is different, and why", "What happens"):
         assert code(row[3]), row[0]
         assert set(code(row[3])) <= {*scenarios, *files}, row[0]
+
+
+def test_each_attack_is_made_by_a_test() -> None:
+    made = {
+        name for page in ROOT.glob("tests/**/test_*.py") for name in re.findall(r"def (test_\w+)", page.read_text())
+    }
+    rows = table(SECURITY, "## What was tried", "Attack")
+    assert all(code(test) for _, test in rows)
+    named = set(re.findall(r"`(test_\w+)`", section(SECURITY, "## What was tried")))
+    assert named <= made, f"no test is called {sorted(named - made)}"
+    proofs = (ROOT / "tests/component/test_attacks_proofs.py").read_text()
+    assert set(re.findall(r"def (test_\w+)", proofs)) <= named
 
 
 def links(page: str) -> list[str]:

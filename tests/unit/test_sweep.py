@@ -20,6 +20,7 @@ from sidecar.intake.sweep import Sweeper
 from sidecar.metrics import Metrics
 from sidecar.model import AccessRequest, Post, Reaction, User
 from sidecar.reconcile.followed import Followed
+from sidecar.text.fields import TextOptions
 from sidecar.times import USUAL
 
 FORBIDDEN = PostRejected(403, "api.context.permissions.app_error")
@@ -50,6 +51,7 @@ class Chat:
         self.reacted: dict[str, list[Reaction]] = {}
         self.failing: dict[str, Exception] = {}
         self.calls: list[tuple[float, str]] = []
+        self.listed: list[Place] | None = None
 
     def place(self, name: str, kind: str = "O") -> Place:
         return self.places.setdefault(name, Place(name, kind))
@@ -83,7 +85,11 @@ class Chat:
 
     async def my_channels(self) -> list[Place]:
         await self._call("channels", "channels")
-        return list(self.places.values())
+        return list(self.places.values()) if self.listed is None else self.listed
+
+    async def direct_channel(self, user_id: str, _: str) -> str:
+        await self._call(f"open {user_id}", user_id)
+        return f"direct {user_id}"
 
 
 class World:
@@ -98,9 +104,10 @@ class World:
         self.sweeper = Sweeper(
             self.chat,  # type: ignore[arg-type]
             self.followed.heard,
-            Rules(mode="reviewer"),
+            Rules(mode="reviewer", linked={"alice": "alice@example.com", "ivan": "ivan@example.com"}),
             self._take,
             self.metrics,
+            options=TextOptions,
             linked=lambda user: user not in {"bot", "stranger"},
             known=trio.lowlevel.checkpoint,
             suspect=self._suspect,
@@ -306,3 +313,14 @@ async def test_what_strangers_say_is_not_even_read(autojump_clock: MockClock, he
     here.chat.say("ops", "alice", root_id=card)
     await here.swept()
     assert here.heard(card)
+
+
+async def test_a_bot_on_no_team_finds_direct_messages_all_the_same(autojump_clock: MockClock, here: World) -> None:
+    """5.x lists channels team by team: such a bot is told of none."""
+    for user in ("alice", "ivan"):
+        here.chat.say(f"direct {user}", user, message="approve it")
+    here.chat.listed = []
+    made = await here.swept()
+    assert (made["open alice"], made["open ivan"]) == (1, 1)
+    assert sorted(here.taken) == ["direct alice-0", "direct ivan-0"]
+    assert not {"open alice", "open ivan"} & (await here.swept()).keys()

@@ -38,7 +38,7 @@ class Profile:
     def methods(self) -> frozenset[str]:
         """The RPCs that exist (of those that are imitated)."""
         names = {"Ping", "WatchEvents", "GetPluginData", "UpdatePluginData"}
-        names |= {"SetAccessRequestState", "SubmitAccessReview", "GetRoles"}
+        names |= {"SetAccessRequestState", "SubmitAccessReview", "GetRole", "GetRoles"}
         if self.major < 14:
             names.add("GetAccessRequests")
         if self.major >= 10:

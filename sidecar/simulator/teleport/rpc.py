@@ -42,7 +42,14 @@ from sidecar.simulator.teleport.roles import (
     may_review,
     require,
 )
-from sidecar.simulator.teleport.rules import get_login_state, get_roles, get_user, list_rules, list_rules_plain
+from sidecar.simulator.teleport.rules import (
+    get_login_state,
+    get_role,
+    get_roles,
+    get_user,
+    list_rules,
+    list_rules_plain,
+)
 from sidecar.simulator.teleport.watch import Interest, Watcher
 from sidecar.teleport.pb import teleport_pb2 as pb
 
@@ -284,6 +291,7 @@ METHODS = {
     "SubmitAccessReview": Method(pb.AccessReviewSubmission.FromString, Service.submit_access_review),
     "GetPluginData": Method(pb.PluginDataFilter.FromString, Service.get_plugin_data),
     "UpdatePluginData": Method(pb.PluginDataUpdateParams.FromString, Service.update_plugin_data),
+    "GetRole": Method(pb.GetByName.FromString, get_role),
     "GetRoles": Method(pb.PingRequest.FromString, get_roles),
     "ListAccessMonitoringRulesWithFilter": Method(
         pb.ListAccessMonitoringRulesRequest.FromString, list_rules, service=_RULES

@@ -106,6 +106,14 @@ def get_roles(service: Service, caller: Caller, _message: pb.PingRequest) -> Mes
     )
 
 
+def get_role(service: Service, caller: Caller, message: pb.GetByName) -> Message:
+    """One role. The sidecar never asks; the official plugin does, for each request, and only takes no for an answer."""
+    require(caller.roles, "role", "read")
+    if text(message.name) not in service.roles:
+        raise Refusal(grpc.StatusCode.NOT_FOUND, f"role {text(message.name)} is not found")
+    return pb.RoleV6(Metadata=pb.Metadata(Name=message.name))
+
+
 def _matches(rule: pb.AccessMonitoringRule, message: pb.ListAccessMonitoringRulesRequest) -> bool:
     spec = rule.spec
     named = not message.notification_name or spec.notification.name == message.notification_name
