@@ -85,6 +85,9 @@ def render_answer(
     if outcome == "on_record":
         name = bare(person.teleport_user)
         return Draft(f"{called}Your {what} is on record in Teleport, as {name}.{_ended(request)}")
+    if person.problem:
+        # Nothing of the request is repeated to who may not know it, nor read for them.
+        what = _NOUNS.get(one.verb, "message")
     head = f"Your {what}" if what else f"About {about(request)}"
     return Draft(f"{called}{head}: {_bad_news(verdict, outcome, request, detail, options)}")
 

@@ -809,39 +809,6 @@ def test_an_adopted_post_gets_our_message_once() -> None:
         assert patch.message is message
 
 
-OURS: dict[str, Any] = {
-    **HELD, "request": REVIEWED, "record": TOLD, "text": "text", "proven": "now", "rules_digest": "now",
-}  # fmt: skip
-
-
-@table(
-    ("it wrote or read every card itself", {}, "patch ops PENDING, reply ops 1"),
-    ("it did not", {"proven": ""}, "read card p1, reply ops 1"),
-    ("somebody else may have held the record since", {"text": None}, "read card p1, reply ops 1"),
-    ("words count by other rules now", {"proven": "before"}, "read card p1, reply ops 1"),
-    ("something late may have landed", {"doubts": (Doubt(CARD, math.inf, 0),)}, "read thread p1, read card p1"),
-    ("it may show anything", {"touched": frozenset({"ops"})}, "read card p1, reply ops 1"),
-)
-def test_a_card_that_nobody_else_can_have_changed_is_not_read_before_it_is(
-    given: dict[str, Any], expected: str
-) -> None:
-    """The answer to our own write is a reading, as long as nobody else had the record."""
-    assert summary(ask(**OURS | given)) == expected
-
-
-def test_what_was_written_or_read_by_ourselves_is_remembered() -> None:
-    def rests(**given: Any) -> str:
-        plan = ask(**HELD | {"record": TOLD, "rules_digest": "now"} | given)
-        assert plan.over
-        return plan.memory.proven
-
-    assert rests(cards={"p1": keyed("p1", rules="now")}) == "now"
-    assert rests(text="text", proven="now") == "now"
-    assert rests(text="text", proven="now", doubts=(Doubt(CARD, math.inf, 0),)) == ""
-    assert rests(proven="now") == ""
-    assert rests() == ""
-
-
 @pytest.mark.parametrize(
     ("message", "whole"), [("Access request id-1", True), ("`bob` asks for `dba`\nAccess …", False)]
 )
@@ -875,6 +842,40 @@ def test_a_review_that_was_given_here_is_answered_by_the_reply_that_tells_of_it(
     replies = [one.draft.message for one in plan.actions if isinstance(one, Reply)]
     assert len(replies) == 2
     assert [reply.startswith(words) for reply, words in zip(replies, said, strict=True)] == [True, True]
+
+
+OURS: dict[str, Any] = {
+    **HELD, "request": REVIEWED, "record": TOLD, "text": "text", "proven": "now", "rules_digest": "now",
+}  # fmt: skip
+
+
+@table(
+    ("it wrote or read every card itself", {}, "patch ops PENDING, reply ops 1"),
+    ("it did not", {"proven": ""}, "read card p1, reply ops 1"),
+    ("somebody else may have held the record since", {"text": None}, "read card p1, reply ops 1"),
+    ("words count by other rules now", {"proven": "before"}, "read card p1, reply ops 1"),
+    ("something late may have landed", {"doubts": (Doubt(CARD, math.inf, 0),)}, "read thread p1, read card p1"),
+    ("it may show anything", {"touched": frozenset({"ops"})}, "read card p1, reply ops 1"),
+)
+def test_a_card_that_nobody_else_can_have_changed_is_not_read_before_it_is(
+    given: dict[str, Any], expected: str
+) -> None:
+    """The answer to our own write is a reading, as long as nobody else had the record."""
+    assert summary(ask(**OURS | given)) == expected
+
+
+def test_what_was_written_or_read_by_ourselves_is_remembered() -> None:
+    def rests(**given: Any) -> str:
+        plan = ask(**HELD | {"record": TOLD, "rules_digest": "now"} | given)
+        assert plan.over
+        return plan.memory.proven
+
+    assert rests(cards={"p1": keyed("p1", rules="now")}) == "now"
+    assert rests(cards={"p1": keyed("p1", rules="now", message="Access request id-1")}) == ""
+    assert rests(text="text", proven="now") == "now"
+    assert rests(text="text", proven="now", doubts=(Doubt(CARD, math.inf, 0),)) == ""
+    assert rests(proven="now") == ""
+    assert rests() == ""
 
 
 # -- what proves a card ----------------------------------------------------------------------------------------------
