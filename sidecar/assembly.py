@@ -247,7 +247,7 @@ class Assembly:
         """Everything that is built for one configuration: the workers, and what they turn to."""
         if self._moved:
             await self._teleport.store.ready()
-        config, store, people = self._config, self._teleport.store, self._people
+        config, store = self._config, self._teleport.store
         async with self._open_pool() as pool, trio.open_nursery() as nursery:
             resolver = Resolver(
                 self._recipients,
@@ -262,15 +262,7 @@ class Assembly:
             peers = Peers(
                 store,
                 self._client,
-                Observer(
-                    store,
-                    self._client,
-                    resolver,
-                    people.judge,
-                    people.find_requester,
-                    self._metrics,
-                    people.find_accounts,
-                ),
+                Observer(store, self._client, resolver, self._people, self._metrics),
                 resolver,
                 Submitter(
                     config.reviews.submit_as, store, lambda: self._dialer.own_user, pool.submit if pool else None

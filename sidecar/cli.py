@@ -23,7 +23,6 @@ from sidecar import __version__
 from sidecar.errors import ConfigError, SidecarError
 
 if TYPE_CHECKING:  # here for speed: `version` needs none of it
-    import http.client
     from types import FrameType
 
     from sidecar.config import Config
@@ -32,7 +31,6 @@ OK, BUG, USAGE, FAILURE, INTERRUPTED = 0, 1, 2, 3, 130
 
 MODES = ("none", "reviewer", "plugin", "on_behalf", "state")
 DEFAULT_CONFIG = Path("/etc/teleport-mattermost.toml")
-HEALTH_SECONDS = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -241,11 +239,13 @@ def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
 def _health(options: argparse.Namespace) -> int:
     import http.client
 
+    from sidecar import health
+
     if not (options.url or options.config or options.set):
         with suppress(OSError):  # hidden from us, so none of ours
             options = _running(Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace")) or options
-    url = getattr(options, "url", None) or _own_url(_load(options))
-    connection, path = _connection(url)
+    url = getattr(options, "url", None) or health.own_url(_load(options))
+    connection, path = health.connection(url)
     try:
         connection.request("GET", path)
         status = connection.getresponse().status
@@ -264,37 +264,6 @@ def _running(first: str) -> argparse.Namespace | None:
     if "sidecar" not in words or not {"run", "start"} & set(words):
         return None
     return _parser().parse_args(_without_aliases(words[words.index("sidecar") + 1 :]))
-
-
-def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
-    """Return a connection that is not open yet, and the path to ask for."""
-    import http.client
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        parts, host, port = urlsplit(""), None, None
-    if not host or parts.scheme not in {"http", "https"}:
-        raise ConfigError([f"--url: {url} is not an http:// or https:// address"])
-    path = parts.path.rstrip("/") or "/healthz"
-    if parts.scheme == "http":
-        return http.client.HTTPConnection(host, port, timeout=HEALTH_SECONDS), path
-    import ssl
-
-    # It is our own listener, and its certificate bears the name that others use.
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(host, port, timeout=HEALTH_SECONDS, context=context), path
-
-
-def _own_url(config: Config) -> str:
-    host, port = config.endpoints.address
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens, not us
-    scheme = "https" if config.endpoints.tls_crt else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/healthz"
 
 
 def _check(options: argparse.Namespace) -> int:

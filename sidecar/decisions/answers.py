@@ -16,7 +16,7 @@ from sidecar.text.neutral import code_span
 from sidecar.text.replies import counted, end
 
 if TYPE_CHECKING:
-    from sidecar.decisions.judge import Person, Verdict
+    from sidecar.decisions.expressions import Person, Verdict
     from sidecar.decisions.seen import Given
     from sidecar.model import AccessRequest
 

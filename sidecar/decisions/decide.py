@@ -11,30 +11,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.decisions.deliberate import deliberate, moved, strangers, unheard
+from sidecar.decisions.actions import Delete, Place
+from sidecar.decisions.deliberate import deliberate, moved
 from sidecar.decisions.doubts import after_reading, marked, taken
-from sidecar.decisions.due import reminder_at, settled, wants_targets, with_recipients, work, worth_writing
-from sidecar.decisions.judge import key_of
-from sidecar.decisions.posts import Found, find, unfinished
+from sidecar.decisions.due import settled, work, worth_writing
+from sidecar.decisions.posts import Found, find
+from sidecar.decisions.recipients import wants_targets, with_recipients
 from sidecar.decisions.record import Record, Unreadable
-from sidecar.decisions.seen import (
-    UNASKED,
-    Context,
-    Delete,
-    Evidence,
-    Facts,
-    Look,
-    Memory,
-    Now,
-    Place,
-    Plan,
-    Seen,
-    Unknown,
-)
+from sidecar.decisions.rest import put_off, rest
+from sidecar.decisions.seen import UNASKED, Context, Facts, Look, Memory, Now, Plan, Seen, Unknown
 from sidecar.decisions.view import GONE, TAKEOVER, View
-from sidecar.errors import Conflict, LinkError, RequestGone
-from sidecar.model import EXPIRED, PENDING, Post
-from sidecar.text.card import says_nothing
+from sidecar.errors import Conflict, LinkError
+from sidecar.model import EXPIRED, PENDING
 
 __all__ = ["Facts", "Memory", "decide", "settled"]
 
@@ -83,7 +71,7 @@ def _was_it_readable(view: View) -> Plan | None:
     """What could not be read is read again; nothing is concluded meanwhile."""
     for part in (view.seen.request, view.seen.stored):
         if isinstance(part, Unknown) and part.why is not None:
-            return _put_off(view, str(part.why), link=isinstance(part.why, LinkError | Conflict))
+            return put_off(view, str(part.why), link=isinstance(part.why, LinkError | Conflict))
     return None
 
 
@@ -209,12 +197,12 @@ def _what_do_people_say(view: View) -> Plan | None:
 def _what_must_be_posted(view: View) -> Plan | None:
     """Cards, changes, answers: whatever is not yet as it should be."""
     if not view.context.bot_id:
-        return _put_off(view, "", link=True)
+        return put_off(view, "", link=True)
     if wants_targets(view) and view.seen.targets is UNASKED:
         return Plan(memory=view.memory, look=Look(targets=True))
     if view.record is None and isinstance(view.seen.targets, Unknown):
         # Nothing is claimed for recipients that nobody knows.
-        return _put_off(view, "", link=True)
+        return put_off(view, "", link=True)
     record, refused = with_recipients(view)
     found = _found(view, record)
     view = view._replace(memory=after_reading(view, found.record))
@@ -237,12 +225,12 @@ def _what_must_be_posted(view: View) -> Plan | None:
         if plan.over and _wants_requester(view, due.record):
             # After the posts, which do not wait for it.
             return msgspec.structs.replace(plan, look=Look(who=True))
-        return plan if not plan.over else _rest(view, plan)
+        return plan if not plan.over else rest(view, plan)
     # Whoever died may have left a write that is on no record, although the record looks finished.
     died = view.record is not None and view.record.owner not in ("", view.context.owner)
     if plan.actions or plan.look or died or view.another or worth_writing(view.record, due.record):
         return taken(view, plan)
-    return _rest(view, plan)
+    return rest(view, plan)
 
 
 def _second_cards(view: View, found: Found) -> tuple[tuple[Delete, ...], frozenset[Place], Record]:
@@ -296,83 +284,3 @@ _QUESTIONS: tuple[Callable[[View], Plan | None], ...] = (
     _what_do_people_say,
     _what_must_be_posted,
 )
-
-
-# -- the end of a look -----------------------------------------------------------------------------------------------
-
-
-def _rest(view: View, plan: Plan) -> Plan:
-    """Nothing more can be done now: give the record up where nothing is in doubt, and choose when to look again."""
-    record = plan.record
-    assert record is not None  # noqa: S101 - whatever must be posted is on one
-    memory, times = view.memory, view.context.times
-    again = [view.expiry_at, *(doubt.due for doubt in memory.doubts)]
-    if (reminder := reminder_at(view, record)) > view.now.mono:
-        again.append(reminder)
-    if view.another and view.record is not None and view.record.q != record.q:
-        # The new seed is on record before anything is posted with it.
-        again.append(view.now.mono + times.failure_first)
-    if any(unfinished(slot, pending=view.pending) for slot in record.posts):
-        if view.retry_failed:
-            retry_at = view.now.mono + times.wait(memory.retries, link=False)
-            memory = memory.but(retry_at=retry_at, retries=memory.retries + 1)
-        again.append(memory.retry_at)
-    else:
-        memory = memory.but(retries=0)
-    memory, unheard_of = _heard(view, memory.but(proven=_proven(view, record)), record)
-    if view.seen.error is not None or unheard_of:
-        link = unheard_of or isinstance(view.seen.error, LinkError | RequestGone)
-        again.append(view.now.mono + times.wait(memory.failures, link=link))
-        memory = memory.but(failures=memory.failures + 1)
-    else:
-        memory = memory.but(failures=0)
-    ours = record.owner == view.context.owner and view.record is not None
-    return msgspec.structs.replace(
-        plan,
-        memory=memory,
-        save=view.seen.held or (ours and not memory.timed),
-        again_at=min(again),
-        drop=record.done and view.gone,
-        strangers=strangers(view.seen, view.memory, record, view.context),
-    )
-
-
-def _proven(view: View, record: Record) -> str:
-    """The rules under which every card stands, as far as this process wrote or read it itself; "" where it did not."""
-    rules = view.context.rules_digest
-    cards = (view.seen.cards.get(slot.p, UNASKED) for slot in record.posts if slot.p)
-
-    def known(one: object) -> bool:
-        if isinstance(one, Post):
-            # A card of the version before must be read: what it says depends on its message.
-            return one.mark.rules == rules and not says_nothing(one.message)
-        return one is UNASKED and view.proven
-
-    return rules if all(map(known, cards)) else ""
-
-
-def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:
-    """What there is still to listen to, and whether something was said that must be read again before long.
-
-    That is what was read too long ago, or what could not be read. Direct messages that were taken back, or have their
-    verdict where nobody counts votes, need no room any more.
-    """
-    evidence = view.seen.evidence
-    if not isinstance(evidence, Evidence):
-        return memory, False
-    left = unheard(view.seen, record, view.context)
-    stands = evidence.standing if view.context.rules.by_quorum else left
-    kept = {key_of(one) for one in stands}
-    again = bool(left) or evidence.error is not None
-    direct = tuple(one for one in memory.direct if key_of(one) in kept or evidence.error is not None)
-    return memory.but(listen=memory.listen and again, direct=direct), again
-
-
-def _put_off(view: View, trouble: str, *, link: bool) -> Plan:
-    """Look again later, less and less often; a failing link is no news, everything else is said once."""
-    tries = view.memory.failures
-    return Plan(
-        memory=view.memory.but(failures=tries + 1),
-        again_at=view.now.mono + view.context.times.wait(tries, link=link),
-        trouble="" if link or tries else trouble,
-    )

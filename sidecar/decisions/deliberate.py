@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import msgspec
 
+from sidecar.decisions import expressions, posts, quorum
 from sidecar.decisions import judge as judging
-from sidecar.decisions import posts
+from sidecar.decisions.actions import Resolve, Submit
 from sidecar.decisions.answers import render_answer, render_moved
-from sidecar.decisions.judge import ACCEPTED, COUNTED, STATES, Expression, Person, Verdict
+from sidecar.decisions.expressions import ACCEPTED, COUNTED, STATES, Expression, Person, Verdict
 from sidecar.decisions.proof import counts_since, is_card
 from sidecar.decisions.record import Owed, Record, Stored
-from sidecar.decisions.seen import Context, Evidence, Given, Look, Memory, Now, Outcome, Plan, Resolve, Seen, Submit
+from sidecar.decisions.seen import Context, Evidence, Given, Look, Memory, Now, Outcome, Plan, Seen
 from sidecar.model import APPROVED, AccessRequest, Post
 
 # Refusals that one person hears once for a request: more often would only be noise in the thread.
@@ -60,7 +61,7 @@ def standing(seen: Seen, record: Record, context: Context) -> list[Expression]:
         from_when = since.get("" if one.way == "direct" else one.root_id)
         if one.flaw == "forged" or from_when is None or one.at < created:
             continue
-        if one.flaw == judging.HINT and one.at < from_when:
+        if one.flaw == expressions.HINT and one.at < from_when:
             continue
         stale = one.at < from_when and not one.flaw
         found.append(msgspec.structs.replace(one, flaw="stale") if stale else one)
@@ -123,9 +124,9 @@ def _noted(record: Record, verdicts: list[Verdict]) -> Record:
 def moved(record: Record, post_id: str, words: tuple[tuple[Expression, Person], ...], kept: str) -> Record:
     """The record with what is owed to those who decided on a second card, which goes; `kept` is the one that stays."""
     told = {(entry[0], entry[2]) for entry in record.dec if entry[1] == MOVED}
-    carried = {entry[:4] for entry in record.dec if entry[4] in (judging.SUBMITTED, "on_record")}
+    carried = {entry[:4] for entry in record.dec if entry[4] in (expressions.SUBMITTED, "on_record")}
     for one, person in words:
-        if (one.user_id, post_id) in told or judging.key_of(one) in carried:
+        if (one.user_id, post_id) in told or expressions.key_of(one) in carried:
             continue
         told.add((one.user_id, post_id))
         row = (one.user_id, MOVED, post_id, one.at, MOVED)
@@ -140,7 +141,7 @@ def strangers(seen: Seen, memory: Memory, record: Record, context: Context) -> t
     found = {
         one.user_id: one
         for one in standing(seen, record, context)
-        if one.way != "direct" and one.flaw != judging.HINT and one.user_id in memory.speakers
+        if one.way != "direct" and one.flaw != expressions.HINT and one.user_id in memory.speakers
         if (person := people.get(one.user_id)) is not None and not person.teleport_user
     }
     return tuple(found.values())
@@ -176,17 +177,17 @@ def _count(
 ) -> Plan | None:
     """The policy's count: one submission once it is met, until then each vote is noted."""
     stands = standing(seen, record, context)
-    votes = judging.votes(stands, record.dec, verdicts, evidence.people, context.rules, request)
-    state = judging.tally(request, votes, context.rules)
-    details = tuple(judging.progress(request, votes, context.rules, one.expression.verb) for one in verdicts)
+    votes = quorum.votes(stands, record.dec, verdicts, evidence.people, context.rules, request)
+    state = quorum.tally(request, votes, context.rules)
+    details = tuple(quorum.progress(request, votes, context.rules, one.expression.verb) for one in verdicts)
     if state and not (state == APPROVED and evidence.unread):
         agreed = tuple(sorted(user for user, verb in votes.items() if STATES[verb] == state))
-        counted = judging.counted(record.dec, verdicts)
+        counted = quorum.counted(record.dec, verdicts)
         heads = frozenset(user.casefold() for user in agreed)
         said = [
             one.reason
             for one in stands
-            if one.reason and judging.key_of(one) in counted and STATES[one.verb] == state
+            if one.reason and expressions.key_of(one) in counted and STATES[one.verb] == state
             if (person := evidence.people.get(one.user_id)) is not None and person.names & heads
         ]
         action = Resolve(
@@ -247,7 +248,7 @@ def _answers(
         draft = render_answer(verdict, outcome, request, detail, context.options)
         if draft is not None:
             # One that counted and was lost again is answered a second time.
-            again = ":again" if (*judging.key_of(one), COUNTED) in record.dec else ""
+            again = ":again" if (*expressions.key_of(one), COUNTED) in record.dec else ""
             yield Owed(answer_id(one) + again, one.channel_id, draft.message, one.root_id)
 
 

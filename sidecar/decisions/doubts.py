@@ -6,8 +6,9 @@ import math
 
 import msgspec
 
+from sidecar.decisions.actions import Place
 from sidecar.decisions.record import Record
-from sidecar.decisions.seen import Doubt, Memory, Place, Plan, Unknown
+from sidecar.decisions.seen import Doubt, Memory, Plan, Unknown
 from sidecar.decisions.view import TAKEOVER, View
 from sidecar.errors import PostRejected
 

@@ -7,26 +7,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.decisions import posts, reminders
-from sidecar.decisions.answers import mention, render_given
+from sidecar.decisions import posts, threads
+from sidecar.decisions.actions import Action, Answer, Create, Patch, Place, Reply
 from sidecar.decisions.doubts import doubted
-from sidecar.decisions.judge import deciders
 from sidecar.decisions.proof import asked, is_card
+from sidecar.decisions.quorum import deciders
+from sidecar.decisions.recipients import new_record
 from sidecar.decisions.record import ADOPTED, Record, Slot
-from sidecar.decisions.reminders import Nudge
-from sidecar.decisions.seen import (
-    UNASKED,
-    Action,
-    Answer,
-    Create,
-    Doubt,
-    Look,
-    Memory,
-    Patch,
-    Place,
-    Reply,
-    Unknown,
-)
+from sidecar.decisions.seen import UNASKED, Doubt, Look, Memory, Unknown
 from sidecar.decisions.view import GONE, View
 from sidecar.errors import PostRejected
 from sidecar.model import EXPIRED, PENDING, REMOVED, AccessRequest, Draft, Post, Version
@@ -35,69 +23,6 @@ from sidecar.text import replies
 
 # A request that goes away this long before its expiry by our clock still counts as expired.
 EXPIRY_SLACK_SECONDS = 10.0
-# Clocks that differ by more than a century tell nothing.
-_MOST_OFFSET = 4e9
-
-
-# -- recipients ------------------------------------------------------------------------------------------------------
-
-
-def wants_targets(view: View) -> bool:
-    """Whether recipients may have to be added."""
-    if view.request is None or view.ends:
-        return False
-    record = view.record
-    return view.pending or record is None or any(slot.s == "waiting" and not slot.c for slot in record.posts)
-
-
-def with_recipients(view: View) -> tuple[Record, int]:
-    """The record with every recipient in it, and how many it has no room for.
-
-    Recipients are added while the request is PENDING, or once to tell of a resolved one.
-    """
-    request, record, targets = view.request, view.record, view.seen.targets
-    if record is None:
-        record = new_record(view)
-    if view.ends or request is None:
-        return record, 0
-    chosen = targets if not isinstance(targets, Unknown) else ()
-    if not (view.pending or view.record is None):
-        owed = {(slot.r, slot.k) for slot in record.posts if slot.s == "waiting" and not slot.c}
-        chosen = tuple(target for target in chosen if (target.name, target.kind) in owed)
-    elif view.context.keep_recipients and record.posts:
-        kept = {(slot.r, slot.k) for slot in record.posts}
-        chosen = tuple(target for target in chosen if (target.name, target.kind) in kept)
-    # A card that first appears resolved says it all: no replies for what went before.
-    record, refused = posts.merge(record, chosen, rep=() if view.pending else posts.numbers(request))
-    seen = (request.state, len(request.reviews))
-    exp = int(request.expires or record.exp)
-    who = view.seen.who if isinstance(view.seen.who, str) else ""
-    left = record.left if isinstance(targets, Unknown) else view.seen.left_out
-    record = msgspec.structs.replace(record, who=record.who or who, left=left)
-    if record.rules != view.context.rules_digest:
-        record = msgspec.structs.replace(record, rules=view.context.rules_digest, since=view.chat_ms)
-    return msgspec.structs.replace(record, seen=seen, exp=exp, q=asked(request), done=False), refused
-
-
-def new_record(view: View) -> Record:
-    """The record of a request that nobody has announced."""
-    request, context = view.request, view.context
-    at = int(view.now.wall)
-    return Record(
-        seed=context.seed,
-        owner=context.owner,
-        at=at,
-        exp=int((request.expires if request is not None else None) or at),
-        lease_s=context.lease_s,
-        seen=(request.state, len(request.reviews)) if request is not None else (PENDING, 0),
-        posts=(),
-        q=asked(request) if request is not None else "",
-        off=round(min(max(view.now.offset, -_MOST_OFFSET), _MOST_OFFSET)),
-        rules=context.rules_digest,
-    )
-
-
-# -- posts -----------------------------------------------------------------------------------------------------------
 
 
 class Work(NamedTuple):
@@ -179,34 +104,12 @@ class _Builder:
             self._bring(position)
 
     def _remind(self) -> None:
-        """A reminder is given on what was read just before: that it still waits, and that nobody is on it."""
-        view, rules = self._view, self._view.context.reminders
-        request = view.request
-        if request is None or reminder_at(view, self._record) > view.now.mono:
-            return
-        nudge = view.seen.nudge
-        if nudge is UNASKED or not view.seen.by_id:
-            self._nudge, self._ask = nudge is UNASKED, not view.seen.by_id
-            return
-        if isinstance(nudge, Unknown) and not isinstance(nudge.why, PostRejected):
-            return
-        # A card that nobody may read says nothing.
-        nudge = Nudge() if isinstance(nudge, Unknown) else nudge
-        if nudge.looking:
-            self._memory = self._memory.but(quiet_until=view.now.mono + rules.every)
-        else:
-            self._remind_all(request, nudge, reminders.number_due(view.age, rules))
-
-    def _remind_all(self, request: AccessRequest, nudge: Nudge, number: int) -> None:
-        for position, slot in enumerate(self._record.posts):
-            if not reminders.is_reminded(slot) or max(slot.rem, default=0) >= number:
-                continue
-            names = reminders.called(slot, self._record, request, nudge)
-            if names is None:
-                self._put(position, rem=(*slot.rem, number))
-            elif self._may_write(Place(slot.c, slot.p)):
-                draft = replies.render_reminder(request, filter(mention, names), self._view.context.options)
-                self._actions.append(Reply(position, number, draft, reminds=True))
+        due = threads.reminders_due(self._view, self._memory, self._record)
+        self._record, self._memory, self._nudge, self._ask = due.record, due.memory, due.nudge, due.request
+        for one in due.replies:
+            slot = self._record.posts[one.position]
+            if self._may_write(Place(slot.c, slot.p)):
+                self._actions.append(one)
 
     def _proven(self, position: int) -> bool:
         """Whether the post that the record names was seen to be this card; if it is none, that is looked for, or made.
@@ -259,43 +162,16 @@ class _Builder:
             for place in (Place(slot.c), Place(slot.c, slot.p)):
                 self._may_write(place)
         if self._record.posts[position].s != "gone":
-            self._answer_reviews(position, request, digest)
-
-    def _answer_reviews(self, position: int, request: AccessRequest, digest: str) -> None:
-        self._reply(position, request)
-        slot = self._record.posts[position]
-        if slot.s == "failed" and slot.h == digest and set(posts.numbers(request)) <= set(slot.rep):
-            # What was refused was carried out at last, or is wanted no more.
-            self._put(position, s="posted")
+            self._reply(position, request)
+            slot = self._record.posts[position]
+            if slot.s == "failed" and slot.h == digest and set(posts.numbers(request)) <= set(slot.rep):
+                # What was refused was carried out at last, or is wanted no more.
+                self._put(position, s="posted")
 
     def _reply(self, position: int, request: AccessRequest) -> None:
-        """One reply for each review, of which the deciding one tells the end; one for an end that no review brought.
-
-        The sidecar's own review has none: those for whom it counted were answered.
-        """
-        slot, context = self._record.posts[position], self._view.context
-        own = posts.number_by(request, context.own_user) if context.rules.by_quorum and context.own_user else 0
-        if own and own not in slot.rep:
-            self._put(position, rep=posts.replied(slot, own).rep)
-        wanted = [number for number in posts.numbers(request) if number not in slot.rep and number != own]
-        end, last = posts.end_number(request.state), posts.deciding(request)
-        joined = end if end in wanted and last in wanted else 0
-        for number in wanted:
-            if (number < 0 and joined) or not self._may_write(Place(slot.c, slot.p)):
-                continue
-            ends = joined if number == last else 0
-            self._actions.append(
-                Reply(position, number, self._reply_to(slot, request, number, ending=bool(ends)), ends)
-            )
-
-    def _reply_to(self, slot: Slot, request: AccessRequest, number: int, *, ending: bool) -> Draft:
-        if number < 0:
-            return replies.render_end_reply(request, request.state)
-        author = request.reviews[number - 1].author
-        for given in self._memory.given:
-            if (given.author, given.root_id) == (author, slot.p):
-                return render_given(request, number - 1, given, ending=ending)
-        return replies.render_review_reply(request, number - 1, ending=ending)
+        slot, due = threads.reviews_due(self._view, position, self._record.posts[position], request)
+        self._put(position, rep=slot.rep)
+        self._actions += [one for one in due if self._may_write(Place(slot.c, slot.p))]
 
     def _outdated(self, slot: Slot, request: AccessRequest, digest: str) -> bool:
         """Whether the card shows something else than it should, or may do so."""
@@ -388,14 +264,6 @@ class _Builder:
 
     def _shows(self) -> tuple[str, int]:
         return (EXPIRED, self._record.seen[1]) if self._view.expired_by_clock else self._record.seen
-
-
-def reminder_at(view: View, record: Record) -> float:
-    """When (trio's clock) the next reminder of this request is due."""
-    if not view.pending or view.ends or view.expired_by_clock:
-        return math.inf
-    wait = reminders.due_in(record, view.age, view.context.reminders)
-    return max(view.now.mono + wait, view.memory.quiet_until)
 
 
 def ending(view: View, record: Record) -> str:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from sidecar.decisions.actions import Place
 from sidecar.decisions.proof import is_card, is_ours, keys
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, SlotStatus, size
-from sidecar.decisions.seen import Context, Place, Target
+from sidecar.decisions.seen import Context, Target
 from sidecar.model import DENIED, EXPIRED, PENDING, PROMOTED, AccessRequest, Post, state_rank
 from sidecar.text import replies
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from sidecar.decisions.judge import FORGED
+from sidecar.decisions.expressions import FORGED
 from sidecar.decisions.record import ADOPTED, Record, Slot, post_key
 from sidecar.decisions.seen import Context
 from sidecar.model import AccessRequest, Post

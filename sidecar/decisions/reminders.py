@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sidecar.decisions.judge import COUNTED, deciders
+from sidecar.decisions.expressions import COUNTED
+from sidecar.decisions.quorum import deciders
 
 if TYPE_CHECKING:
     from sidecar.config.sections import RemindersConfig
-    from sidecar.decisions.judge import Rules
+    from sidecar.decisions.expressions import Rules
     from sidecar.decisions.record import Record, Slot
     from sidecar.model import AccessRequest
 

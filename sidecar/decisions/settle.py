@@ -8,26 +8,11 @@ from typing import NamedTuple
 import msgspec
 
 from sidecar.decisions import posts as due
+from sidecar.decisions.actions import Action, Answer, Create, Delete, Patch, Place, Reply, Resolve, Submit
 from sidecar.decisions.deliberate import given, judged
-from sidecar.decisions.judge import COUNTED, SUBMITTED
+from sidecar.decisions.expressions import COUNTED, SUBMITTED
 from sidecar.decisions.record import ADOPTED, MOST_ATTEMPTS, Record
-from sidecar.decisions.seen import (
-    Action,
-    Answer,
-    Context,
-    Create,
-    Delete,
-    Doubt,
-    Memory,
-    Outcome,
-    Patch,
-    Place,
-    Reply,
-    Resolve,
-    Seen,
-    Submit,
-    Unknown,
-)
+from sidecar.decisions.seen import Context, Doubt, Memory, Outcome, Seen, Unknown
 from sidecar.errors import PostRejected, ReviewRejected, SidecarError
 from sidecar.model import PENDING, AccessRequest, Post
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from sidecar.decisions.judge import Rules
+from sidecar.decisions.expressions import Rules
 from sidecar.text.fields import TextOptions
 
 if TYPE_CHECKING:

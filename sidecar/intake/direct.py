@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import trio
 
-from sidecar.decisions.judge import express, find_flaw
+from sidecar.decisions.expressions import express, find_flaw
 from sidecar.errors import LinkError, LinkLost, PostRejected
 from sidecar.intake.sight import Sight, remember
 from sidecar.model import PENDING, Draft
@@ -43,7 +43,7 @@ from sidecar.times import doubled
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from sidecar.decisions.judge import Person, Rules
+    from sidecar.decisions.expressions import Person, Rules
     from sidecar.mattermost.client import MattermostClient
     from sidecar.model import AccessRequest, Post
     from sidecar.reconcile.heard import Heard

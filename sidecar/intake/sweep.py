@@ -24,7 +24,7 @@ from sidecar.intake.stretch import Stretch
 from sidecar.times import doubled
 
 if TYPE_CHECKING:
-    from sidecar.decisions.judge import Rules
+    from sidecar.decisions.expressions import Rules
     from sidecar.mattermost.client import MattermostClient
     from sidecar.metrics import Metrics
     from sidecar.model import Post

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from sidecar.decisions.actions import Action, Answer, Create, Delete, Patch, Reply, Resolve, Submit
 from sidecar.decisions.proof import MAX_ATTEMPTS, is_ours
 from sidecar.decisions.record import ADOPTED, Record, post_key
-from sidecar.decisions.seen import Action, Answer, Create, Delete, Patch, Reply, Resolve, Submit
 from sidecar.decisions.settle import Result
 from sidecar.errors import LinkError, LinkGarbled, LinkLost, PostRejected, SidecarError
 from sidecar.reconcile.lease import LeaseLost

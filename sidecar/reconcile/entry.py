@@ -17,7 +17,7 @@ from sidecar.model import PENDING, Version
 from sidecar.reconcile.lease import boottime
 
 if TYPE_CHECKING:
-    from sidecar.decisions.judge import Expression
+    from sidecar.decisions.expressions import Expression
     from sidecar.decisions.record import Record
     from sidecar.model import AccessRequest
 

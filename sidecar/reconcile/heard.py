@@ -18,7 +18,7 @@ from sidecar.once import Bounded
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sidecar.decisions.judge import Expression
+    from sidecar.decisions.expressions import Expression
     from sidecar.decisions.seen import Context
     from sidecar.model import Post
     from sidecar.reconcile.entry import Entry

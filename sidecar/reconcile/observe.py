@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from sidecar.decisions import expressions
 from sidecar.decisions import judge as judging
-from sidecar.decisions.judge import Expression, Person
+from sidecar.decisions.actions import Place
+from sidecar.decisions.expressions import Expression, Person
 from sidecar.decisions.record import KEY, Record, Slot, Stored, Unreadable, adopt, decode
-from sidecar.decisions.reminders import Account, Nudge, asked, is_reminded
-from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
+from sidecar.decisions.reminders import Nudge, asked, is_reminded
+from sidecar.decisions.seen import Context, Evidence, Look, Memory, Seen, Unknown
 from sidecar.errors import LinkError, LinkLost, PostRejected, SidecarError
 from sidecar.once import Bounded, Once
 from sidecar.reconcile.resolve import Chosen
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from sidecar.metrics import Metrics
     from sidecar.model import AccessRequest, Post
+    from sidecar.reconcile.people import People
     from sidecar.reconcile.ports import Mattermost, Teleport
     from sidecar.reconcile.resolve import Resolver
 
@@ -43,28 +46,21 @@ FOR_ONE = frozenset({"server_error", "not_mattermost", "unknown_route", "too_lar
 
 
 class Observer:
-    """Reads for one look after another.
-
-    `find` says who a Mattermost user is, `find_requester` which account a Teleport user has.
-    """
+    """Reads for one look after another; `people` says who somebody is, and which account a Teleport user has."""
 
     def __init__(
         self,
         teleport: Teleport,
         mattermost: Mattermost,
         resolver: Resolver,
-        find: Callable[[str], Awaitable[Person]],
-        find_requester: Callable[[str], Awaitable[str | None]],
+        people: People,
         metrics: Metrics,
-        find_accounts: Callable[[Sequence[str]], Awaitable[dict[str, Account]]] | None = None,
     ) -> None:
         self._teleport = teleport
         self._mattermost = mattermost
         self._resolver = resolver
-        self._find = find
-        self._find_requester = find_requester
+        self._who = people
         self._metrics = metrics
-        self._find_accounts = find_accounts
         # Posts that only pretend to be a person's.
         self._said = Once()
         # Where a look-up in a busy channel goes on: (channel, seed) -> next page, and our posts so far.
@@ -112,7 +108,7 @@ class Observer:
         if look.targets and request is not None:
             jobs["targets"] = partial(self._resolver.targets, request)
         if look.who:
-            jobs["who"] = partial(self._find_requester, context.requester)
+            jobs["who"] = partial(self._who.find_requester, context.requester)
         if look.evidence and record is not None:
             jobs["evidence"] = partial(self._evidence, record, memory, context)
         if look.nudge and record is not None and request is not None:
@@ -129,8 +125,8 @@ class Observer:
             for one in found
             if one.emoji_name in emoji and one.user_id != context.bot_id and not one.delete_at
         }
-        people = [await self._find(user_id) for user_id in sorted(users)]
-        accounts = await self._find_accounts(asked(request, context.rules)) if self._find_accounts is not None else {}
+        people = [await self._who.judge(user_id) for user_id in sorted(users)]
+        accounts = await self._who.find_accounts(asked(request, context.rules))
         return Nudge(any(not person.problem for person in people), accounts)
 
     async def _record(self, request: AccessRequest | None, context: Context) -> Stored | Unreadable | None:
@@ -182,7 +178,7 @@ class Observer:
         """What people with a link say on a second card."""
         slot = Slot(r="", c=place.channel_id, p=place.root_id)
         said = [*await self._reactions([slot], context), *await self._replies(slot, context, {})]
-        found = [(one, await self._find(one.user_id)) for one in said if not one.flaw]
+        found = [(one, await self._who.judge(one.user_id)) for one in said if not one.flaw]
         return tuple((one, person) for one, person in found if person.teleport_user)
 
     # -- what people say ---------------------------------------------------------------------------------------------
@@ -234,7 +230,7 @@ class Observer:
         )
 
     async def _ask_for_requester(self, user: str, who: list[str | None]) -> list[Expression]:
-        who.append(await self._find_requester(user))
+        who.append(await self._who.find_requester(user))
         return []
 
     async def _is_shared(self, channel_id: str, shared: set[str]) -> list[Expression]:
@@ -244,7 +240,7 @@ class Observer:
         return []
 
     async def _meet(self, user_id: str, people: dict[str, Person]) -> list[Expression]:
-        people[user_id] = await self._find(user_id)
+        people[user_id] = await self._who.judge(user_id)
         return []
 
     async def _reactions(self, cards: list[Slot], context: Context) -> list[Expression]:
@@ -252,13 +248,13 @@ class Observer:
         return [
             one
             for slot in cards
-            for one in judging.read_reactions(slot, by_post.get(slot.p, ()), context.rules, context.bot_id)
+            for one in expressions.read_reactions(slot, by_post.get(slot.p, ()), context.rules, context.bot_id)
         ]
 
     async def _replies(self, slot: Slot, context: Context, roots: dict[str, Post]) -> list[Expression]:
         posts = await self._mattermost.thread(slot.p)
         roots.update({post.id: post for post in posts if post.id == slot.p})
-        return judging.read_thread(slot, posts, context.rules, context.bot_id)
+        return expressions.read_thread(slot, posts, context.rules, context.bot_id)
 
     async def _root(self, slot: Slot, _: Context, roots: dict[str, Post]) -> list[Expression]:
         post = await self._mattermost.get_post(slot.p)
@@ -276,8 +272,8 @@ class Observer:
         if post is None or not isinstance(command, Decision | NearMiss):
             return []
         unheard = expression.flaw if expression.flaw == "unheard" else ""
-        now = judging.express(post, "direct", command, flaw=judging.find_flaw(post) or unheard)
-        same = judging.key_of(now) == judging.key_of(expression) and now.flaw == expression.flaw
+        now = expressions.express(post, "direct", command, flaw=expressions.find_flaw(post) or unheard)
+        same = expressions.key_of(now) == expressions.key_of(expression) and now.flaw == expression.flaw
         return [now] if same else []
 
     def _say(self, expression: Expression) -> bool:

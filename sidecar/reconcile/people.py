@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 import trio
 
-from sidecar.decisions.judge import Person
+from sidecar.decisions.expressions import Person
 from sidecar.decisions.reminders import Account
 from sidecar.decisions.routing import is_email
 from sidecar.errors import LinkError, PostRejected

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from sidecar.decisions.judge import DONE, STATES
-from sidecar.decisions.seen import Resolve
+from sidecar.decisions.actions import Resolve
+from sidecar.decisions.expressions import DONE, STATES
 from sidecar.errors import ReviewRejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sidecar.decisions.actions import Submit
     from sidecar.decisions.record import Record, Slot
-    from sidecar.decisions.seen import Outcome, Submit
+    from sidecar.decisions.seen import Outcome
     from sidecar.decisions.settle import Result
     from sidecar.errors import PostRejected
     from sidecar.metrics import Metrics

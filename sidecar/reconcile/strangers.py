@@ -12,7 +12,7 @@ import trio
 
 from sidecar.decisions.answers import render_answer
 from sidecar.decisions.deliberate import answer_id
-from sidecar.decisions.judge import STATES, Expression, Verdict
+from sidecar.decisions.expressions import STATES, Expression, Verdict
 from sidecar.decisions.proof import MAX_ATTEMPTS, is_ours, keys
 from sidecar.decisions.record import post_key
 from sidecar.errors import LinkError, PostRejected
@@ -22,7 +22,7 @@ from sidecar.once import Once
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sidecar.decisions.judge import Person
+    from sidecar.decisions.expressions import Person
     from sidecar.decisions.record import Record
     from sidecar.decisions.seen import Context
     from sidecar.metrics import Metrics

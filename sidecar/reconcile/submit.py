@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from sidecar.decisions.judge import STATES
+from sidecar.decisions.expressions import STATES
 from sidecar.errors import LinkLost, LinkRefused, ReviewRejected
 from sidecar.model import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sidecar.decisions.judge import Mode, Verdict
+    from sidecar.decisions.expressions import Mode, Verdict
     from sidecar.model import AccessRequest, Ping
     from sidecar.reconcile.ports import Teleport
 

@@ -14,24 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import trio
 
+from sidecar.decisions.actions import Action, Answer, Create, Patch, Place, Reply, Resolve, Submit
 from sidecar.decisions.decide import decide
 from sidecar.decisions.posts import FAILED
 from sidecar.decisions.record import Record, Slot, Stored, Unreadable, official_fields
-from sidecar.decisions.seen import (
-    UNASKED,
-    Action,
-    Answer,
-    Create,
-    Now,
-    Patch,
-    Place,
-    Plan,
-    Reply,
-    Resolve,
-    Seen,
-    Submit,
-    Unknown,
-)
+from sidecar.decisions.seen import UNASKED, Now, Plan, Seen, Unknown
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.decisions.view import TAKEOVER
 from sidecar.errors import Conflict, LinkError, PostRejected, RequestGone, SidecarError

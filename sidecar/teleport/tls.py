@@ -6,11 +6,9 @@ own TLS begins behind the Proxy. Each step has a limit, so that a silent port is
 
 from __future__ import annotations
 
-import errno
-import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,12 +19,12 @@ import trio
 from sidecar.files import plain
 from sidecar.teleport.certificates import claims_to_be_auth, judge_names, judge_refusal, judge_server, judge_untrusted
 from sidecar.teleport.credentials import Credentials
-from sidecar.teleport.findings import API_DOMAIN, Failed, Finding, Ours, found, to_error
+from sidecar.teleport.findings import Failed, Finding, Ours, found, to_error
 from sidecar.teleport.identity import load, new_context
+from sidecar.teleport.peer import Peer, connect, open_socket, peer_at, step, through_proxy
 from sidecar.teleport.way import ProxyPing, judge_proxy, no_handshake, of_legs, way_taken
 from sidecar.teleport.x509 import CertificateFacts, read_certificate
 
-_DEFAULT_PORT = 3025
 # RFC 9113: the client's preface and an empty SETTINGS frame.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 # What TLS 1.2, which judges the client's certificate within the handshake, may say of it.
@@ -48,35 +46,7 @@ class Way(msgspec.Struct, frozen=True):
         return "direct" if self.proxy is None else "proxy"
 
 
-class _Peer(msgspec.Struct, frozen=True):
-    """Where to connect, the name to ask for, the ALPN names to offer, and the seconds each step may take."""
-
-    addr: str
-    host: str
-    port: int
-    server_name: str
-    seconds: float
-    alpn: tuple[str, ...] = ("h2",)
-
-    @property
-    def is_proxy(self) -> bool:
-        return len(self.alpn) > 1
-
-
 DIRECT = Way()
-
-
-def _peer(addr: str, verify: str, seconds: float) -> _Peer:
-    host, port = _split(addr)
-    return _Peer(addr, host, port, API_DOMAIN if verify == "cluster" else host, seconds)
-
-
-def _through_proxy(peer: _Peer, cluster: str) -> _Peer:
-    """The Auth Service behind a Proxy. There is only its own name to ask for; the host is the Proxy's."""
-    route = f"teleport-auth@{cluster.encode().hex()}.{API_DOMAIN}"
-    if len(route) > 255:
-        raise Failed(found("proxy.cluster_name", peer.addr))
-    return msgspec.structs.replace(peer, server_name=API_DOMAIN, alpn=(route, "h2"))
 
 
 async def preflight(
@@ -99,9 +69,9 @@ async def preflight(
     findings: list[Finding] = []
     try:
         context, ours = load(credentials, now, findings)
-        peer = _peer(addr, verify, step_seconds)
+        peer = peer_at(addr, verify, step_seconds)
 
-        async def meet(peer: _Peer, verify: str) -> None:
+        async def meet(peer: Peer, verify: str) -> None:
             await _meet(peer, context, ours, now, findings, verify=verify)
 
         proxy = None
@@ -115,13 +85,13 @@ async def preflight(
             way = Way(proxy)
             findings.append(judge_proxy(addr, proxy, ours))
             with _of_legs(addr, behind=True):
-                await meet(_through_proxy(peer, ours.cluster), "")
+                await meet(through_proxy(peer, ours.cluster), "")
     except Failed as failed:
         findings.append(failed.finding)
     return findings, way
 
 
-async def _unless_proxy(peer: _Peer, ca_file: Path | None, meet: Callable[[], Awaitable[None]]) -> ProxyPing | None:
+async def _unless_proxy(peer: Peer, ca_file: Path | None, meet: Callable[[], Awaitable[None]]) -> ProxyPing | None:
     """Meet the Auth Service itself, or return what the Proxy in its place says."""
     try:
         await meet()
@@ -149,9 +119,9 @@ async def dial_through_proxy(addr: str, credentials: Credentials, *, now: float)
     """
     try:
         context, ours = load(credentials, now, [])
-        peer = _through_proxy(_peer(addr, "cluster", _DIAL_SECONDS), ours.cluster)
+        peer = through_proxy(peer_at(addr, "cluster", _DIAL_SECONDS), ours.cluster)
         with _of_legs(addr, behind=True):
-            raw = await _open(peer)
+            raw = await open_socket(peer)
             try:
                 tls, theirs = await _shake(peer, raw, context, ours, now)
                 _fail(judge_server(addr, theirs, ours))
@@ -180,11 +150,11 @@ def _of_legs(addr: str, *, behind: bool = False) -> Iterator[None]:
 
 
 async def _meet(
-    peer: _Peer, context: ssl.SSLContext, ours: Ours, now: float, findings: list[Finding], *, verify: str
+    peer: Peer, context: ssl.SSLContext, ours: Ours, now: float, findings: list[Finding], *, verify: str
 ) -> None:
     """Have the Auth Service judged and see whether it takes us; `verify` is "" where no host is to be compared."""
     began = trio.current_time()
-    async with _connect(peer) as raw:
+    async with connect(peer) as raw:
         connected = trio.current_time()
         tls, theirs = await _shake(peer, raw, context, ours, now)
         shaken = trio.current_time()
@@ -200,51 +170,6 @@ async def _meet(
         findings.append(finding)
 
 
-def _split(addr: str) -> tuple[str, int]:
-    host, colon, port = addr.rpartition(":")
-    if not colon or addr.endswith("]"):
-        host, port = addr, str(_DEFAULT_PORT)
-    if not host or "/" in addr or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise Failed(found("address.invalid", addr))
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-@contextmanager
-def _step(name: Literal["resolve", "connect", "handshake", "client"], peer: _Peer) -> Iterator[None]:
-    try:
-        with trio.fail_after(peer.seconds):
-            yield
-    except trio.TooSlowError as exc:
-        raise Failed(found(f"{name}.timeout", peer.addr, seconds=peer.seconds)) from exc
-
-
-@asynccontextmanager
-async def _connect(peer: _Peer) -> AsyncIterator[trio.SocketStream]:
-    async with await _open(peer) as raw:
-        yield raw
-
-
-async def _open(peer: _Peer) -> trio.SocketStream:
-    try:
-        with _step("resolve", peer):
-            await trio.socket.getaddrinfo(peer.host, peer.port)
-    except OSError as exc:
-        raise Failed(found("resolve.unknown_name", peer.addr, host=peer.host, why=exc.strerror)) from exc
-    try:
-        with _step("connect", peer):
-            return await trio.open_tcp_stream(peer.host, peer.port)
-    except OSError as exc:
-        raise Failed(_not_connected(peer, exc)) from exc
-
-
-def _not_connected(peer: _Peer, exc: OSError) -> Finding:
-    # trio tries every address of the name and groups the reasons.
-    reasons = exc.__cause__.exceptions if isinstance(exc.__cause__, ExceptionGroup) else (exc,)
-    numbers = {getattr(reason, "errno", None) or 0 for reason in reasons}
-    cause = "refused" if numbers == {errno.ECONNREFUSED} else "unreachable"
-    return found(f"connect.{cause}", peer.addr, why=", ".join(sorted(map(os.strerror, numbers))))
-
-
 class _Heard(trio.abc.ReceiveStream):
     """Keeps how the peer began: OpenSSL does not tell what it took for a wrong version number."""
 
@@ -257,17 +182,17 @@ class _Heard(trio.abc.ReceiveStream):
         self.start = self.start or bytes(data)
         return data
 
-    async def aclose(self) -> None:  # pragma: no cover - trio's interface asks for it; `_connect` owns the socket
+    async def aclose(self) -> None:  # pragma: no cover - trio's interface asks for it; `connect` owns the socket
         await self._inner.aclose()
 
 
 async def _shake(
-    peer: _Peer, raw: trio.SocketStream, context: ssl.SSLContext, ours: Ours, now: float
+    peer: Peer, raw: trio.SocketStream, context: ssl.SSLContext, ours: Ours, now: float
 ) -> tuple[TlsStream, CertificateFacts]:
     context.set_alpn_protocols([*peer.alpn])
     tls = _wrap(raw, context, peer.server_name)
     try:
-        with _step("handshake", peer):
+        with step("handshake", peer):
             await tls.do_handshake()
     except trio.BrokenResourceError as exc:
         if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
@@ -290,7 +215,7 @@ def _certificate_of(tls: TlsStream) -> CertificateFacts:
 
 
 async def _first_word(
-    peer: _Peer, tls: TlsStream, ours: Ours, now: float, *, speak: bool = True
+    peer: Peer, tls: TlsStream, ours: Ours, now: float, *, speak: bool = True
 ) -> tuple[Finding, bytes]:
     """TLS 1.3 refuses a client certificate after the handshake: only what the server says next tells.
 
@@ -305,7 +230,7 @@ async def _first_word(
         if patience.cancelled_caught:  # it may want to hear us first
             if not speak:
                 return accepted, b""
-            with _step("client", peer):
+            with step("client", peer):
                 await tls.send_all(_PREFACE)
                 data = await tls.receive_some(1024)
     except trio.BrokenResourceError as exc:
@@ -314,14 +239,14 @@ async def _first_word(
     return (accepted, bytes(data)) if data else (found("client.closed", peer.addr), b"")
 
 
-async def _why_untrusted(peer: _Peer, verdict: ssl.SSLCertVerificationError, ours: Ours, now: float) -> Finding:
+async def _why_untrusted(peer: Peer, verdict: ssl.SSLCertVerificationError, ours: Ours, now: float) -> Finding:
     """Connect once more, trusting anybody and showing nothing of ours, to see who that is."""
     try:
-        async with _connect(peer) as raw:
+        async with connect(peer) as raw:
             context = new_context(verify_mode=ssl.CERT_NONE)
             context.set_alpn_protocols([*peer.alpn] if peer.is_proxy else ["http/1.1"])
             tls = _wrap(raw, context, peer.server_name)
-            with _step("handshake", peer):
+            with step("handshake", peer):
                 await tls.do_handshake()
             theirs = _certificate_of(tls)
             is_proxy = not (peer.is_proxy or claims_to_be_auth(theirs)) and await _webapi_ping(peer, tls) is not None
@@ -330,7 +255,7 @@ async def _why_untrusted(peer: _Peer, verdict: ssl.SSLCertVerificationError, our
     return judge_untrusted(peer.addr, theirs, ours, is_proxy=is_proxy, verdict=verdict, now=now)
 
 
-async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = False) -> ProxyPing | None:
+async def _ask_proxy(peer: Peer, ca_file: Path | None, *, or_nobody: bool = False) -> ProxyPing | None:
     """Ask a Proxy that the system or `ca_file` vouches for what it is, showing nothing of ours; None where it is none.
 
     Raises Failed where nobody vouches for it, unless that may be because it is none: with `or_nobody`.
@@ -340,10 +265,10 @@ async def _ask_proxy(peer: _Peer, ca_file: Path | None, *, or_nobody: bool = Fal
     except OSError as exc:
         raise Failed(found("proxy.ca_file", str(ca_file), why=exc.strerror or exc)) from exc
     began = trio.current_time()
-    async with _connect(peer) as raw:
+    async with connect(peer) as raw:
         tls = _wrap(raw, context, peer.host)
         try:
-            with _step("handshake", peer):
+            with step("handshake", peer):
                 await tls.do_handshake()
         except trio.BrokenResourceError as exc:
             if not isinstance(exc.__cause__, ssl.SSLCertVerificationError):
@@ -384,7 +309,7 @@ class _WebapiPing(msgspec.Struct, frozen=True):
     proxy: _ProxySettings = _ProxySettings()
 
 
-async def _webapi_ping(peer: _Peer, tls: TlsStream) -> _WebapiPing | None:
+async def _webapi_ping(peer: Peer, tls: TlsStream) -> _WebapiPing | None:
     """Ask for /webapi/ping, which every Teleport Proxy answers (lib/web/apiserver.go, 7 to 18)."""
     answer = b""
     with trio.move_on_after(peer.seconds), suppress(trio.BrokenResourceError):
@@ -397,7 +322,7 @@ async def _webapi_ping(peer: _Peer, tls: TlsStream) -> _WebapiPing | None:
     return None
 
 
-def _no_handshake(peer: _Peer, tls: TlsStream, exc: trio.BrokenResourceError) -> Finding:
+def _no_handshake(peer: Peer, tls: TlsStream, exc: trio.BrokenResourceError) -> Finding:
     heard = tls.transport_stream.receive_stream.start
     return no_handshake(peer.addr, heard, _alert(exc.__cause__), _reason(exc.__cause__))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.decisions.answers import SILENT, render_answer
-from sidecar.decisions.judge import Expression, Person, Verdict
+from sidecar.decisions.expressions import Expression, Person, Verdict
 from sidecar.model import AccessRequest
 
 REQUEST = AccessRequest(id="0186a7f4-0000-7000-8000-0000deadbeef", user="bob", state="PENDING")

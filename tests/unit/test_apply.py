@@ -11,9 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sidecar.decisions.actions import Action, Answer, Create, Delete, Patch, Place, Reply
 from sidecar.decisions.proof import MAX_ATTEMPTS
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, post_key
-from sidecar.decisions.seen import Action, Answer, Context, Create, Delete, Patch, Place, Reply
+from sidecar.decisions.seen import Context
 from sidecar.decisions.settle import Result
 from sidecar.errors import LinkGarbled, LinkLost, PostRejected, SidecarError
 from sidecar.model import Draft, Post

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from sidecar import __version__, cli
+from sidecar import __version__, cli, health
 from sidecar.config import Config
 from sidecar.errors import ConfigError
 
@@ -439,7 +439,7 @@ def test_health_asks_where_the_sidecar_listens(listen: str, url: str, *, tls: bo
     from sidecar.config import load
 
     flags = {"endpoints.listen": listen} | ({"endpoints.tls_crt": "a", "endpoints.tls_key": "b"} if tls else {})
-    assert cli._own_url(load(DATA / "official-v18.toml", {}, flags)) == url
+    assert health.own_url(load(DATA / "official-v18.toml", {}, flags)) == url
 
 
 @pytest.mark.parametrize(

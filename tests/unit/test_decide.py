@@ -15,31 +15,23 @@ import pytest
 from sidecar.config import Policy
 from sidecar.config.sections import RemindersConfig
 from sidecar.decisions import posts as due
+from sidecar.decisions.actions import Action, Answer, Create, Delete, Patch, Place, Reply, Resolve, Submit
 from sidecar.decisions.decide import decide, settled
-from sidecar.decisions.judge import Expression, Person, Rules, key_of
+from sidecar.decisions.expressions import Expression, Person, Rules, key_of
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, MAX_BYTES, Owed, Record, Slot, Stored, Unreadable, encode, post_key
 from sidecar.decisions.reminders import Account, Nudge
 from sidecar.decisions.seen import (
     UNASKED,
-    Action,
-    Answer,
     Context,
-    Create,
-    Delete,
     Doubt,
     Evidence,
     Facts,
     Given,
     Memory,
     Now,
-    Patch,
-    Place,
     Plan,
-    Reply,
-    Resolve,
     Seen,
-    Submit,
     Target,
     Unknown,
 )

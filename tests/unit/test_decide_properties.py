@@ -18,31 +18,23 @@ from hypothesis import strategies as st
 from sidecar.config import Policy
 from sidecar.config.sections import RemindersConfig
 from sidecar.decisions import posts as due
+from sidecar.decisions.actions import Action, Answer, Create, Delete, Patch, Place, Reply, Resolve, Submit
 from sidecar.decisions.decide import decide
-from sidecar.decisions.judge import Expression, Person, Rules
+from sidecar.decisions.expressions import Expression, Person, Rules
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, Stored, Unreadable, new_seed, post_key
 from sidecar.decisions.reminders import Account, Nudge
 from sidecar.decisions.seen import (
     UNASKED,
-    Action,
-    Answer,
     Context,
-    Create,
-    Delete,
     Doubt,
     Evidence,
     Facts,
     Look,
     Memory,
     Now,
-    Patch,
-    Place,
     Plan,
-    Reply,
-    Resolve,
     Seen,
-    Submit,
     Target,
     Unknown,
 )

@@ -16,7 +16,7 @@ import trio
 from trio.testing import MockClock
 
 from sidecar.config.sections import LimitsConfig
-from sidecar.decisions.judge import Expression
+from sidecar.decisions.expressions import Expression
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import KEY, Record, Slot, encode, new_seed, post_key
 from sidecar.decisions.routing import Routes

@@ -21,7 +21,7 @@ ALLOWED = {
     "intake": f"reconcile {PURE} config teleport mattermost {GROUND}",
     "check": f"{PURE} reconcile config teleport mattermost {GROUND}",
     "app assembly": f"assembly notify intake reconcile {PURE} config teleport mattermost endpoints {GROUND}",
-    "cli": f"app check config notify rbac simulator {GROUND}",
+    "cli health": f"health app check config notify rbac simulator {GROUND}",
     "__main__": "cli",
     # The demo starts the sidecar itself beside the stand-ins.
     "simulator": "model teleport.pb",

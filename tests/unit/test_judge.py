@@ -10,28 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config import Policy
-from sidecar.decisions import judge as judging
-from sidecar.decisions.judge import (
+from sidecar.decisions import expressions
+from sidecar.decisions.expressions import (
     ACCEPTED,
-    ANYTHING,
     COUNTED,
     FORGED,
-    MOST_BY_ALL,
-    MOST_BY_ONE,
     Expression,
     Person,
     Rules,
-    entry_for,
     find_flaw,
-    judge,
-    progress,
     read_reactions,
     read_thread,
-    tally,
-    unjudged,
-    votes,
-    with_room,
 )
+from sidecar.decisions.judge import ANYTHING, MOST_BY_ALL, MOST_BY_ONE, entry_for, judge, unjudged, with_room
+from sidecar.decisions.quorum import progress, tally, votes
 from sidecar.decisions.record import Slot
 from sidecar.model import AccessRequest, Post, Reaction, Resource, Review, Threshold
 
@@ -287,7 +279,7 @@ def test_progress_is_told_by_role_where_several_count_apart() -> None:
     assert progress(but(roles=("dbadmin", "web")), {"alice": "approve"}, rules, "approve") == expected
 
 
-def cast(*said: Expression, ledger: tuple[judging.LedgerEntry, ...] = ()) -> dict[str, str]:
+def cast(*said: Expression, ledger: tuple[expressions.LedgerEntry, ...] = ()) -> dict[str, str]:
     fresh = unjudged(said, ledger)
     return votes(said, ledger, judge(fresh, said, PEOPLE, REQUEST, QUORUM), PEOPLE, QUORUM, REQUEST)
 
@@ -310,7 +302,7 @@ persons = st.builds(
     problem=st.sampled_from(PROBLEMS),
 )  # fmt: skip
 crowds = st.fixed_dictionaries({}, optional=dict.fromkeys(USERS, persons))
-expressions = st.fixed_dictionaries(
+spoken = st.fixed_dictionaries(
     {
         "user_id": st.sampled_from(USERS),
         "verb": st.sampled_from(("approve", "deny", "?")),
@@ -322,7 +314,7 @@ expressions = st.fixed_dictionaries(
         "flaw": st.sampled_from(("", "", "", "forged", "edited", "remote")),
     }
 ).map(lambda one: Expression(**one | {"flaw": one["flaw"] or ("malformed" if one["verb"] == "?" else "")}))  # type: ignore[arg-type]
-speech = st.lists(expressions, max_size=8)
+speech = st.lists(spoken, max_size=8)
 requests = st.builds(
     lambda state, authors, user: but(
         state=state, user=user, reviews=tuple(Review(author, "APPROVED") for author in sorted(authors))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.decisions.judge import FORGED, Rules, find_flaw, read_reactions, read_thread
+from sidecar.decisions.expressions import FORGED, Rules, find_flaw, read_reactions, read_thread
 from sidecar.decisions.record import Slot
 from sidecar.errors import LinkGarbled, UnreadableAnswer
 from sidecar.mattermost import codec, frames

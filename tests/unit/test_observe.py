@@ -8,9 +8,10 @@ import msgspec
 import pytest
 import trio
 
-from sidecar.decisions.judge import Expression, Person
+from sidecar.decisions.actions import Place
+from sidecar.decisions.expressions import Expression, Person
 from sidecar.decisions.record import Record, Stored
-from sidecar.decisions.seen import Context, Evidence, Look, Memory, Place, Seen, Unknown
+from sidecar.decisions.seen import Context, Evidence, Look, Memory, Seen, Unknown
 from sidecar.metrics import Metrics
 from sidecar.model import Post
 from sidecar.reconcile.observe import MAX_PAGES, PAGE, Observer
@@ -42,19 +43,21 @@ class Channel:
         return self.posts[page * per_page : (page + 1) * per_page]
 
 
-async def colleague(user_id: str) -> Person:
-    await trio.lowlevel.checkpoint()
-    return Person(user_id)
+class Colleagues:
+    """Nobody is linked, and the requester has no account."""
 
+    async def judge(self, user_id: str) -> Person:
+        await trio.lowlevel.checkpoint()
+        return Person(user_id)
 
-async def nobody(_: str) -> str:
-    await trio.lowlevel.checkpoint()
-    return ""
+    async def find_requester(self, _: str) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
 
 
 def observer(channel: Channel) -> Observer:
     nothing: Any = None
-    return Observer(nothing, channel, nothing, colleague, nobody, Metrics())  # type: ignore[arg-type]
+    return Observer(nothing, channel, nothing, Colleagues(), Metrics())  # type: ignore[arg-type]
 
 
 async def read(observer: Observer, off: int | None = 0) -> Seen:

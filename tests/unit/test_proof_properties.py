@@ -16,11 +16,12 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from sidecar.config import Policy, Reviewer
-from sidecar.decisions import judge as judging
-from sidecar.decisions.judge import STATES, Expression, Rules
+from sidecar.decisions import expressions
+from sidecar.decisions.actions import Action, Place, Resolve, Submit
+from sidecar.decisions.expressions import STATES, Expression, Rules
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, Record
-from sidecar.decisions.seen import Action, Evidence, Look, Place, Resolve, Seen, Submit
+from sidecar.decisions.seen import Evidence, Look, Seen
 from sidecar.decisions.settle import Result
 from sidecar.model import (
     APPROVED,
@@ -154,9 +155,9 @@ class Stage(Peers):
                     Reaction(account, post, EMOJI[verb], update_at=int(when * 1000))
                     for (post, account), (verb, when, _) in self.standing_reactions.items()
                 ]
-                standing += judging.read_reactions(slot, reactions, rules, "bot")
+                standing += expressions.read_reactions(slot, reactions, rules, "bot")
                 thread = [post for post in self.standing() if slot.p in (post.id, post.root_id)]
-                standing += judging.read_thread(slot, thread, rules, "bot")
+                standing += expressions.read_thread(slot, thread, rules, "bot")
         standing += [one for one in self.memory_of_direct if self._stands(one)]
         people = {one.user_id: now(self.people.judge(one.user_id)) for one in standing}
         unread = ("a thread",) if self.read_fails() else ()
@@ -346,7 +347,7 @@ def write_directly(stage: Stage, data: st.DataObject) -> None:
         stage.directs[post.id] = (post, say(stage, account, verb, "direct", stage.number))
     else:
         stage.directs[post.id] = (post, Said(account, verb, "direct", 0, stage.time))
-    one = judging.express(post, "direct", command, flaw="" if live else "unheard")
+    one = expressions.express(post, "direct", command, flaw="" if live else "unheard")
     stage.memory_of_direct.append(one)
 
 

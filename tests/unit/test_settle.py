@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecar.decisions.actions import Answer, Create, Patch, Place, Reply
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot
-from sidecar.decisions.seen import Answer, Create, Doubt, Memory, Patch, Place, Reply, Seen
+from sidecar.decisions.seen import Doubt, Memory, Seen
 from sidecar.decisions.settle import Result, State, settle, unsaved
 from sidecar.errors import LinkLost, PostRejected
 from sidecar.model import Draft, Mark, Post

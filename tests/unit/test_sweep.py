@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sidecar.decisions.judge import Rules
+from sidecar.decisions.expressions import Rules
 from sidecar.decisions.record import Record, Slot
 from sidecar.decisions.routing import Routes
 from sidecar.errors import LinkLost, PostRejected, UnreadableAnswer
