@@ -13,6 +13,7 @@ import trio
 
 from sidecar.decisions.proof import is_card
 from sidecar.decisions.record import Record, decode
+from sidecar.decisions.reminders import due_in
 from sidecar.once import Bounded
 
 if TYPE_CHECKING:
@@ -91,8 +92,11 @@ class Heard:
                 if slot.p == post.id and is_card(post, slot, record, ours, None):
                     entry.keep(entry.memory.but(told=(*entry.memory.told, hash(post.id))))
             if entry.unseen(record) == 0:
+                now = trio.current_time()
+                reminder = due_in(record, now - entry.pending_since, context.reminders)
                 entry.rest()
-                self.queue.put_off(entry.id, trio.current_time() + max(entry.over_in(self._times.expiry_grace), 0.0))
+                over = entry.over_in(self._times.expiry_grace)
+                self.queue.put_off(entry.id, now + max(min(over, reminder), 0.0))
 
     def open_cards(self) -> dict[str, str]:
         """Card post -> channel, of all requests that are not resolved."""
