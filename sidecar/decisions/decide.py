@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from sidecar.decisions.deliberate import deliberate, moved, strangers, unheard
-from sidecar.decisions.doubts import after_reading, marked, taken
+from sidecar.decisions.doubts import after_reading, is_due, marked, taken, was_read
 from sidecar.decisions.due import reminder_at, settled, wants_targets, with_recipients, work, worth_writing
 from sidecar.decisions.judge import key_of
 from sidecar.decisions.posts import Found, find, unfinished
@@ -186,11 +186,7 @@ def _is_it_ours(view: View) -> Plan | None:
 
 def _what_is_uncertain(view: View) -> Plan | None:
     """A place where something may stand that no record tells is read when it is due, and at the end."""
-    wanted = frozenset(
-        doubt.place
-        for doubt in view.memory.doubts
-        if doubt.place not in view.seen.posts and (doubt.due <= view.now.mono or (view.ends and not doubt.stage))
-    )
+    wanted = frozenset(doubt.place for doubt in view.memory.doubts if is_due(view, doubt) and not was_read(view, doubt))
     return Plan(memory=view.memory, look=Look(places=wanted)) if wanted and view.record is not None else None
 
 
