@@ -16,7 +16,7 @@ from sidecar.simulator.mattermost import server as mattermost
 from sidecar.simulator.mattermost.server import MattermostServer, Post
 from sidecar.simulator.teleport.auth import AuthServer
 from sidecar.simulator.teleport.proxy import ProxyServer
-from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST
+from sidecar.simulator.teleport.roles import PLUGIN_DATA, REQUEST, RULE
 
 ROLE, POLICED = "dbadmin", "billing"
 _BURST = 50
@@ -41,6 +41,7 @@ class SimulatedCluster:
         self._add_decider()
         self._server.start()
         self.name = f"simulated Teleport {version}"
+        self.no_rules = "" if self._server.profile.has_rules else f"{self.name} has no rules"
         self._proxy: tuple[ProxyServer, trio.Nursery] | None = None
         self.access, self.decider_access = self._access("access-plugin"), self._access(self.decider)
         self.identities = folder / "identities"
@@ -74,7 +75,7 @@ class SimulatedCluster:
 
     def _add_decider(self) -> None:
         self.decider = "decider"
-        rules = {REQUEST: ("list", "read"), PLUGIN_DATA: ("update",)}
+        rules = {REQUEST: ("list", "read"), PLUGIN_DATA: ("update",), RULE: ("list", "read")}
         self._server.add_role("decider", rules=rules, review_roles=[POLICED])
         self._server.add_user(self.decider, ["decider"])
         self._server.add_role(POLICED)
@@ -127,6 +128,12 @@ class SimulatedCluster:
         await trio.to_thread.run_sync(self._server.stop)
         yield
         await trio.to_thread.run_sync(self._server.start)
+
+    async def add_rule(self, name: str, condition: str, plugin: str, recipient: str) -> None:
+        self._server.add_rule(name, condition, [recipient], plugin=plugin)
+
+    async def remove_rule(self, name: str) -> None:
+        self._server.remove_rule(name)
 
     async def renew(self) -> None:
         self._access("access-plugin")

@@ -97,14 +97,15 @@ class Cluster(Protocol):
     reviewers: tuple[str, str]
     # A sidecar's settings: where Teleport is, and as whom it is met.
     access: Settings
-    # Those of a sidecar that may review: one approval of its own decides about the policed role.
+    # Those of a sidecar that may read rules, and review: one approval of its own decides about the policed role.
     decider: str
     decider_access: Settings
     # A folder with each reviewer's own .crt and .key.
     identities: Path
-    # Why requests cannot be reviewed here, why it cannot be restarted, and why there is no Proxy on the way; "" where
-    # they can, it can, and there is one.
+    # Why requests cannot be reviewed here, why it has no access monitoring rules, why it cannot be restarted, and why
+    # there is no Proxy on the way; "" where they can, it has, it can, and there is one.
     no_reviews: str
+    no_rules: str
     no_restart: str
     no_proxy: str
     # Seconds in which a request surely becomes a card, and that are short to wait for.
@@ -139,6 +140,12 @@ class Cluster(Protocol):
     async def reviews(self, request_id: str) -> list[Review]:
         """The reviews of a request that is there, oldest first."""
         ...
+
+    async def add_rule(self, name: str, condition: str, plugin: str, recipient: str) -> None:
+        """Add an access monitoring rule about access requests. Raises where the server does not take it."""
+        ...
+
+    async def remove_rule(self, name: str) -> None: ...
 
     async def renew(self) -> None:
         """Sign the sidecar's credentials anew, where they are."""
@@ -218,12 +225,12 @@ class Sidecar:
         self._ended = True
         self._more.set()
 
-    async def logged(self, event: str, **facts: object) -> dict[str, Any]:
-        """Return the first line of an event with these facts, waiting for it while the process lives."""
+    async def logged(self, event: str, count: int = 1, **facts: object) -> dict[str, Any]:
+        """Return the first, or a later, line of an event with these facts, waiting for it while the process lives."""
         while True:
-            for line in self.lines:
-                if line["event"] == event and facts.items() <= line.items():
-                    return line
+            found = [line for line in self.lines if line["event"] == event and facts.items() <= line.items()]
+            if len(found) >= count:
+                return found[count - 1]
             assert not self._ended, f"the sidecar ended without {event}"
             await self._more.wait()
 

@@ -24,7 +24,8 @@ from sidecar.teleport.pb import teleport_pb2 as pb
 
 # What the community edition says of a role that needs more (lib/auth/auth_with_roles.go, checkRoleFeatureSupport).
 _NOT_IN_THIS_EDITION = "only available in enterprise"
-_CALL_SECONDS = 20.0
+_CALL_SECONDS = 60.0
+_RULES_SINCE = 18
 # The requester's roles: the thresholds of one are for all that it lets somebody ask for.
 _ASKING = ("requester", "policed-requester")
 
@@ -120,6 +121,7 @@ class RealCluster:
         self.requester, self.reviewers = emails["bob"], (emails["alice"], emails["ivan"])
         self.decider = f"decider-{self._tag}"
         self.no_reviews, self.no_restart = "", host.no_restart
+        self.no_rules = "" if self._major >= _RULES_SINCE else f"{self.name} has no access monitoring rules"
         self.no_proxy = "" if host.proxy else "the Auth Service is reached directly"
         self._make_roles()
         self.identities = folder / "identities"
@@ -134,14 +136,15 @@ class RealCluster:
         self._judge = self._account(f"judge-{self._tag}", "judge")
         self._plugin = f"plugin-{self._tag}"
         self._make_user(self._plugin, "plugin")
-        self._make_user(self.decider, "plugin", "decider")
+        self._make_user(self.decider, "plugin", "decider", *(() if self.no_rules else ("ruled",)))
         self.access, self.decider_access = self._access(self._plugin), self._access(self.decider)
 
     def close(self) -> None:
         """Remove the users and roles."""
         for name in (*self._accounts, self._plugin, self.decider, f"judge-{self._tag}"):
             self._host.tctl("rm", f"user/{name}")
-        for role in (*_ASKING, "reviewer", "plugin", "decider", "judge", "target", "policed"):
+        ruled = () if self.no_rules else ("ruled",)
+        for role in (*_ASKING, "reviewer", "plugin", "decider", "judge", "target", "policed", *ruled):
             self._host.tctl("rm", f"role/{self._role(role)}")
 
     @contextmanager
@@ -216,6 +219,12 @@ class RealCluster:
             Review(one["author"], pb.RequestState.Name(one["proposed_state"]), one.get("reason", "")) for one in found
         ]
 
+    async def add_rule(self, name: str, condition: str, plugin: str, recipient: str) -> None:
+        await trio.to_thread.run_sync(self.create_rule, name, condition, plugin, recipient)
+
+    async def remove_rule(self, name: str) -> None:
+        await trio.to_thread.run_sync(self.delete_rule, name)
+
     async def renew(self) -> None:
         await trio.to_thread.run_sync(self._access, self._plugin)
 
@@ -232,6 +241,15 @@ class RealCluster:
 
     async def _tctl(self, *arguments: str) -> str:
         return await trio.to_thread.run_sync(partial(self._host.tctl, *arguments))
+
+    def create_rule(self, name: str, condition: str, plugin: str, recipient: str) -> None:
+        """As `add_rule`. Raises TctlError where the server does not take it."""
+        notification = {"name": plugin, "recipients": [recipient]}
+        spec: dict[str, object] = {"subjects": ["access_request"], "condition": condition, "notification": notification}
+        self._create("access_monitoring_rule", "v1", name, spec)
+
+    def delete_rule(self, name: str) -> None:
+        self._host.tctl("rm", f"access_monitoring_rule/{name}")
 
     # Setting up
 
@@ -275,6 +293,8 @@ class RealCluster:
             {"resources": ["access_plugin_data"], "verbs": ["update"]},
         ]
         self._make_role("plugin", {"rules": rules})
+        if not self.no_rules:
+            self._make_role("ruled", {"rules": [{"resources": ["access_monitoring_rule"], "verbs": ["list", "read"]}]})
         self._make_role("judge", {"rules": [{"resources": ["access_request"], "verbs": ["list", "read", "update"]}]})
 
     def _make_role(self, name: str, allow: dict[str, object]) -> None:

@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 
 from integration.decisions import a_policy_of_two, two_reactions_approve
-from integration.scenarios import SCENARIOS, auth_service_restarted, credentials_renewed, proxy_restarted
+from integration.scenarios import (
+    SCENARIOS,
+    auth_service_restarted,
+    credentials_renewed,
+    proxy_restarted,
+    routed_by_rule,
+)
 from integration.simulated import simulated_chat, simulated_cluster
 from integration.stage import Scenario, open_stage
 
-DIRECT = [one for one in SCENARIOS if one is not proxy_restarted]
+DIRECT = [one for one in SCENARIOS if one not in (proxy_restarted, routed_by_rule)]
 # Where the way matters.
-THROUGH_PROXY = (proxy_restarted, auth_service_restarted, credentials_renewed, two_reactions_approve, a_policy_of_two)
+THROUGH_PROXY = (
+    *(proxy_restarted, auth_service_restarted, credentials_renewed),
+    *(routed_by_rule, two_reactions_approve, a_policy_of_two),
+)
 
 
 def name_of(scenario: Scenario) -> str:
