@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.decisions.actions import Delete, Place
 from sidecar.decisions.deliberate import deliberate, moved
-from sidecar.decisions.doubts import after_reading, marked, taken
+from sidecar.decisions.doubts import after_reading, is_due, marked, taken, was_read
 from sidecar.decisions.due import settled, work, worth_writing
 from sidecar.decisions.posts import Found, find
 from sidecar.decisions.recipients import wants_targets, with_recipients
@@ -175,11 +175,7 @@ def _is_it_ours(view: View) -> Plan | None:
 
 def _what_is_uncertain(view: View) -> Plan | None:
     """A place where something may stand that no record tells is read when it is due, and at the end."""
-    wanted = frozenset(
-        doubt.place
-        for doubt in view.memory.doubts
-        if doubt.place not in view.seen.posts and (doubt.due <= view.now.mono or (view.ends and not doubt.stage))
-    )
+    wanted = frozenset(doubt.place for doubt in view.memory.doubts if is_due(view, doubt) and not was_read(view, doubt))
     return Plan(memory=view.memory, look=Look(places=wanted)) if wanted and view.record is not None else None
 
 

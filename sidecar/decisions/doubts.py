@@ -40,6 +40,17 @@ def taken(view: View, plan: Plan) -> Plan:
     return msgspec.structs.replace(plan, memory=memory, take=True, actions=())
 
 
+def is_due(view: View, doubt: Doubt) -> bool:
+    """Whether its place is to be read in this look."""
+    return doubt.due <= view.now.mono or (view.ends and not doubt.stage)
+
+
+def was_read(view: View, doubt: Doubt) -> bool:
+    """Whether its place was read since then: a look may last until the next reading is due."""
+    seen, place = view.seen, doubt.place
+    return place in seen.posts and (doubt.due > view.now.mono or seen.read_at.get(place, math.inf) >= doubt.due)
+
+
 def after_reading(view: View, record: Record) -> Memory:
     """The doubts after the places were read: each is looked at when it is due, and once more at the end.
 
@@ -51,8 +62,7 @@ def after_reading(view: View, record: Record) -> Memory:
     cards = {slot.c for slot in record.posts if slot.p}
     for doubt in memory.doubts:
         posts = view.seen.posts.get(doubt.place)
-        ripe = doubt.due <= now or (view.ends and not doubt.stage)
-        if posts is None or (not ripe and not isinstance(posts, Unknown)):
+        if posts is None or not (isinstance(posts, Unknown) or (is_due(view, doubt) and was_read(view, doubt))):
             doubts.append(doubt)
         elif isinstance(posts, Unknown):
             if not isinstance(posts.why, PostRejected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -155,9 +156,11 @@ def find(
                 record = with_slot(record, position, a=a, p=ours[0].id, s="posted", h="", shown=("", 0), rep=slot.rep
                                    if not slot.p else ())  # fmt: skip
         slot = record.posts[position]
-        posts = read.get(Place(slot.c, slot.p)) if slot.p else None
-        for kind, number in _replies(reviews, reminders) if posts is not None else ():
-            ours = _ours(posts or (), bot_id, slot.c, keys(record, kind, slot.c, abs(number), slot.a))
+        # The channel shows threads, too: that of a card which is found there was read with it.
+        posts = read.get(Place(slot.c, slot.p), read.get(Place(slot.c))) if slot.p else None
+        thread = [post for post in posts or () if post.root_id == slot.p]
+        for kind, number in _replies(reviews, reminders) if thread else ():
+            ours = _ours(thread, bot_id, slot.c, keys(record, kind, slot.c, abs(number), slot.a))
             younger += [(post.id, Place(slot.c, slot.p)) for post in ours[1:]]
             if ours and kind == "reminder":
                 slot = record.posts[position]
@@ -209,12 +212,11 @@ def _given(owed: Owed, record: Record, read: dict[Place, tuple[Post, ...]], bot_
 
 
 def _doubles(read: dict[Place, tuple[Post, ...]], bot_id: str, request_id: str) -> Iterator[tuple[str, Place]]:
-    """The younger ones of our posts for this request with one key."""
+    """The younger ones of our posts for this request with one key, in each thread: one goes with its root."""
     named: dict[tuple[Place, str, str], list[Post]] = {}
-    for place, posts in read.items():
-        for post in posts:
-            if post.key and post.request_id == request_id:
-                named.setdefault((place, post.key, post.mark.q), []).append(post)
+    for post in chain.from_iterable(read.values()):
+        if post.key and post.request_id == request_id:
+            named.setdefault((Place(post.channel_id, post.root_id), post.key, post.mark.q), []).append(post)
     for (place, key, _), same in named.items():
         yield from ((post.id, place) for post in _ours(same, bot_id, place.channel_id, frozenset((key,)))[1:])
 

@@ -93,6 +93,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[Target, ...] | Unknown = UNASKED
     left_out: int = 0
     posts: dict[Place, tuple[Post, ...] | Unknown] = {}
+    # When (trio's clock) each of these readings began.
+    read_at: dict[Place, float] = {}
     cards: dict[str, Post | Unknown | None] = {}
     # What stands on a second card, and whose words those are.
     words: dict[str, tuple[tuple[Expression, Person], ...] | Unknown] = {}

@@ -94,15 +94,17 @@ def _done(state: State, action: Action, result: Result, late: float) -> State:
     elif isinstance(action, Answer):
         record = _answered(record, action)
     elif isinstance(action, Delete):
-        seen = _removed(seen, action)
+        seen = _removed(seen, action.post_id)
     return State(seen, record, memory, outcomes)
 
 
-def _removed(seen: Seen, action: Delete) -> Seen:
-    read = seen.posts.get(action.place, ())
-    if isinstance(read, Unknown):
-        return seen
-    return seen.but(posts={**seen.posts, action.place: tuple(post for post in read if post.id != action.post_id)})
+def _removed(seen: Seen, post_id: str) -> Seen:
+    return seen.but(
+        posts={
+            place: read if isinstance(read, Unknown) else tuple(post for post in read if post.id != post_id)
+            for place, read in seen.posts.items()
+        }
+    )
 
 
 def _patched(state: State, action: Patch, result: Result) -> State:

@@ -77,6 +77,7 @@ class Observer:
         reads += [partial(self._place, place, record, context) for place in places]
         reads += [partial(self._card, post_id) for post_id in cards]
         reads += [partial(self._words, place, context) for place in roots]
+        began = trio.current_time()
         found = await outcomes(reads)
         values = [Unknown(one) if isinstance(one, SidecarError) else one for one in found]
         changes: dict[str, object] = dict(zip(jobs, values, strict=False))
@@ -90,6 +91,7 @@ class Observer:
         evidence = changes.get("evidence")
         read = evidence.cards if isinstance(evidence, Evidence) else {}
         changes["posts"] = {**seen.posts, **dict(zip(places, rest, strict=False))}
+        changes["read_at"] = {**seen.read_at, **dict.fromkeys(places, began)}
         changes["cards"] = {**seen.cards, **read, **dict(zip(cards, rest[len(places) :], strict=False))}
         words = rest[len(places) + len(cards) :]
         changes["words"] = {**seen.words, **{place.root_id: said for place, said in zip(roots, words, strict=True)}}

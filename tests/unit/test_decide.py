@@ -487,7 +487,7 @@ REMINDED = record(slot(rem=(1,)))
      seen=("PENDING", 1))}, "save, again 100"),
     ("a place in doubt is read before", {**WAITS, "doubts": (Doubt(CARD, 130.0),)}, "read thread p1"),
     ("and what stands there is not given again", {**WAITS, "doubts": (Doubt(CARD, 130.0),),
-     "posts": {CARD: (keyed("r1", "reminder", 1),)}}, "save, again 30"),
+     "posts": {CARD: (keyed("r1", "reminder", 1, root_id="p1"),)}}, "save, again 30"),
 )  # fmt: skip
 def test_who_is_reminded_and_when(given: dict[str, Any], expected: str) -> None:
     given = {"mono": 100.0} | given
@@ -732,6 +732,7 @@ NOT_OURS: dict[str, dict[str, Any]] = {
 }
 UNSURE = {**HELD, "doubts": (Doubt(Place("ops"), 100.0),)}
 LOST = record(slot(None))
+REPLY = keyed("r1", "review", 1, root_id="p1")
 
 
 @table(
@@ -767,13 +768,38 @@ def test_what_is_found_in_a_channel(given: dict[str, Any], expected: str) -> Non
 
 @table(
     ("no reply", {"posts": {CARD: (post(),)}}, "read card p1, reply ops 1"),
-    ("the reply", {"posts": {CARD: (keyed("r1", "review", 1),)}}, "read card p1"),
-    ("two of them", {"posts": {CARD: (keyed("r1", "review", 1), keyed("r2", "review", 1, create_at=6))}},
+    ("the reply", {"posts": {CARD: (REPLY,)}}, "read card p1"),
+    ("the reply, where the channel was read", {"posts": {Place("ops"): (keyed("p1"), REPLY)}, "doubts": ()},
+     "read card p1"),
+    ("one below another card", {"posts": {Place("ops"): (keyed("p1"), keyed("r1", "review", 1, root_id="p2"))},
+     "doubts": ()}, "read card p1, reply ops 1"),
+    ("one below a second card, which goes with it", {"posts": {Place("ops"): (keyed("p1"), keyed("p2", create_at=6),
+     keyed("r0", "review", 1, root_id="p2", create_at=4), REPLY)}, "doubts": ()}, "read card p1, delete p2"),
+    ("two of them", {"posts": {CARD: (REPLY, keyed("r2", "review", 1, root_id="p1", create_at=6))}},
      "read card p1, delete r2"),
     ("it could not be read", {"posts": {CARD: AWAY}}, "read card p1"),
 )  # fmt: skip
 def test_what_is_found_in_a_thread(given: dict[str, Any], expected: str) -> None:
     seen = {**HELD, "request": REVIEWED, "record": TOLD, "doubts": (Doubt(CARD, 100.0),)}
+    assert summary(ask(**seen | given)) == expected
+
+
+def test_the_card_of_a_record_that_was_never_saved_is_found_with_its_thread() -> None:
+    """Whoever made both may have died before it wrote any of them down."""
+    there = (keyed("p7"), keyed("r1", "review", 1, root_id="p7"))
+    plan = ask(**UNSURE | {"request": REVIEWED, "record": LOST, "posts": {Place("ops"): there}})
+    assert summary(plan) == "read card p7"
+    assert plan.record is not None
+    assert (plan.record.posts[0].p, plan.record.posts[0].rep) == ("p7", (1,))
+
+
+@table(
+    ("read before that", {"read_at": {Place("ops"): 99.0}}, "read ops"),
+    ("read since then", {"read_at": {Place("ops"): 100.0}}, "save, again 35"),
+)
+def test_a_look_that_lasts_until_a_doubt_is_due_reads_its_place_again(given: dict[str, Any], expected: str) -> None:
+    """What came in late is in no earlier reading."""
+    seen = {**HELD, "record": TOLD, "doubts": (Doubt(Place("ops"), 100.0, 2),), "posts": {Place("ops"): (keyed("p1"),)}}
     assert summary(ask(**seen | given)) == expected
 
 

@@ -105,7 +105,9 @@ async def test_a_look_up_reads_back_to_the_claim_and_no_further(
     channel.put(CLAIMED - before, "bot")
     channel.put(CLAIMED - before, count=5 * PAGE)
     channel.put(CLAIMED + min(off or 0, 0), "bot")
+    began = trio.current_time()
     seen = await read(observer(channel), off)
+    assert began <= seen.read_at[OPS] <= trio.current_time()
     posts = seen.posts[OPS]
     assert not isinstance(posts, Unknown)
     assert (channel.reads, len(posts), seen.error) == (reads, found, None)
