@@ -11,7 +11,7 @@ from collections.abc import Callable
 from integration.stage import Card, Channel, Review, Scenario, Stage
 
 APPROVE = "white_check_mark"
-DONE = " counts ("
+DONE = " counts"
 
 
 async def two_reactions_approve(stage: Stage) -> None:

@@ -32,7 +32,7 @@ _SENTENCES = {
     "guest": _NOT_LINKED,
     "address_moved": _NOT_LINKED,
     "identity_unsafe": "Decisions are off: this Mattermost server cannot vouch for email addresses.",
-    "own_request": "Nobody decides about their own request.",
+    "own_request": "You cannot review your own request.",
     "long_term": "A long-term request is reviewed on Teleport's web page only.",
     "unknown_kind": "This bot does not know this kind of request. Please decide on Teleport's web page.",
     "unreadable": "This request is narrowed in a way this bot cannot show. Please decide on Teleport's web page.",

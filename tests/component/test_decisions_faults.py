@@ -14,6 +14,7 @@ from tests.deciding import (
     ALICE,
     APPROVE,
     BOB,
+    DENY,
     IVAN,
     LISTENING,
     POLICY,
@@ -171,9 +172,9 @@ async def test_a_vote_that_decided_is_not_refused_after_a_restart(tmp_path: Path
         assert here.auth.request(request_id).state == "APPROVED"  # type: ignore[union-attr]
         async with running(config, times=SWEEPING):
             await listening(here)
-            # Bob, whom nobody linked, makes it listen to the card again.
-            here.chat.react(here.bob, card, APPROVE)
-            await here.lines.heard("decision.refused", user_id=here.bob.id)
+            # Alice makes it listen to the card again.
+            here.chat.react(here.alice, card, DENY)
+            await here.lines.heard("decision.refused", user_id=here.alice.id)
             await here.released(request_id)
         assert not here.lines.of("decision.refused", user_id=here.ivan.id)
 

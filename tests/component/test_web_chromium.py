@@ -71,7 +71,7 @@ async def test_bob_asks_and_cannot_decide_himself(tmp_path: Path) -> None:
         await tab.until(f"{STATE} === '⏳ PENDING'")
         await tab.until(f"document.querySelectorAll('{CARD} + .reactions button').length === 2")
         await tab.click(f"{CARD} + .reactions [data-emoji=white_check_mark]")
-        await tab.until(f"{REPLIES}.some((one) => one.includes('Nobody decides about their own request.'))")
+        await tab.until(f"{REPLIES}.some((one) => one.includes('You cannot review your own request.'))")
         await tab.until("document.querySelector('#places a.news')")
         await tab.click("#places a.news")
         await tab.until(f"{STATE} === '⏳ PENDING' && location.hash === '#bob/direct'")

@@ -68,7 +68,7 @@ async def _bob_asks(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001 - e
 async def _both_approve(stage: Stage, sidecar: Sidecar) -> None:  # noqa: ARG001
     request_id = stage.requests[0]
     await stage.react(stage.bob, request_id, APPROVE)
-    await stage.answered(request_id, "Nobody decides about their own request.")
+    await stage.answered(request_id, "You cannot review your own request.")
     stage.check(not _reviews(stage), "Bob's decision about his own request reached Teleport.")
     stage.screen.done("that changes nothing, and he is told so in the thread")
     await stage.draw(stage.only_card(request_id), "State", "Reviews", replies=1)

@@ -9,7 +9,7 @@ const RETRY = 1000;
 const HINTS = {
   alice: "React with ✅ or ❌ to a card, or reply in its thread: approve because …",
   ivan: "Reply in a card's thread: approve because …, or deny because …. Or write list to the bot.",
-  bob: "Ask for the role. Nobody decides about their own request: try it.",
+  bob: "Ask for the role. You cannot review your own request: try it.",
 };
 
 const stage = await (await fetch("/demo/stage")).json();
