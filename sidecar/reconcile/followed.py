@@ -64,9 +64,9 @@ class Followed:
         self.queue = WorkQueue[str](self._rank)
         self._times = times
         self._book = book
-        self.configure(routes, limits, reminders)
         self._entries: dict[str, Entry] = {}
         self.heard = Heard(self._entries, self.queue, times)
+        self.configure(routes, limits, reminders)
         self._parties: Counter[str] = Counter()
         self._overflowed = False
         self._room = trio.Event()
@@ -77,7 +77,7 @@ class Followed:
 
     def configure(self, routes: Routes, limits: LimitsConfig, reminders: RemindersConfig) -> None:
         """Go on by another configuration."""
-        self.routes, self._limits, self._reminders = routes, limits, reminders
+        self.routes, self._limits, self.heard.reminders = routes, limits, reminders
 
     def look_again(self, *, cards: bool) -> None:
         """Another configuration counts: look at every request; where `cards`, at what its cards bear, one by one.
@@ -146,7 +146,8 @@ class Followed:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            reminder = trio.current_time() + due_in(record, trio.current_time() - entry.pending_since, self._reminders)
+            now = trio.current_time()
+            reminder = now + due_in(record, now - entry.pending_since, self.heard.reminders)
             look = self._turn(entry, record)
             if look == math.inf:
                 entry.rest()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from sidecar.config.sections import RemindersConfig
 from sidecar.decisions.proof import is_card
 from sidecar.decisions.record import Record, decode
 from sidecar.decisions.reminders import due_in
@@ -40,6 +41,7 @@ class Heard:
         self._times = times
         # Whether somebody reads the channels with cards, and shows what stands there to `see`.
         self.swept = False
+        self.reminders = RemindersConfig()
         # Card post -> request; and posts that somebody reacted to before we knew them.
         self._cards: dict[str, str] = {}
         self._early: Bounded[str, str] = Bounded(EARLY_HINTS)
@@ -93,7 +95,7 @@ class Heard:
                     entry.keep(entry.memory.but(told=(*entry.memory.told, hash(post.id))))
             if entry.unseen(record) == 0:
                 now = trio.current_time()
-                reminder = due_in(record, now - entry.pending_since, context.reminders)
+                reminder = due_in(record, now - entry.pending_since, self.reminders)
                 entry.rest()
                 over = entry.over_in(self._times.expiry_grace)
                 self.queue.put_off(entry.id, now + max(min(over, reminder), 0.0))

@@ -83,7 +83,8 @@ async def test_a_clock_that_jumps_brings_none_on(tmp_path: Path, ahead: int, mon
         async with running(here.config(**settings), times=LISTENING):
             await listening(here)
             request_id, card = await ask(here, expires_in=100_000.0)
-            monkeypatch.setattr("sidecar.reconcile.visit.time", Clock(ahead))
+            for module in ("sidecar.reconcile.visit", "sidecar.mattermost.client"):
+                monkeypatch.setattr(f"{module}.time", Clock(ahead))
             here.auth.review(request_id, "alice@example.com", "APPROVED")
             await here.chat.wait_for(lambda: any("approved" in one for one in here.replies(card)))
             await here.released(request_id)
