@@ -64,7 +64,7 @@ async def denied_by_one(stage: Stage) -> None:
 
 
 async def expired(stage: Stage) -> None:
-    """Nobody decides in time. The card says so, although 18 goes on listing the request for up to six minutes."""
+    """Nobody decides in time."""
     async with stage.sidecar():
         (request_id,) = await stage.ask(expires_in=stage.cluster.brief)
         await stage.shows(request_id, "PENDING")
@@ -82,7 +82,7 @@ async def expired_unseen(stage: Stage) -> None:
         (other,) = await stage.ask()
         await stage.show({request_id: "PENDING", other: "PENDING"})
         await first.stop()
-    with trio.move_on_after(2 * stage.cluster.brief):  # 18 keeps it for a minute and a half
+    with trio.move_on_after(2 * stage.cluster.brief):  # 18 keeps it for up to six minutes
         while await stage.cluster.state(request_id):  # noqa: ASYNC110 - a server of its own has no event to wait for
             await trio.sleep(0.1)
     async with stage.sidecar():
@@ -90,7 +90,7 @@ async def expired_unseen(stage: Stage) -> None:
 
 
 async def _is_expired(stage: Stage, request_id: str) -> None:
-    """The card says so; its thread once Teleport does, too: 18 goes on to list the request for a minute and a half."""
+    """The card says so; its thread once Teleport does, too: 18 looks for what expired every five minutes."""
     await stage.until(lambda cards: [one.state for one in cards if one.request_id == request_id] == ["EXPIRED"])
     if not await stage.cluster.state(request_id):
         await stage.shows(request_id, "EXPIRED")

@@ -24,7 +24,7 @@ from sidecar.teleport.pb import teleport_pb2 as pb
 
 # What the community edition says of a role that needs more (lib/auth/auth_with_roles.go, checkRoleFeatureSupport).
 _NOT_IN_THIS_EDITION = "only available in enterprise"
-_CALL_SECONDS = 20.0
+_CALL_SECONDS = 60.0
 _RULES_SINCE = 18
 # The requester's roles: the thresholds of one are for all that it lets somebody ask for.
 _ASKING = ("requester", "policed-requester")

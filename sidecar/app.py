@@ -6,9 +6,11 @@ that is there by then.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import signal
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOP_CHECK_SECONDS = 1.0
+# Of <malloc.h>.
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 async def run(
@@ -50,6 +55,7 @@ async def run(
     Starts with the bound address of the endpoints. Raises ConfigError where they cannot be bound or a file that the
     configuration names cannot be used.
     """
+    _keep_memory_flat()
     process = _Process(
         config, trio.Event() if stop is None else stop, (reload, tell), manager, times, fail_fast=fail_fast
     )
@@ -68,6 +74,17 @@ async def run(
         # Said by the link itself; `--fail-fast` asked for it.
         process.exit_code = 3
     return process.exit_code
+
+
+def _keep_memory_flat() -> None:
+    """Let glibc give back what it need not keep; other libraries of C have no such switches.
+
+    It has a heap for each thread, and grpcio's threads come and go; and what was once large is kept from then on.
+    """
+    with suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, 256 * 1024)
 
 
 class _Process:

@@ -43,8 +43,7 @@ def check_local(config: Config) -> list[Finding]:
 
 def _notice(text: str) -> Finding:
     subject, _, message = text.partition(": ")
-    listen = "Give bearer_token_file, and tls_crt with tls_key; or listen on 127.0.0.1 alone."
-    return warning("config.notice", subject, message, listen if subject == "endpoints.listen" else "")
+    return warning("config.notice", subject, message)
 
 
 def _token(mattermost: MattermostConfig) -> Iterator[Finding]:

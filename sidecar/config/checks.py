@@ -214,7 +214,9 @@ def find_notices(sections: Sections) -> Iterator[str]:
         yield "mattermost.url: without https the token travels in the clear"
     yield from _roles(sections.role_to_recipients)
     if endpoints.address[0] not in _LOOPBACK and not (endpoints.tls_crt or endpoints.bearer_token_file):
-        yield f"endpoints.listen: others can reach {endpoints.listen}, and neither TLS nor a bearer token guards it"
+        guard = "give bearer_token_file, and tls_crt with tls_key, or listen on 127.0.0.1 alone"
+        who = f"others can reach {endpoints.listen}, and neither TLS nor a bearer token guards it"
+        yield f"endpoints.listen: {who}: {guard}"
     if reviews.submit_as != "none" and not sections.reviewers and reviews.identity == "map":
         yield "reviewers: is empty, so nobody can decide from Mattermost"
     for name, sentence in find_bare_names(sections):

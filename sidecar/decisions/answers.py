@@ -31,7 +31,7 @@ _SENTENCES = {
     "unmapped": _NOT_LINKED,
     "guest": _NOT_LINKED,
     "address_moved": _NOT_LINKED,
-    "identity_unsafe": "Decisions are off: this Mattermost server cannot vouch for e-mail addresses.",
+    "identity_unsafe": "Decisions are off: this Mattermost server cannot vouch for email addresses.",
     "own_request": "Nobody decides about their own request.",
     "long_term": "A long-term request is reviewed on Teleport's web page only.",
     "unknown_kind": "This bot does not know this kind of request. Please decide on Teleport's web page.",
@@ -85,6 +85,9 @@ def render_answer(
     if outcome == "on_record":
         name = bare(person.teleport_user)
         return Draft(f"{called}Your {what} is on record in Teleport, as {name}.{_ended(request)}")
+    if person.problem:
+        # Nothing of the request is repeated to who may not know it, nor read for them.
+        what = _NOUNS.get(one.verb, "message")
     head = f"Your {what}" if what else f"About {about(request)}"
     return Draft(f"{called}{head}: {_bad_news(verdict, outcome, request, detail, options)}")
 

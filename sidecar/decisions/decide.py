@@ -34,6 +34,7 @@ from sidecar.decisions.seen import (
 from sidecar.decisions.view import GONE, TAKEOVER, View
 from sidecar.errors import Conflict, LinkError, RequestGone
 from sidecar.model import EXPIRED, PENDING, Post
+from sidecar.text.card import says_nothing
 
 __all__ = ["Facts", "Memory", "decide", "settled"]
 
@@ -340,8 +341,14 @@ def _proven(view: View, record: Record) -> str:
     """The rules under which every card stands, as far as this process wrote or read it itself; "" where it did not."""
     rules = view.context.rules_digest
     cards = (view.seen.cards.get(slot.p, UNASKED) for slot in record.posts if slot.p)
-    known = all(one.mark.rules == rules if isinstance(one, Post) else one is UNASKED and view.proven for one in cards)
-    return rules if known else ""
+
+    def known(one: object) -> bool:
+        if isinstance(one, Post):
+            # A card of the version before must be read: what it says depends on its message.
+            return one.mark.rules == rules and not says_nothing(one.message)
+        return one is UNASKED and view.proven
+
+    return rules if all(map(known, cards)) else ""
 
 
 def _heard(view: View, memory: Memory, record: Record) -> tuple[Memory, bool]:

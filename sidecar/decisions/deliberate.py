@@ -140,7 +140,7 @@ def strangers(seen: Seen, memory: Memory, record: Record, context: Context) -> t
     found = {
         one.user_id: one
         for one in standing(seen, record, context)
-        if one.way != "direct" and one.user_id in memory.speakers
+        if one.way != "direct" and one.flaw != judging.HINT and one.user_id in memory.speakers
         if (person := people.get(one.user_id)) is not None and not person.teleport_user
     }
     return tuple(found.values())

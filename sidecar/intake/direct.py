@@ -226,7 +226,9 @@ class Direct:
         """
         if isinstance(command, Decision | NearMiss) and command.id and self.rules.mode != "none":
             for requests in (self._followed.open_requests(), self._followed.open_requests(decided=True)):
-                found = match_id(command.id, requests, whole=self._options().whole_ids)
+                # A hint decides nothing, so the end of an id is always enough for one.
+                whole = self._options().whole_ids and isinstance(command, Decision)
+                found = match_id(command.id, requests, whole=whole)
                 if isinstance(found, str) and await self._sight.sees(post, requests[found]):
                     flaw = find_flaw(post) or ("" if post.id in self._live else "unheard")
                     flaw = "" if isinstance(command, NearMiss) else flaw

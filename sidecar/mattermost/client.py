@@ -1,7 +1,7 @@
 """The one way to Mattermost's REST API: bounded, paced, and with every failure named.
 
 The transport is used bare: a client of httpx keeps cookies (Mattermost would take a cookie for a browser and refuse our
-posts), follows redirects and logs URLs with e-mail addresses in them.
+posts), follows redirects and logs URLs with email addresses in them.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ class Lookup:
             return await self._email(key)
         if _ID.fullmatch(key):
             return await self._channel_id(key)
-        raise RecipientError("invalid", f"{key}: write team/channel, ~channel, @username, an e-mail or a channel id")
+        raise RecipientError(
+            "invalid", f"{key}: write team/channel, ~channel, @username, an email address or a channel id"
+        )
 
     async def _username(self, key: str) -> Destination:
         username = key.removeprefix("@")
@@ -101,13 +103,13 @@ class Lookup:
 
     async def _email(self, key: str) -> Destination:
         if not _EMAIL.fullmatch(key):
-            raise RecipientError("invalid", f"{key}: this is no e-mail address")
+            raise RecipientError("invalid", f"{key}: this is no email address")
         try:
             user = await self._client.user_by_email(key)
         except PostRejected as exc:
             if exc.status != 403:
                 raise
-            detail = f"{key}: Mattermost hides e-mail addresses (PrivacySettings.ShowEmailAddress); name @username"
+            detail = f"{key}: Mattermost hides email addresses (PrivacySettings.ShowEmailAddress); name @username"
             raise RecipientError("forbidden", detail) from exc
         if user is None:
             raise RecipientError("not_found", f"{key}: no user has this address")

@@ -1,4 +1,4 @@
-"""Recipient names -> destinations: `team/channel`, `~channel`, `@username`, an e-mail address, a channel id.
+"""Recipient names -> destinations: `team/channel`, `~channel`, `@username`, an email address, a channel id.
 
 A name that cannot be reached is remembered too, but for a short time: somebody is just inviting the bot.
 """

@@ -146,11 +146,11 @@ class Followed:
             # Never now, although by our clock it may be over already.
             left = entry.over_in(grace := self._times.expiry_grace)
             expiry_look = trio.current_time() + (left if left > 0 else grace)
-            now = trio.current_time()
-            look = min(self._turn(entry, record), now + due_in(record, now - entry.pending_since, self._reminders))
+            reminder = trio.current_time() + due_in(record, trio.current_time() - entry.pending_since, self._reminders)
+            look = self._turn(entry, record)
             if look == math.inf:
                 entry.rest()
-            self.queue.add_at(entry.id, min(expiry_look, look))
+            self.queue.add_at(entry.id, min(expiry_look, look, reminder))
             return False
         keeps = len(self.queue) < min(self._limits.queue, KEEP_WAITING) and len(request.reason) < KEEP_REASON_LENGTH
         entry.request = request if keeps else None

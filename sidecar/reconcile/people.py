@@ -226,7 +226,7 @@ def address_risk(config: dict[str, str]) -> str:
     which addresses were verified, only the settings of now.
     """
     if config.get("ShowEmailAddress") != "true":
-        return "Mattermost hides e-mail addresses from the bot (PrivacySettings.ShowEmailAddress)"
+        return "Mattermost hides email addresses from the bot (PrivacySettings.ShowEmailAddress)"
     passwords = [
         name
         for name in ("EnableSignUpWithEmail", "EnableSignInWithEmail", "EnableSignInWithUsername")

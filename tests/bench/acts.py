@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import partial
 
 import trio
 
+from sidecar.decisions.record import KEY, Record, Slot, encode, new_seed
 from sidecar.simulator.mattermost.server import Post
 from tests.bench.stage import Calls, Stage
 from tests.world import field
@@ -129,6 +131,22 @@ async def come_and_go(stage: Stage, count: int) -> None:
         here.auth.delete_request(request_id)
     for request_id in ids:
         await here.recorded(partial(is_done, stage, request_id))
+
+
+def plant(stage: Stage, channels: list[str], count: int) -> None:
+    """Open requests that were announced long ago: their records, without the time that it takes to post."""
+    here = stage.here
+    ids = {f"ops/{one.name}": one.id for one in here.chat.channels.values()}
+    for request_id in here.ask(count, expires_in=3000):
+        request = here.auth.request(request_id)
+        assert request is not None
+        post = request_id.replace("-", "")[:25]
+        slots = tuple(
+            Slot(r=name, c=ids[name], p=f"{post}{n % 10}", s="posted", h="h" * 16, shown=("PENDING", 0), since=1)
+            for n, name in enumerate(channels)
+        )
+        record = Record(new_seed(), "", int(time.time()), int(request.expires or 0), ("PENDING", 0), slots)
+        here.auth.write_plugin_data(request_id, {KEY: encode(record)})
 
 
 def is_done(stage: Stage, request_id: str) -> bool:

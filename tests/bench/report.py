@@ -72,6 +72,20 @@ README = (
     Line("exec to ready", "start", ("exec to ready",)),
     Line("memory when idle", "start", ("idle memory",)),
     Line("memory after 10,000 ended requests", "ended", ("memory after 10000 requests",)),
+    *(
+        Line(
+            f"{count:,} open requests, {recipients} recipients each, Teleport {major}: {what}",
+            "many",
+            (f"{count} open, {recipients} recipients, Teleport {major}: {what}",),
+        )
+        for count, recipients, major in ((10_000, 10, 16), (50_000, 1, 7))
+        for what in ("start", "a request", "slowest /healthz")
+    ),
+    Line(
+        "the worst page of legal posts holds the loop for",
+        "posts",
+        ("5.37, 790 names each", "11, 26,000 lists in one", "one that nests deep"),
+    ),
     Line("CPU when idle", "start", ("idle CPU",)),
     Line("SIGTERM to exit", "start", ("SIGTERM to exit",)),
     Line("real servers: request to card", "real", (real.CARD,)),

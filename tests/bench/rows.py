@@ -6,16 +6,22 @@ requests there is no time, and the row says how many it told.
 
 from __future__ import annotations
 
+import json
 import random
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
+import httpx
 import trio
 
+from sidecar.errors import UnreadableAnswer
+from sidecar.mattermost.codec import decode_posts
+from sidecar.mattermost.transport import MAX_ANSWER_BYTES
 from sidecar.simulator.mattermost.server import Answer
 from tests.bench import acts, real
 from tests.bench.child import ROOT, Child
@@ -310,6 +316,50 @@ async def ended(turn: Turn) -> AsyncIterator[Measure]:
     yield stage.measure("descriptors", descriptors)
 
 
+async def many(turn: Turn) -> AsyncIterator[Measure]:
+    """A start with many requests that were announced before; the loop's own endpoint is asked all the time."""
+    for version, most, recipients in (("16.0.0", 10_000, 10), ("7.0.0-dev", 50_000, 1)):
+        count = most // 10 if turn.quick else most
+        async with staged(turn, version=version) as stage:
+            channels = stage.channels(recipients)
+            await trio.to_thread.run_sync(acts.plant, stage, channels, count)
+            began = time.time()
+            slowest: list[float] = []
+            listen = f"127.0.0.1:{_free_port()}"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_ask_again_and_again, f"http://{listen}/healthz", slowest)
+                async with stage.started(channels, endpoints__listen=listen, limits__open_requests="60000") as program:
+                    seconds = time.time() - began
+                    memory = program.rss_mb()
+                nursery.cancel_scope.cancel()
+        what = f"{count} open, {recipients} recipients, Teleport {version.partition('.')[0]}"
+        allowed = 2.0 + 0.2 * (recipients - 1)
+        kib = (memory - _IDLE_MB) * 1024 / count
+        yield stage.measure(f"{what}: start", seconds, "s", target="1 ms each", met=seconds <= count / 1000 + 1)
+        yield stage.measure(f"{what}: a request", kib, "KiB", target=f"{allowed:g} KiB", met=kib <= allowed)
+        worst_ask = worst(slowest)
+        yield stage.measure(f"{what}: slowest /healthz", worst_ask, "s", target="0.5 s", met=worst_ask <= 0.5)
+
+
+async def posts(turn: Turn) -> AsyncIterator[Measure]:
+    """How long the worst pages of legal posts hold the loop: whatever is longer than 4 MiB is not taken in."""
+    for what, props, message in (
+        ("5.37, 790 names each", json.dumps({f"n{n}": [] for n in range(790)}), "a" * 12_000),
+        ("11, 26,000 lists in one", "{" + '"a":[' + ",".join(["[]"] * 6_600) + "]}", "hi"),
+        ("one that nests deep", '{"a":' + "[" * 900 + "]" * 900 + "}", "\N{CIRCLED IDEOGRAPH SECRET}" * 5_000),
+    ):
+        body = _page(props, message)
+        times = []
+        for _ in range(5):
+            began = time.thread_time()
+            with suppress(UnreadableAnswer):
+                decode_posts(body)
+            times.append(time.thread_time() - began)
+        longest = worst(times) * 1000
+        note = f"{len(body) / 2**20:.1f} MiB"
+        yield turn.measure(what, longest, "ms", target="<= 50 ms", met=longest <= 50, note=note)
+
+
 # A turn is given up after a good while more than it takes on two quiet cores.
 ROWS: dict[str, Row] = {
     row.name: row
@@ -326,6 +376,8 @@ ROWS: dict[str, Row] = {
         Row(reaction, 120, distances=True, official=False),
         Row(deaf, 120, official=False),
         Row(ended, 600, official=False),
+        Row(many, 600, official=False),
+        Row(posts, 60, official=False),
         Row(real.real, 900, official=False, is_possible=real.is_possible),
     )
 }
@@ -415,3 +467,37 @@ async def _bare(phases: dict[str, list[float]]) -> None:
             began = trio.current_time()
             await trio.run_process([sys.executable, "-c", code], cwd=ROOT)
             phases.setdefault(name, []).append(trio.current_time() - began)
+
+
+# What the program takes without any request.
+_IDLE_MB = 58.0
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+async def _ask_again_and_again(url: str, took: list[float]) -> None:
+    async with httpx.AsyncClient(timeout=60) as client:
+        while True:
+            began = trio.current_time()
+            try:
+                await client.get(url)
+            except httpx.TransportError:
+                pass  # not there yet, or not there any more
+            else:
+                took.append(trio.current_time() - began)
+            await trio.sleep(0.02)
+
+
+def _page(props: str, message: str) -> bytes:
+    """A page of as many posts as fit into what is taken in."""
+    said = json.dumps(message, ensure_ascii=False)
+    one = f'"user_id":"u","channel_id":"c","create_at":1,"message":{said},"props":{props}'
+    count = min(200, MAX_ANSWER_BYTES // (len(one.encode()) + 100))
+    names = [f"p{n:025d}" for n in range(count)]
+    posts = ",".join(f'"{name}":{{"id":"{name}",{one}}}' for name in names)
+    return f'{{"order":{json.dumps(names)},"posts":{{{posts}}}}}'.encode()

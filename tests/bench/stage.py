@@ -156,7 +156,7 @@ class Stage:
         return [f"ops/{here.chat.add_channel(here.team, f'c{begun + n}', members=people).name}" for n in range(count)]
 
     def people(self, count: int) -> list[str]:
-        """So many new people; their e-mail addresses."""
+        """So many new people; their email addresses."""
         names = [f"reviewer{n}" for n in range(count)]
         for name in names:
             self.here.chat.add_user(name, email=f"{name}@example.com")

@@ -237,7 +237,7 @@ async def test_an_account_that_reviewed_and_was_linked_anew(tmp_path: Path) -> N
             here.chat.post(here.alice, here.channel, "approve because I am Carol now", root_id=card.id)
             await here.lines.heard("decision.refused", user_id=here.alice.id)
             await here.released(request_id)
-            here.chat.post(here.alice, here.channel, "approve, as Carol".replace(", as Carol", ""), root_id=card.id)
+            here.chat.post(here.alice, here.channel, "approve", root_id=card.id)
             await refused(here, "another_name", here.alice)
         assert submitted(here) == [(ALICE, APPROVED)]
 

@@ -35,7 +35,7 @@ async def test_a_decision_is_answered_within_two_seconds_whatever_is_announced(w
             here.chat.post(here.alice, here.channel, "approve", root_id=card.id)
         else:
             here.chat.post(here.alice, own, f"approve {request_id}")
-        told = "@alice" if way != "direct" else "Done"
+        told = "Your approval"
 
         def answered() -> bool:
             posts = here.chat.posts(own) if way == "direct" else here.chat.thread(card)

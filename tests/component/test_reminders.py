@@ -83,8 +83,7 @@ async def test_a_clock_that_jumps_brings_none_on(tmp_path: Path, ahead: int, mon
         async with running(here.config(**settings), times=LISTENING):
             await listening(here)
             request_id, card = await ask(here, expires_in=100_000.0)
-            for module in ("reconcile.controller", "mattermost.client"):
-                monkeypatch.setattr(f"sidecar.{module}.time", Clock(ahead))
+            monkeypatch.setattr("sidecar.reconcile.visit.time", Clock(ahead))
             here.auth.review(request_id, "alice@example.com", "APPROVED")
             await here.chat.wait_for(lambda: any("approved" in one for one in here.replies(card)))
             await here.released(request_id)
@@ -100,6 +99,9 @@ class Clock:
 
     def __init__(self, ahead: int) -> None:
         self._ahead = ahead
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
 
     def time(self) -> float:
         return time.time() + self._ahead

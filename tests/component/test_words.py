@@ -26,7 +26,7 @@ GETS = {
     "the help": r"^I understand these lines",
     "the list": r"^- `[0-9a-f]{8}` `bob@example\.com` asks for `dbadmin`: `fix it`"
     r" \(waiting for \d min, 0 of 2 approvals, \[card\]\(http",
-    "the card": r"^`bob@example\.com` asks for `dbadmin`: `fix it`",
+    "the card": r"^As it is now; this copy does not change",
     "no such request": r"^There is no open request with this id that you can see\.",
     "approves": r"Your approval of bob@example\.com's request for dbadmin counts \(1 of 2\), as alice@example\.com\.$",
     "denies": r"Your denial of bob@example\.com's request for dbadmin counts, as alice@example\.com\."

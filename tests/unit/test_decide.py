@@ -30,6 +30,7 @@ from sidecar.decisions.seen import (
     Doubt,
     Evidence,
     Facts,
+    Given,
     Memory,
     Now,
     Patch,
@@ -808,6 +809,41 @@ def test_an_adopted_post_gets_our_message_once() -> None:
         assert patch.message is message
 
 
+@pytest.mark.parametrize(
+    ("message", "whole"), [("Access request id-1", True), ("`bob` asks for `dba`\nAccess …", False)]
+)
+def test_a_card_whose_message_says_nothing_goes_on_saying_it_all(message: str, whole: bool) -> None:  # noqa: FBT001
+    """A version before this one made it; its message is never edited."""
+    (patch,) = ask(**HELD, record=record(slot(h="old")), cards={"p1": keyed("p1", message=message)}).actions
+    assert isinstance(patch, Patch)
+    assert ("Requester" in str(patch.draft.attachment)) == whole
+    assert (patch.message, patch.digest) == (False, slot().h)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("alice", "p1"), ["@al Your approval of bob's request for dba counts, as alice.", "ivan approved"]),
+        (
+            ("ivan", "p1"),
+            ["alice approved", "@al Your approval of bob's request for dba counts, as ivan. The request is"],
+        ),
+        (
+            ("alice", "p2"),
+            ["alice approved", "ivan approved bob's request for dba. The request is now APPROVED.\n\n```"],
+        ),
+    ],
+)
+def test_a_review_that_was_given_here_is_answered_by_the_reply_that_tells_of_it(
+    given: tuple[str, str], said: list[str]
+) -> None:
+    author, root = given
+    plan = ask(**HELD | {"request": APPROVED}, record=TOLD, cards=READ, given=(Given(author, "approve", "al", root),))
+    replies = [one.draft.message for one in plan.actions if isinstance(one, Reply)]
+    assert len(replies) == 2
+    assert [reply.startswith(words) for reply, words in zip(replies, said, strict=True)] == [True, True]
+
+
 OURS: dict[str, Any] = {
     **HELD, "request": REVIEWED, "record": TOLD, "text": "text", "proven": "now", "rules_digest": "now",
 }  # fmt: skip
@@ -835,6 +871,7 @@ def test_what_was_written_or_read_by_ourselves_is_remembered() -> None:
         return plan.memory.proven
 
     assert rests(cards={"p1": keyed("p1", rules="now")}) == "now"
+    assert rests(cards={"p1": keyed("p1", rules="now", message="Access request id-1")}) == ""
     assert rests(text="text", proven="now") == "now"
     assert rests(text="text", proven="now", doubts=(Doubt(CARD, math.inf, 0),)) == ""
     assert rests(proven="now") == ""

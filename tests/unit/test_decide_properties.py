@@ -16,11 +16,13 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from sidecar.config import Policy
+from sidecar.config.sections import RemindersConfig
 from sidecar.decisions import posts as due
 from sidecar.decisions.decide import decide
 from sidecar.decisions.judge import Expression, Person, Rules
 from sidecar.decisions.proof import asked
 from sidecar.decisions.record import ADOPTED, Owed, Record, Slot, Stored, Unreadable, new_seed, post_key
+from sidecar.decisions.reminders import Account, Nudge
 from sidecar.decisions.seen import (
     UNASKED,
     Action,
@@ -82,6 +84,7 @@ slots = st.builds(
     h=names,
     shown=versions | st.just(("", 0)),
     rep=st.lists(st.integers(-3, 5), max_size=3).map(tuple),
+    rem=st.lists(st.integers(1, 5), max_size=2).map(tuple),
     since=st.integers(0, 9),
 )
 owed = st.builds(Owed, i=names, c=names, m=names, t=names)
@@ -116,7 +119,9 @@ requests = st.builds(
     dry_run=st.booleans(),
     kind=st.sampled_from(("", "LONG_TERM", "KIND 7")),
 )
-keys = st.builds(post_key, names, st.sampled_from(("card", "review", "end", "answer")), names, st.just(0), st.just(0))
+keys = st.builds(
+    post_key, names, st.sampled_from(("card", "review", "end", "reminder", "answer")), names, st.just(0), st.just(0)
+)
 marks = st.builds(
     Mark,
     id=st.sampled_from(("id-1", "id-2")),
@@ -168,6 +173,7 @@ seens = st.builds(
     cards=st.dictionaries(names, posts | unknowns | st.none(), max_size=3),
     words=st.dictionaries(names, st.lists(st.tuples(expressions, st.just(PEOPLE["a"]))).map(tuple) | unknowns),
     evidence=evidence | unknowns,
+    nudge=unknowns | st.builds(Nudge, st.booleans(), st.just({"alice": Account("a", "alice")})),
     readings=st.integers(0, 3),
     error=st.none() | errors,
 ).map(lambda seen: seen if isinstance(seen.stored, Stored) else seen.but(held=False))
@@ -197,6 +203,7 @@ contexts = st.builds(
     ),
     rules_digest=names,
     options=st.just(OPTIONS),
+    reminders=st.sampled_from((RemindersConfig(), RemindersConfig(60.0, 100.0, 3))),
     announce_resolved=st.booleans(),
     announce_delay=st.sampled_from((0.0, 30.0)),
 )

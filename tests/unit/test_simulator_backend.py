@@ -676,3 +676,16 @@ def test_a_slow_reader_loses_its_watch(version: str, code: grpc.StatusCode | Non
 def test_waiting_for_what_never_comes_ends() -> None:
     with pytest.raises(TimeoutError):
         story().wait_for(lambda: False, 0.01)
+
+
+@pytest.mark.parametrize(("version", "there"), [("16.0.0", False), ("17.0.0", True), ("18.0.0", True)])
+def test_what_has_expired_is_still_there_on_newer_versions(version: str, *, there: bool) -> None:
+    """For a minute and a half, and it may be decided in that time."""
+    server = story(version)
+    request_id = ask(server, expires_in=-1)
+    assert [one.id for one in server.requests()] == ([request_id] if there else [])
+    if there:
+        server.set_state(request_id, "DENIED", "too late")
+        server.expired_seconds = 0.5
+        request_id = ask(server, expires_in=-1)
+        assert request_id not in {one.id for one in server.requests()}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sidecar.model import AccessRequest, Ping, Threshold
-from sidecar.reconcile.submit import on_behalf_refusal, state_refusal
+from sidecar.errors import ReviewRejected
+from sidecar.model import APPROVED, DENIED, AccessRequest, Ping, Review, Threshold
+from sidecar.reconcile.submit import Submitter, on_behalf_refusal, state_refusal
 
 PING = Ping("example.com", "7.0.0")
 REQUEST = AccessRequest(id="r", user="bob", state="PENDING", thresholds=(Threshold(1, 1),))
@@ -44,3 +45,16 @@ def test_the_state_may_be_set_on_the_edition_without_reviews() -> None:
 )
 def test_the_state_is_set_nowhere_else(info: Ping | None, request_: AccessRequest) -> None:
     assert state_refusal(info, request_)
+
+
+@pytest.mark.parametrize(("state", "said"), [(APPROVED, ""), (DENIED, "opposite")])
+async def test_our_own_review_stands_and_is_no_other(state: str, said: str) -> None:
+    """Teleport takes one review of the sidecar: the same one is done already, the opposite is not submitted."""
+    request = msgspec.structs.replace(REQUEST, reviews=(Review("plugin", APPROVED), Review("alice", DENIED)))
+    submitter = Submitter("plugin", None, lambda: "plugin", None)  # type: ignore[arg-type]
+    try:
+        assert await submitter.resolve(request, state, "because", ("alice",)) is request
+        outcome = ""
+    except ReviewRejected as exc:
+        outcome = exc.reason
+    assert outcome == said
