@@ -176,8 +176,8 @@ async def routed_by_rule(stage: Stage) -> None:
         await sidecar.logged("rule.changed", 2, rule=rule)
         (after,) = await stage.ask(reason=b"by rule")
         await told(after, stage.channel)
-    there = [[card.request_id for card in await stage.chat.cards(place)] for place in (other, stage.channel)]
-    assert there == [[ruled], [plain, after]]
+    cards = [await stage.until(lambda _: True, place) for place in (other, stage.channel)]
+    assert [[card.request_id for card in some] for some in cards] == [[ruled], [plain, after]]
 
 
 async def mattermost_restarted(stage: Stage) -> None:
