@@ -187,6 +187,7 @@ class Player:
         self._skews: list[Skew] = []
         self._processes: list[Process] = []
         self._archived: list[Channel] = []
+        self._shut: set[str] = set()
         second = here.chat.add_channel(here.team, "dba", members=(here.alice, here.ivan, here.bob, here.bot))
         self.channels = [here.channel, second, here.chat.open_direct(here.bot, here.bob)]
         self.config, self._next = self._configure(24), self._configure(12)
@@ -253,7 +254,7 @@ class Player:
         await self.stop_all()
 
     def untrue(self) -> list[str]:
-        found = untrue(self.here, self.channels, self.gone)
+        found = untrue(self.here, self.channels, self.gone, frozenset(self._shut))
         return [*found, *self._unheard(), *self._still_to_come()]
 
     def _unheard(self) -> Iterator[str]:
@@ -433,6 +434,7 @@ class Player:
         else:
             self.here.chat.leave(channel, self.here.bot)
         self._archived.append(channel)
+        self._shut.add(channel.id)
         self._later(seconds * 3, self._restore)
 
     def _restore(self) -> None:
