@@ -113,11 +113,16 @@ class Resolver:
         """Look names up until cancelled."""
         # What was true of names by another configuration is no longer.
         self._count()
-        async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             task_status.started()
-            while True:
-                await trio.sleep(self._times.recipients_every)
-                await self._look_at_all()
+            try:
+                while True:
+                    await trio.sleep(self._times.recipients_every)
+                    await self._look_at_all()
+            finally:
+                # Who asks while all is being ended is not answered any more.
+                self._nursery = None
 
     async def targets(self, request: AccessRequest) -> Chosen:
         """All recipients; one that cannot be reached is without a channel, one that is not known yet is owed.

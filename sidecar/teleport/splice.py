@@ -59,10 +59,14 @@ async def splice(nursery: trio.Nursery, tls: trio.abc.Stream, heard: bytes) -> A
     """Lend a connection until the block ends. The nursery owns the task, so that the block may end in any other."""
     name = secrets.token_hex(16)
     try:
+        # Where everything is being ended, the nursery may be closed already.
+        await trio.lowlevel.checkpoint()
         listener = _listen(name)
-    except OSError as exc:
+    except BaseException as exc:
         await trio.aclose_forcefully(tls)
-        raise LinkLost("teleport", "unreachable", f"no socket for grpcio: {exc.strerror}") from exc
+        if isinstance(exc, OSError):
+            raise LinkLost("teleport", "unreachable", f"no socket for grpcio: {exc.strerror}") from exc
+        raise
     one = Splice(name)
     nursery.start_soon(one.run, listener, tls, heard, name="teleport.splice")
     try:
