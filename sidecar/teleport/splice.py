@@ -62,10 +62,11 @@ async def splice(nursery: trio.Nursery, tls: trio.abc.Stream, heard: bytes) -> A
         # Where everything is being ended, the nursery may be closed already.
         await trio.lowlevel.checkpoint()
         listener = _listen(name)
-    except BaseException as exc:
+    except OSError as exc:
         await trio.aclose_forcefully(tls)
-        if isinstance(exc, OSError):
-            raise LinkLost("teleport", "unreachable", f"no socket for grpcio: {exc.strerror}") from exc
+        raise LinkLost("teleport", "unreachable", f"no socket for grpcio: {exc.strerror}") from exc
+    except BaseException:
+        await trio.aclose_forcefully(tls)
         raise
     one = Splice(name)
     nursery.start_soon(one.run, listener, tls, heard, name="teleport.splice")
