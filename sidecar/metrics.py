@@ -26,7 +26,6 @@ _CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECONCILE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
 LINKS = ("teleport", "mattermost")
-IDENTITIES = ("main", "reviewer")
 
 
 class Metrics:
